@@ -1,0 +1,69 @@
+"""From the statistics of all sites to their thresholds and levels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pmsm_cli.calibration.least_squares import least_squares_parameters
+from pmsm_cli.calibration.quality import SiteQuality, assess
+from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.neuron.parameters import NeuronParameters
+
+
+class Method(StrEnum):
+    """The objectives that thresholds can be chosen by."""
+
+    MSE = "mse"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """What a calibration saw."""
+
+    origin: str
+    images: int
+    skipped: int
+    digest: str  # sha256 of the preprocessed inputs, in order
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SiteCalibration:
+    """The neurons of one site, and what they keep of its activations."""
+
+    name: str
+    parameters: NeuronParameters
+    quality: SiteQuality
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """The neurons of every site of a network, and how they were set."""
+
+    source_sha256: str
+    method: Method
+    levels: int  # the bound on N and P that was asked for
+    images: Images
+    sites: tuple[SiteCalibration, ...]
+
+    @property
+    def parameters(self) -> dict[str, NeuronParameters]:
+        """Each site's neurons, by the name of its tensor."""
+        return {site.name: site.parameters for site in self.sites}
+
+
+def calibrate(
+    statistics: Mapping[str, SiteStatistics],
+    *,
+    levels: int,
+    method: Method,
+    source_sha256: str,
+    images: Images,
+) -> Calibration:
+    """Choose every site's threshold and levels, each site on its own."""
+    sites = []
+    for name, site_statistics in statistics.items():
+        parameters = least_squares_parameters(site_statistics, levels)
+        quality = assess(site_statistics, parameters)
+        sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality))
+    return Calibration(source_sha256=source_sha256, method=method, levels=levels, images=images, sites=tuple(sites))

@@ -1,0 +1,74 @@
+"""A calibration as JSON and back: the file that `pmsm calibrate` writes and `pmsm convert --calibration` reads."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from pmsm_cli.calibration.calibrate import Calibration, Images, Method, SiteCalibration
+from pmsm_cli.calibration.quality import SiteQuality
+from pmsm_cli.errors import CalibrationError
+from pmsm_cli.neuron.parameters import NeuronParameters
+
+FORMAT_VERSION = 1
+
+
+def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
+    """The calibration as plain JSON values."""
+    return {
+        "pmsm_calibration": FORMAT_VERSION,
+        "source_sha256": calibration.source_sha256,
+        "method": calibration.method.value,
+        "levels": calibration.levels,
+        "images": dataclasses.asdict(calibration.images),
+        "sites": [site_to_json(site) for site in calibration.sites],
+    }
+
+
+def calibration_from_json(record: Any) -> Calibration:
+    """The inverse of `calibration_to_json`.
+
+    Raises:
+        CalibrationError: the record is not a calibration, or of a format that this version does not know.
+    """
+    if not isinstance(record, dict) or "pmsm_calibration" not in record:
+        raise CalibrationError("is not a calibration file", hint="`pmsm calibrate` writes them")
+    if record["pmsm_calibration"] != FORMAT_VERSION:
+        raise CalibrationError(
+            f"has format version {record['pmsm_calibration']}, this pmsm knows {FORMAT_VERSION}",
+            hint="calibrate again with this version",
+        )
+    try:
+        return Calibration(
+            source_sha256=str(record["source_sha256"]),
+            method=Method(record["method"]),
+            levels=int(record["levels"]),
+            images=Images(**record["images"]),
+            sites=tuple(site_from_json(site) for site in record["sites"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CalibrationError(f"is damaged ({error})", hint="calibrate again") from error
+
+
+def site_to_json(site: SiteCalibration) -> dict[str, Any]:
+    """One site: its threshold (a number, or a list with one a channel), N, P and what they keep."""
+    return {
+        "name": site.name,
+        "threshold": site.parameters.threshold.tolist(),
+        "negative_levels": site.parameters.negative_levels,
+        "positive_levels": site.parameters.positive_levels,
+        "statistics": dataclasses.asdict(site.quality),
+    }
+
+
+def site_from_json(record: dict[str, Any]) -> SiteCalibration:
+    """The inverse of `site_to_json`; raises what a damaged record makes it trip over."""
+    return SiteCalibration(
+        name=record["name"],
+        parameters=NeuronParameters(
+            threshold=np.asarray(record["threshold"], np.float32),
+            negative_levels=int(record["negative_levels"]),
+            positive_levels=int(record["positive_levels"]),
+        ),
+        quality=SiteQuality(**record["statistics"]),
+    )

@@ -1,0 +1,107 @@
+"""Checkpoints as bytes and back, and the one place that writes files: whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
+from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
+from pmsm_cli.sources.onnx_file import open_source
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Checkpoint:
+    """A spiking network and what it says of itself."""
+
+    subject: str  # the file, for messages
+    model: ir.Model
+    manifest: Manifest
+
+
+def pack(model: ir.Model, manifest: Manifest) -> ir.Model:
+    """A copy of a spiking graph that carries its manifest."""
+    packed = model.clone()
+    packed.metadata_props.update(manifest_to_metadata(manifest))
+    packed.producer_name, packed.producer_version = "pmsm", manifest.tool_version
+    packed.doc_string = f"{manifest.source_name} as a spiking network of {manifest.timesteps} timestep(s)"
+    return packed
+
+
+def unpack(proto: onnx.ModelProto, *, subject: str) -> Checkpoint:
+    """The checkpoint that a model holds.
+
+    Raises:
+        CheckpointError: it is not one of ours, of an unknown format version, or damaged.
+    """
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    manifest = manifest_from_metadata(metadata, subject=subject)
+    return Checkpoint(subject=subject, model=ir.from_proto(proto), manifest=manifest)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, or not a checkpoint that this version knows.
+    """
+    try:
+        proto = open_source(path).proto
+    except ModelFileError as error:
+        raise CheckpointError(error.problem, subject=error.subject, details=error.details, hint=error.hint) from error
+    return unpack(proto, subject=str(path))
+
+
+def check_writable(path: Path) -> None:
+    """Fail now rather than after minutes of work, where a file could not be written in the end.
+
+    Raises:
+        SetupError: the folder is missing, or nothing can be written there.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise SetupError("is a folder; name a file", subject=str(path))
+    if not folder.is_dir():
+        raise SetupError("the folder to write to does not exist", subject=str(folder), hint=f"mkdir -p {folder}")
+    try:
+        # A trial, because permission bits do not tell of read-only disks, and root may pass them by.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".pmsm-"):
+            pass
+    except OSError as error:
+        raise SetupError(f"cannot be written ({error.strerror})", subject=str(path)) from error
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write a file whole: a failure or an interruption leaves what was there before.
+
+    Raises:
+        SetupError: the disk is full, or the file cannot be written.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    partial: str | None = None
+    try:
+        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".pmsm-", suffix=path.suffix)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, _usual_mode())
+        os.replace(partial, path)
+        partial = None
+    except OSError as error:
+        raise SetupError(f"cannot be written ({error.strerror})", subject=str(path)) from error
+    finally:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(partial)
+
+
+def _usual_mode() -> int:
+    """The mode that a plainly opened file would get; temporary files are private."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

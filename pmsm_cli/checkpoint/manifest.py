@@ -1,0 +1,132 @@
+"""What a checkpoint says of itself, and how that is written into an ONNX file's metadata.
+
+Every key begins with `pmsm.` and holds JSON:
+
+    pmsm.format_version  the version of this format; a reader refuses one that it does not know
+    pmsm.tool_version    the pmsm that wrote the file
+    pmsm.timesteps       T
+    pmsm.coding          refine or rate
+    pmsm.source          name and sha256 of the source file
+    pmsm.preprocessing   size, crop, mean, std, channel order, layout, interpolation
+    pmsm.sites           per site: the neurons (threshold, N, P), what reads it, what it keeps of the activations
+    pmsm.calibration     method, bound on the levels, and the images (number, digest)
+    pmsm.analog          the layers not driven by spikes and why, and the other operators by type
+    pmsm.labels          the class names, where known
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pmsm_cli.calibration.calibrate import Calibration, Images, Method
+from pmsm_cli.calibration.record import site_from_json, site_to_json
+from pmsm_cli.errors import CheckpointError, PmsmError
+from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
+from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.sources.preprocessing import Preprocessing
+
+FORMAT_VERSION = 1
+PREFIX = "pmsm."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """Everything that a checkpoint says of itself."""
+
+    tool_version: str
+    timesteps: int
+    coding: Coding
+    source_name: str
+    source_sha256: str
+    preprocessing: Preprocessing
+    plan: SitePlan
+    calibration: Calibration
+    labels: tuple[str, ...] = ()
+
+
+def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
+    """The manifest as `metadata_props` of an ONNX file."""
+    calibration, plan = manifest.calibration, manifest.plan
+    records: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "tool_version": manifest.tool_version,
+        "timesteps": manifest.timesteps,
+        "coding": manifest.coding.value,
+        "source": {"name": manifest.source_name, "sha256": manifest.source_sha256},
+        "preprocessing": manifest.preprocessing.to_json(),
+        "sites": [
+            {**dataclasses.asdict(site), **site_to_json(calibrated)}
+            for site, calibrated in zip(plan.sites, calibration.sites, strict=True)
+        ],
+        "calibration": {
+            "method": calibration.method.value,
+            "levels": calibration.levels,
+            "images": dataclasses.asdict(calibration.images),
+        },
+        "analog": {
+            "layers": [dataclasses.asdict(layer) for layer in plan.analog_layers],
+            "other_ops": dict(plan.other_ops),
+        },
+        "labels": list(manifest.labels),
+    }
+    return {PREFIX + key: json.dumps(value) for key, value in records.items()}
+
+
+def manifest_from_metadata(metadata: Mapping[str, str], *, subject: str) -> Manifest:
+    """The inverse of `manifest_to_metadata`.
+
+    Raises:
+        CheckpointError: the metadata are not ours, of an unknown format version, or damaged.
+    """
+    version = metadata.get(f"{PREFIX}format_version")
+    if version is None:
+        raise CheckpointError(
+            "is not a spiking checkpoint", subject=subject, hint=f"make one first: pmsm convert {subject}"
+        )
+    if version != str(FORMAT_VERSION):
+        raise CheckpointError(
+            f"has checkpoint format version {version}; this pmsm knows version {FORMAT_VERSION}",
+            subject=subject,
+            hint="update pmsm, or convert the source again",
+        )
+    try:
+        return _from_records({key: json.loads(value) for key, value in metadata.items() if key.startswith(PREFIX)})
+    except (KeyError, TypeError, ValueError, PmsmError) as error:
+        raise CheckpointError(
+            f"its metadata are damaged ({error})", subject=subject, hint="convert the source again"
+        ) from error
+
+
+def _from_records(records: dict[str, Any]) -> Manifest:
+    sites = records["pmsm.sites"]
+    source, calibration, analog = records["pmsm.source"], records["pmsm.calibration"], records["pmsm.analog"]
+    return Manifest(
+        tool_version=records["pmsm.tool_version"],
+        timesteps=int(records["pmsm.timesteps"]),
+        coding=Coding(records["pmsm.coding"]),
+        source_name=source["name"],
+        source_sha256=source["sha256"],
+        preprocessing=Preprocessing.from_json(records["pmsm.preprocessing"]),
+        plan=SitePlan(
+            sites=tuple(_site_from_json(site) for site in sites),
+            analog_layers=tuple(AnalogLayer(**layer) for layer in analog["layers"]),
+            other_ops=analog["other_ops"],
+        ),
+        calibration=Calibration(
+            source_sha256=source["sha256"],
+            method=Method(calibration["method"]),
+            levels=int(calibration["levels"]),
+            images=Images(**calibration["images"]),
+            sites=tuple(site_from_json(site) for site in sites),
+        ),
+        labels=tuple(records["pmsm.labels"]),
+    )
+
+
+def _site_from_json(record: dict[str, Any]) -> Site:
+    own = {field.name: record[field.name] for field in dataclasses.fields(Site)}
+    own["readers"] = tuple(Reader(**reader) for reader in record["readers"])
+    own["analog_readers"] = tuple(record["analog_readers"])
+    return Site(**own)

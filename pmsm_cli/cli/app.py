@@ -1,0 +1,90 @@
+"""The Typer app, and the one boundary that turns errors into messages and exit codes."""
+
+import os
+import sys
+
+import typer
+
+from pmsm_cli import __version__
+from pmsm_cli.cli import commands, console
+from pmsm_cli.errors import PmsmError
+
+INTERRUPTED = 130
+_HELP = """Turn pretrained image networks into spiking networks that work at the first timestep.
+
+pmsm convert resnet.onnx --data images/ --timesteps 1
+"""
+
+app = typer.Typer(
+    name="pmsm",
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(commands.convert)
+app.command()(commands.calibrate)
+app.command()(commands.inspect)
+app.command("eval")(commands.evaluate)
+app.command()(commands.run)
+app.command()(commands.report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"pmsm {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _pmsm(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    pass
+
+
+# The parser's own errors have no public name under every release of Typer; all are bases of this public one.
+_ParserError: type[Exception] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors that are not the user's keep their traceback."""
+    try:
+        code = app(arguments, prog_name="pmsm", standalone_mode=False)
+        sys.stdout.flush()
+    except PmsmError as error:
+        console.print_error(str(error))
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        console.print_error("interrupted; nothing was written")
+        return INTERRUPTED
+    except MemoryError:
+        console.print_error("there is not enough memory\nhint: fewer --samples do not help, a smaller network does")
+        return 4
+    except BrokenPipeError:
+        # The reader has gone (`pmsm inspect ... | head`); silence Python's own attempt to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except _ParserError as error:
+        return _usage_error(error)
+    return code if isinstance(code, int) else 0
+
+
+def _usage_error(error: BaseException) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
+        sys.stdout.write(context.get_help() + "\n")
+        return 2
+    path = context.command_path if context is not None else "pmsm"
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    console.print_error(f"{message}\nhint: {path} --help")
+    return 2

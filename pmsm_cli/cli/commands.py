@@ -1,0 +1,358 @@
+"""The commands: each parses, calls the stages of `pmsm_cli.pipeline`, and renders.
+
+Everything heavy is imported inside the command that needs it, so that `pmsm --help` answers at once.
+"""
+
+from enum import StrEnum
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pmsm_cli.cli import console, options
+from pmsm_cli.errors import CheckFailedError, UsageError
+from pmsm_cli.neuron.coding import Coding
+
+if TYPE_CHECKING:
+    from pmsm_cli.energy.account import EnergyReport
+    from pmsm_cli.pipeline import Calibrated, CalibrationSettings, InputSettings
+
+_DEFAULT_SAMPLES = 512
+_DEFAULT_LEVELS = 15
+_DEFAULT_PROFILE = "45nm"
+
+
+class ReportFormat(StrEnum):
+    """The forms that a report comes in."""
+
+    TABLE = "table"
+    JSON = "json"
+    MD = "md"
+
+
+def convert(
+    source: options.Source,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.snn.onnx]"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Images to calibrate on; without any, thresholds come from synthetic ones."),
+    ] = None,
+    samples: options.Samples = _DEFAULT_SAMPLES,
+    timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, max=1024, help="Timesteps T.")] = 1,
+    levels: options.Levels = None,
+    coding: Annotated[
+        Coding, typer.Option(help="How values spread over timesteps: ever finer corrections, or a rate.")
+    ] = Coding.REFINE,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Thresholds from `pmsm calibrate`, instead of --data."),
+    ] = None,
+    preprocess: options.Preprocess = None,
+    image_size: options.ImageSize = None,
+    spiking_input: options.SpikingInput = False,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names, one a line, to store in the checkpoint.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the energy report: .json or .md.")
+    ] = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Turn a network into a spiking one and write it as a file that runs.
+
+    pmsm convert resnet20.onnx --data images/ --preprocess imagenet --timesteps 1 -o r20.onnx
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import Checkpoint, check_writable, write_file
+    from pmsm_cli.report import tables
+    from pmsm_cli.report.records import to_json
+    from pmsm_cli.runtime.session import model_bytes
+
+    target = output or Path(f"{source.stem}.snn.onnx")
+    form = _report_form(report)
+    for path in (target, report):
+        if path:
+            check_writable(path)
+    if calibration and (data or levels):
+        raise UsageError("--calibration brings its own thresholds and levels: leave out --data and --levels")
+    names = pipeline.read_labels(labels) if labels else ()
+    with console.ProgressBar() as progress:
+        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
+        if calibration:
+            calibrated = pipeline.read_calibration(calibration, loaded)
+        else:
+            settings = _calibration_settings(data, samples, levels, seed, threads)
+            calibrated = pipeline.calibrate_source(loaded, settings, progress)
+        made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
+        write_file(target, model_bytes(made.model, subject=str(target)))
+        if report:
+            checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
+            images = pipeline.open_sample(data, samples, seed) if data else None
+            energy = pipeline.report_checkpoint(
+                checkpoint, images, profile=_DEFAULT_PROFILE, threads=threads, progress=progress
+            )
+            write_file(report, _rendered(energy, form))
+    _say_how_calibrated(calibrated, made.warnings)
+    summary = pipeline.summarise(made, target)
+    if json:
+        console.print_json(to_json(summary))
+    else:
+        console.print_result(tables.summary_table(summary))
+
+
+def calibrate(
+    source: options.Source,
+    path: options.DataPath,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.calibration.json]"),
+    ] = None,
+    samples: options.Samples = _DEFAULT_SAMPLES,
+    levels: options.Levels = None,
+    preprocess: options.Preprocess = None,
+    image_size: options.ImageSize = None,
+    spiking_input: options.SpikingInput = False,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Set thresholds and levels from images, print what they keep, and write them as JSON.
+
+    pmsm calibrate resnet20.onnx images/ --preprocess imagenet -o r20.calibration.json
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.calibration.record import calibration_to_json
+    from pmsm_cli.checkpoint.file import check_writable, write_file
+    from pmsm_cli.report import tables
+
+    target = output or Path(f"{source.stem}.calibration.json")
+    check_writable(target)
+    with console.ProgressBar() as progress:
+        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
+        settings = _calibration_settings(path, samples, levels, seed, threads)
+        calibrated = pipeline.calibrate_source(loaded, settings, progress)
+    record = calibration_to_json(calibrated.calibration)
+    write_file(target, dumps(record) + "\n")
+    _say_how_calibrated(calibrated, (*loaded.warnings, *calibrated.warnings))
+    if json:
+        console.print_json({"file": str(target), **record})
+    else:
+        console.print_result(tables.calibration_table(calibrated.calibration))
+        console.say(f"written to {target}")
+
+
+def inspect(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False),
+    ],
+    preprocess: options.Preprocess = None,
+    image_size: options.ImageSize = None,
+    spiking_input: options.SpikingInput = False,
+    json: options.Json = False,
+) -> None:
+    """Show what becomes spikes, what stays analog and why, and the share of the work that spikes drive.
+
+    pmsm inspect resnet20.onnx
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import open_checkpoint
+    from pmsm_cli.report import tables
+    from pmsm_cli.report.records import to_json
+
+    manifest = None
+    if pipeline.is_checkpoint(source):
+        manifest = open_checkpoint(source).manifest
+        plan = manifest.plan
+    else:
+        settings = _input_settings(preprocess or "none", image_size, spiking_input)
+        plan = pipeline.load_source(source, settings).plan
+    if json:
+        totals = {
+            "spiking_share": plan.spiking_share,
+            "spiking_macs": plan.spiking_macs,
+            "total_macs": plan.total_macs,
+        }
+        record = to_json(plan) | totals
+        console.print_json(record | {"checkpoint": to_json(manifest) if manifest else None})
+    else:
+        console.print_result(tables.plan_table(plan, manifest))
+
+
+def evaluate(
+    checkpoint: options.CheckpointFile,
+    path: options.DataPath,
+    against: options.Against = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="PCT", help="Exit with code 5 if top-1 (agreement, without labels) falls by more points."
+        ),
+    ] = None,
+    samples: options.SomeSamples = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Measure accuracy at every timestep, and agreement with the source.
+
+    pmsm eval r20.onnx images/ --against resnet20.onnx
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import open_checkpoint
+    from pmsm_cli.report import tables
+    from pmsm_cli.report.records import to_json
+
+    if max_drop is not None and against is None:
+        raise UsageError("--max-drop compares with the source: name it with --against")
+    opened = open_checkpoint(checkpoint)
+    with console.ProgressBar() as progress:
+        images = pipeline.open_sample(path, samples, seed)
+        result = pipeline.evaluate_checkpoint(opened, images, against=against, threads=threads, progress=progress)
+    console.warn_skipped(result.skipped)
+    if json:
+        console.print_json(to_json(result))
+    else:
+        console.print_result(tables.evaluation_table(result))
+    drop = result.drop
+    if max_drop is not None and (drop is None or drop > max_drop):
+        fact = (
+            "there are no classes to compare" if drop is None else f"lost {drop:.2f} points, {max_drop:g} were allowed"
+        )
+        raise CheckFailedError(fact, subject=str(checkpoint), hint="convert with more --levels or --timesteps")
+
+
+def run(
+    checkpoint: options.CheckpointFile,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Images, folders, or one .npy or .npz file.")
+    ],
+    top_k: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to print.")] = 5,
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Class names, one a line.  [default: the checkpoint's]")
+    ] = None,
+    outputs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write all raw outputs of all images, as .npz; held in memory."),
+    ] = None,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Run a checkpoint on images and print its predictions.
+
+    pmsm run r20.onnx cat.jpg dog.jpg --top-k 3
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import check_writable, open_checkpoint, write_file
+    from pmsm_cli.report import tables
+    from pmsm_cli.report.arrays import OutputCollector
+    from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.images import SkippedImage
+
+    if outputs:
+        check_writable(outputs)
+    opened = open_checkpoint(checkpoint)
+    names = pipeline.read_labels(labels) if labels else opened.manifest.labels
+    collector = OutputCollector() if outputs else None
+    with console.ProgressBar() as progress:
+        results = list(
+            pipeline.predict_images(
+                opened, images, labels=names, top_k=top_k, threads=threads, progress=progress, on_outputs=collector
+            )
+        )
+    skipped = tuple(result for result in results if isinstance(result, SkippedImage))
+    predictions = [result for result in results if not isinstance(result, SkippedImage)]
+    if outputs and collector:
+        write_file(outputs, collector.npz())
+    console.warn_skipped(skipped)
+    if json:
+        console.print_json({"predictions": to_json(predictions), "skipped": to_json(skipped)})
+    else:
+        console.print_result(tables.prediction_table(predictions))
+
+
+def report(
+    checkpoint: options.CheckpointFile,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Images to count spikes on; without any, what calibration saw (T = 1)."),
+    ] = None,
+    samples: options.SomeSamples = None,
+    profile: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, or a TOML file.")
+    ] = _DEFAULT_PROFILE,
+    form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
+    all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the report (json or md) to a file.")
+    ] = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Count spikes and synaptic operations on images, and what they cost in energy.
+
+    pmsm report r20.onnx --data images/ --samples 1000
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import check_writable, open_checkpoint, write_file
+    from pmsm_cli.report import tables
+
+    form = ReportFormat.JSON if json else form
+    if output:
+        form = _report_form(output) if form is ReportFormat.TABLE else form
+        check_writable(output)
+    opened = open_checkpoint(checkpoint)
+    with console.ProgressBar() as progress:
+        images = pipeline.open_sample(data, samples, seed) if data else None
+        result = pipeline.report_checkpoint(opened, images, profile=profile, threads=threads, progress=progress)
+    console.warn_skipped(result.skipped)
+    if output:
+        write_file(output, _rendered(result, form))
+        console.say(f"written to {output}")
+    elif form is ReportFormat.TABLE:
+        console.print_result(tables.energy_table(result, all_sites=all_sites))
+    else:
+        console.print_text(_rendered(result, form))
+
+
+def _input_settings(preprocess: str | None, image_size: int | None, spiking_input: bool) -> "InputSettings":
+    from pmsm_cli.pipeline import InputSettings
+
+    return InputSettings(preprocess=preprocess, image_size=image_size, spiking_input=spiking_input)
+
+
+def _calibration_settings(
+    data: Path | None, samples: int, levels: int | None, seed: int, threads: int | None
+) -> "CalibrationSettings":
+    from pmsm_cli.pipeline import CalibrationSettings
+
+    return CalibrationSettings(data=data, samples=samples, levels=levels or _DEFAULT_LEVELS, seed=seed, threads=threads)
+
+
+def _say_how_calibrated(calibrated: "Calibrated", warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        console.warn(warning)
+    console.warn_skipped(calibrated.skipped)
+
+
+def _report_form(path: Path | None) -> ReportFormat:
+    forms = {".json": ReportFormat.JSON, ".md": ReportFormat.MD}
+    if path is not None and path.suffix not in forms:
+        raise UsageError(
+            f"a report is written as {' or '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)
+        )
+    return forms[path.suffix] if path else ReportFormat.TABLE
+
+
+def _rendered(result: "EnergyReport", form: ReportFormat) -> str:
+    from pmsm_cli.report.markdown import energy_markdown
+    from pmsm_cli.report.records import to_json
+
+    return energy_markdown(result) if form is ReportFormat.MD else dumps(to_json(result), indent=2) + "\n"

@@ -1,0 +1,104 @@
+"""The two consoles (results on stdout, everything else on stderr) and the progress bar."""
+
+import json
+import shutil
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_WIDTH_IN_A_FILE = 120  # rich takes 80 where there is no terminal, too narrow for the names of nodes
+_MOST_NAMED = 5
+
+
+def results() -> Console:
+    """The console for results."""
+    return Console(width=None if sys.stdout.isatty() else shutil.get_terminal_size((_WIDTH_IN_A_FILE, 24)).columns)
+
+
+def messages() -> Console:
+    """The console for progress, warnings and errors."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_result(result: RenderableType) -> None:
+    """Print a table or a text as the command's result."""
+    results().print(result)
+
+
+def print_json(record: Any) -> None:
+    """Print one JSON object as the command's result."""
+    sys.stdout.write(json.dumps(record, indent=2) + "\n")
+
+
+def print_text(text: str) -> None:
+    """Print text as it is, as the command's result."""
+    sys.stdout.write(text)
+
+
+def say(text: str) -> None:
+    """A remark beside the result."""
+    messages().print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """A warning that does not stop the command."""
+    messages().print(f"[yellow]warning:[/] {_escaped(text)}")
+
+
+def warn_skipped(skipped: "tuple[Any, ...]") -> None:
+    """Say how many images could not be read, and which."""
+    if skipped:
+        warn(f"{len(skipped)} image(s) could not be read and were skipped:")
+        for image in skipped[:_MOST_NAMED]:
+            say(f"  {image.name}: {image.reason}")
+        if len(skipped) > _MOST_NAMED:
+            say(f"  ... and {len(skipped) - _MOST_NAMED} more")
+
+
+def print_error(text: str) -> None:
+    """The message that a failed command ends with."""
+    messages().print(f"[bold red]error:[/] {_escaped(text)}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+class ProgressBar:
+    """Progress of the stages of one command; a `with` block around them clears it in the end."""
+
+    def __init__(self) -> None:
+        """A bar without stages yet."""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=messages(),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> "ProgressBar":
+        """Show the bar."""
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` images begins."""
+        self._task = self._bar.add_task(stage, total=total)
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+        if self._task is not None:
+            self._bar.advance(self._task, images)

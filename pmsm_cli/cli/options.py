@@ -1,0 +1,50 @@
+"""Options that several commands share, each with one spelling, one default and one help text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="The network: an .onnx file.", show_default=False)]
+CheckpointFile = Annotated[
+    Path, typer.Argument(metavar="CHECKPOINT", help="A spiking network made by `pmsm convert`.", show_default=False)
+]
+DataPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A folder of images (class sub-folders give labels), or an .npy or .npz file (x, optional y).",
+        show_default=False,
+    ),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PRESET",
+        help="imagenet, inception, cifar10, none, or a JSON file.  [default: imagenet; none for grey networks]",
+        show_default=False,
+    ),
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="PIXELS", help="For networks that leave the size of their input open."),
+]
+SpikingInput = Annotated[
+    bool, typer.Option("--spiking-input", help="Turn the image itself into spikes, so that no layer reads it directly.")
+]
+Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many images to draw for calibration.")]
+SomeSamples = Annotated[
+    int | None, typer.Option("--samples", min=1, metavar="N", help="How many images to draw.  [default: all]")
+]
+Levels = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, metavar="N", help="Most spikes of one sign per neuron and step.  [default: 15]"),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Threads for onnxruntime.  [default: one a core]")
+]
+Against = Annotated[
+    Path | None, typer.Option(metavar="SOURCE", help="The source network, to compare with.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]

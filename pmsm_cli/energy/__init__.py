@@ -1,0 +1,1 @@
+"""Energy: constants with their sources, and what counted operations cost by them."""

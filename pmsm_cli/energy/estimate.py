@@ -1,0 +1,35 @@
+"""Spikes without running anything: what calibration saw of each site."""
+
+import numpy as np
+
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.errors import UsageError
+from pmsm_cli.runtime.count import SiteCount, SpikeCount
+
+
+def estimate_spikes(checkpoint: Checkpoint) -> SpikeCount:
+    """The spikes of the only timestep, from the calibration's statistics; every neuron with its site's mean fan-out.
+
+    Raises:
+        UsageError: there are more timesteps, of which calibration knows nothing, or a size is not known.
+    """
+    manifest = checkpoint.manifest
+    if manifest.timesteps > 1:
+        raise UsageError(
+            "the spikes of later timesteps have to be measured", subject=checkpoint.subject, hint="pass --data IMAGES"
+        )
+    counts = []
+    for site, calibrated in zip(manifest.plan.sites, manifest.calibration.sites, strict=True):
+        if site.neurons is None:
+            raise UsageError(f"the size of {site.name} is not known without running", hint="pass --data IMAGES")
+        quality = calibrated.quality
+        counts.append(
+            SiteCount(
+                name=site.name,
+                neurons=site.neurons,
+                spikes=np.array([quality.mean_spikes * site.neurons]),
+                firing=np.array([quality.firing / 100 * site.neurons]),
+                synaptic_ops=np.array([quality.mean_spikes * site.macs]),
+            )
+        )
+    return SpikeCount(images=0, sites=tuple(counts), skipped=())

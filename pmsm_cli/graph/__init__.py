@@ -1,0 +1,1 @@
+"""ONNX graphs as data: cleaned, read for their sites, and given neurons."""

@@ -1,0 +1,79 @@
+"""Putting neurons into a network: the one-timestep spiking graph."""
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.sites import Site, SitePlan
+from pmsm_cli.graph.synapse import Synapse, fold_threshold, synapse_of
+from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
+from pmsm_cli.neuron.parameters import NeuronParameters
+
+
+def insert_neurons(network: Network, plan: SitePlan, parameters: Mapping[str, NeuronParameters]) -> ir.Model:
+    """A copy of the network in which every site's tensor passes a neuron before its synaptic operators read it.
+
+    Spikes are whole counts; the thresholds are folded into the weights that read them. Whatever else reads a site's
+    tensor goes on reading the value itself. `parameters` maps each site's name to its neurons.
+    """
+    model = network.model.clone()
+    graph = model.graph
+    values = {value.name: value for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]}
+    synapses = {synapse.node.name: synapse for node in graph if (synapse := synapse_of(node))}
+    for site in plan.sites:
+        spikes = _add_neuron(graph, values[site.name], site, parameters[site.name])
+        for reader in site.readers:
+            _read_spikes(graph, synapses[reader.node], spikes, parameters[site.name])
+    graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    function = neuron_function(network.opset)
+    model.functions[function.identifier()] = function
+    return model
+
+
+def spikes_name(site: str) -> str:
+    """The name of the tensor that holds a site's spikes."""
+    return f"{site}/spikes"
+
+
+def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> ir.Value:
+    trailing = () if site.channel_axis is None or neuron.threshold.ndim == 0 else (1,) * (-site.channel_axis - 1)
+    threshold = _constant(graph, f"{site.name}/threshold", neuron.threshold.reshape(*neuron.threshold.shape, *trailing))
+    spikes = ir.Value(name=spikes_name(site.name), type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+    node = ir.Node(
+        DOMAIN,
+        NEURON,
+        [value, threshold],
+        [
+            ir.AttrInt64("negative_levels", neuron.negative_levels),
+            ir.AttrInt64("positive_levels", neuron.positive_levels),
+        ],
+        outputs=[spikes],
+        name=f"{site.name}/neuron",
+    )
+    producer = value.producer()
+    if producer is None:  # the image itself
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return spikes
+
+
+def _read_spikes(graph: ir.Graph, synapse: Synapse, spikes: ir.Value, neuron: NeuronParameters) -> None:
+    weights = synapse.node.inputs[synapse.weight_index]
+    assert weights is not None
+    # A weight that several layers share gets one copy for each threshold that it is read through.
+    folded = _constant(graph, f"{weights.name}/{synapse.node.name}", fold_threshold(synapse, neuron.threshold))
+    synapse.node.replace_input_with(synapse.data_index, spikes)
+    synapse.node.replace_input_with(synapse.weight_index, folded)
+    if not weights.uses() and weights.name and weights.name in graph.initializers:
+        del graph.initializers[weights.name]
+
+
+def _constant(graph: ir.Graph, name: str, array: "ir.ArrayCompatible") -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,259 @@
+"""More than one timestep: the first as it stands, the later ones in a `Scan` whose body is one timestep.
+
+The body holds a copy of every node whose value can change from step to step, and reads everything else (weights, the
+layers that see only the image, shape arithmetic) from the graph around it, so that nothing constant is computed or
+stored twice. By the rule of running values:
+
+    a neuron       emits what its running value still lacks; its state is the count emitted so far
+    a synapse      adds the current of this step's spikes to its membrane, C_t = C_{t-1} + r_t W s_t; U_t = C_t / m_t
+    anything else  is evaluated on running values
+
+with the coding's two numbers m_t and r_t (`pmsm_cli.neuron.coding`). At the first step C_1 is the synapse's own output
+and the emitted count is the spikes themselves, so that the first timestep provides the state that the Scan starts from,
+for any batch and image size.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.errors import UnsupportedGraphError
+from pmsm_cli.graph.insert import spikes_name
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.synapse import SYNAPTIC_OPS
+from pmsm_cli.neuron.coding import Coding, later_negative_levels
+from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON, NEURON_STEP, neuron_step_function
+
+PER_STEP = "_per_step"
+SCAN_NAME = "pmsm/timesteps"
+_SHAPE_ONLY = frozenset({"Shape", "Size"})  # what follows them depends on sizes, which do not change
+
+
+def unroll_timesteps(spiking: ir.Model, plan: SitePlan, *, timesteps: int, coding: Coding) -> ir.Model:
+    """A copy of a one-timestep spiking graph that runs `timesteps` (2 or more) steps.
+
+    The outputs keep their names and hold the last step; beside each, `<name>_per_step` holds all of them,
+    [timesteps, ...].
+    """
+    if timesteps < 2:
+        raise ValueError(f"one timestep needs no Scan: {timesteps}")
+    model = spiking.clone()
+    later = _LaterSteps(model.graph, {spikes_name(site.name) for site in plan.sites}, coding)
+    later.add_nodes()
+    _add_scan(model.graph, later, timesteps, coding)
+    function = neuron_step_function(model.graph.opset_imports[""])
+    model.functions[function.identifier()] = function
+    return model
+
+
+@dataclass(kw_only=True)
+class _State:
+    """One loop-carried tensor: where it starts, and its names inside the body."""
+
+    initial: ir.Value
+    before: ir.Value
+    after: ir.Value | None = None
+
+
+@dataclass
+class _LaterSteps:
+    """The body of the Scan while it is put together."""
+
+    graph: ir.Graph
+    spikes: set[str]
+    coding: Coding
+    nodes: list[ir.Node] = field(default_factory=list)
+    states: list[_State] = field(default_factory=list)
+    inner: dict[ir.Value, ir.Value] = field(default_factory=dict)  # a value of the first step -> of a later one
+
+    def __post_init__(self) -> None:
+        self.horizon = _scalar("pmsm/horizon")
+        self.quantum = _scalar("pmsm/quantum")
+
+    def add_nodes(self) -> None:
+        """Copy every node downstream of a neuron, in order."""
+        for node in self.graph:
+            is_neuron = node.domain == DOMAIN and node.op_type == NEURON
+            reads_changing = any(value in self.inner for value in node.inputs if value is not None)
+            if is_neuron:
+                self._add_neuron(node)
+            elif reads_changing and node.op_type not in _SHAPE_ONLY:
+                copy = self._copy(node)
+                if any(value is not None and value.name in self.spikes for value in node.inputs):
+                    self._add_membrane(node, copy)
+
+    def _read(self, value: ir.Value | None) -> ir.Value | None:
+        return None if value is None else self.inner.get(value, value)
+
+    def _add_neuron(self, node: ir.Node) -> None:
+        (spikes,) = node.outputs
+        value, threshold = node.inputs
+        positive = int(node.attributes["positive_levels"].as_int())
+        negative = later_negative_levels(int(node.attributes["negative_levels"].as_int()), positive)
+        state = self._add_state(spikes)  # k_1 = r_1 s_1 = s_1
+        now = _like(spikes, "later")
+        state.after = _like(spikes, "emitted")
+        self.inner[spikes] = now
+        self._append(
+            NEURON_STEP,
+            [self._read(value), threshold, state.before, self.horizon, self.quantum],
+            [now, state.after],
+            domain=DOMAIN,
+            attributes=[ir.AttrInt64("negative_levels", negative), ir.AttrInt64("positive_levels", positive)],
+            name=f"{node.name}/later",
+        )
+
+    def _copy(self, node: ir.Node) -> ir.Node:
+        if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+            raise UnsupportedGraphError(
+                "control flow after a spiking layer cannot run for more than one timestep",
+                details=[f"{node.name}: {node.op_type}"],
+                hint="convert with --timesteps 1",
+            )
+        inputs = [self._read(value) for value in node.inputs]
+        outputs = [_like(output, "later") for output in node.outputs]
+        self.inner.update(zip(node.outputs, outputs, strict=True))
+        return self._append(
+            node.op_type,
+            inputs,
+            outputs,
+            domain=node.domain,
+            attributes=list(node.attributes.values()),
+            name=f"{node.name}/later",
+        )
+
+    def _add_membrane(self, node: ir.Node, copy: ir.Node) -> None:
+        assert node.op_type in SYNAPTIC_OPS, node.op_type
+        (first,), (current,) = node.outputs, copy.outputs
+        state = self._add_state(first)
+        weighted = current
+        if self.coding is Coding.REFINE:
+            # m_t - m_{t-1} = 0: the bias was added once, in the first step, and stays in the membrane.
+            if len(copy.inputs) > 2:
+                copy.replace_input_with(2, None)
+                copy.resize_inputs(2)
+            weighted = _like(first, "weighted")
+            self._append("Mul", [current, self.quantum], [weighted], name=f"{node.name}/weighted")
+        # In `rate` the bias is a current of every step: m_t - m_{t-1} = 1, and the quantum is 1.
+        state.after = _like(first, "membrane")
+        self._append("Add", [state.before, weighted], [state.after], name=f"{node.name}/membrane")
+        running = state.after
+        if self.coding is Coding.RATE:
+            running = _like(first, "running")
+            self._append("Div", [state.after, self.horizon], [running], name=f"{node.name}/running")
+        self.inner[first] = running
+
+    def _add_state(self, initial: ir.Value) -> _State:
+        state = _State(initial=initial, before=_like(initial, "before"))
+        self.states.append(state)
+        return state
+
+    def _append(
+        self,
+        op_type: str,
+        inputs: list[ir.Value | None],
+        outputs: list[ir.Value],
+        *,
+        name: str,
+        domain: str = "",
+        attributes: list[ir.Attr] | None = None,
+    ) -> ir.Node:
+        node = ir.Node(domain, op_type, inputs, attributes or [], outputs=outputs, name=name)
+        self.nodes.append(node)
+        return node
+
+
+def _add_scan(graph: ir.Graph, later: _LaterSteps, timesteps: int, coding: Coding) -> None:
+    steps = [coding.at(step) for step in range(2, timesteps + 1)]
+    numbers = {
+        "pmsm/horizons": np.array([step.horizon for step in steps], np.float32),
+        "pmsm/quanta": np.array([step.quantum for step in steps], np.float32),
+    }
+    scanned = []
+    for name, array in numbers.items():
+        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(array.shape)
+        graph.register_initializer(value)
+        scanned.append(value)
+
+    firsts = list(graph.outputs)
+    changing = [first for first in firsts if first in later.inner]
+    # An output of the body must be made in the body, and no value may leave it twice.
+    leaving = []
+    for first in changing:
+        copy = _like(first, "step")
+        later.nodes.append(ir.Node("", "Identity", [later.inner[first]], outputs=[copy], name=f"{copy.name}/Identity"))
+        leaving.append(copy)
+    ends = [state.after for state in later.states]
+    body = ir.Graph(
+        [*(state.before for state in later.states), later.horizon, later.quantum],
+        [*(end for end in ends if end is not None), *leaving],
+        nodes=later.nodes,
+        name="timestep",
+    )
+    stacked = [_untyped(f"{first.name}/later_steps", first) for first in changing]
+    scan = ir.Node(
+        "",
+        "Scan",
+        [*(state.initial for state in later.states), *scanned],
+        [ir.AttrGraph("body", body), ir.AttrInt64("num_scan_inputs", len(scanned))],
+        outputs=[*(ir.Value(name=f"{state.initial.name}/end") for state in later.states), *stacked],
+        name=SCAN_NAME,
+    )
+    graph.append(scan)
+    _replace_outputs(graph, firsts, dict(zip(changing, stacked, strict=True)), timesteps)
+
+
+def _replace_outputs(
+    graph: ir.Graph, firsts: list[ir.Value], stacked: dict[ir.Value, ir.Value], timesteps: int
+) -> None:
+    axes = _int64(graph, "pmsm/axis", [0])
+    last_index = _int64(graph, "pmsm/last", timesteps - 1)
+    lasts, all_steps = [], []
+    for first in firsts:
+        name, shape, dtype = first.name, first.shape, first.dtype
+        if first.is_graph_input() or first.is_initializer():
+            lasts.append(first)
+            continue
+        first.name = f"{name}/first_step"
+        unsqueezed = ir.Value(name=f"{name}/first_step/unsqueezed")
+        per_step = ir.Value(name=f"{name}{PER_STEP}", type=first.type)
+        if shape is not None:
+            per_step.shape = ir.Shape([timesteps, *shape])
+        last = ir.Value(name=name, type=ir.TensorType(dtype) if dtype else None, shape=shape)
+        parts = [unsqueezed, stacked[first]] if first in stacked else [unsqueezed] * timesteps
+        graph.extend(
+            [
+                ir.Node("", "Unsqueeze", [first, axes], outputs=[unsqueezed], name=f"{name}/unsqueeze"),
+                ir.Node("", "Concat", parts, [ir.AttrInt64("axis", 0)], outputs=[per_step], name=f"{name}/per_step"),
+                ir.Node(
+                    "", "Gather", [per_step, last_index], [ir.AttrInt64("axis", 0)], outputs=[last], name=f"{name}/last"
+                ),
+            ]
+        )
+        lasts.append(last)
+        all_steps.append(per_step)
+    graph.outputs.clear()
+    graph.outputs.extend([*lasts, *all_steps])
+
+
+def _like(value: ir.Value, suffix: str) -> ir.Value:
+    return ir.Value(name=f"{value.name}/{suffix}", type=value.type, shape=value.shape)
+
+
+def _untyped(name: str, like: ir.Value) -> ir.Value:
+    return ir.Value(name=name, type=like.type)
+
+
+def _scalar(name: str) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+
+
+def _int64(graph: ir.Graph, name: str, value: int | list[int]) -> ir.Value:
+    tensor = ir.tensor(np.array(value, np.int64), name=name)
+    constant = ir.Value(
+        name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
+    graph.register_initializer(constant)
+    return constant

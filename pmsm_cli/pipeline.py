@@ -1,0 +1,362 @@
+"""The main jobs, one function a command: each reads like the list of its stages, prints nothing and writes nothing."""
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+
+from pmsm_cli import __version__
+from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
+from pmsm_cli.calibration.record import calibration_from_json
+from pmsm_cli.checkpoint.file import Checkpoint, pack
+from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.energy.account import EnergyReport, account
+from pmsm_cli.energy.estimate import estimate_spikes
+from pmsm_cli.energy.profile import open_profile
+from pmsm_cli.errors import CalibrationError, DataError, PmsmError, shorten
+from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.network import ImageInput, Network
+from pmsm_cli.graph.shapes import infer_shapes
+from pmsm_cli.graph.sites import SitePlan, find_sites
+from pmsm_cli.graph.unroll import unroll_timesteps
+from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.report.summary import ConversionSummary, summary_of
+from pmsm_cli.runtime.count import count_spikes
+from pmsm_cli.runtime.evaluate import Evaluation, evaluate
+from pmsm_cli.runtime.observe import PASSES, observe
+from pmsm_cli.runtime.predict import Prediction, predict
+from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches, sample_images
+from pmsm_cli.sources.onnx_file import Source, open_source
+from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
+from pmsm_cli.sources.synthetic import SyntheticImages
+
+DEFAULT_LEVELS = 15
+DEFAULT_SAMPLES = 512
+SYNTHETIC_SAMPLES = 64
+_LARGEST_BATCH = 64
+_VALUES_AT_ONCE = 2**24  # activations of all sites that are held at a time, which bounds the batch of large networks
+_FEW_IMAGES = 16
+
+
+class Progress(Protocol):
+    """Told how far a stage has come; the command line draws it."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` images begins."""
+        ...
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+        ...
+
+
+class NoProgress:
+    """For callers who do not care."""
+
+    def start(self, stage: str, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, images: int) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSettings:
+    """How a source network's input is to be read."""
+
+    preprocess: str | None = None  # a preset or a JSON file; None: assumed, with a warning
+    image_size: int | None = None  # for networks that leave it open
+    spiking_input: bool = False  # turn the image itself into spikes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Loaded:
+    """A source network, read and understood."""
+
+    source: Source
+    network: Network
+    preprocessing: Preprocessing
+    plan: SitePlan
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Calibrated:
+    """A calibration, and what should be said about how it came about."""
+
+    calibration: Calibration
+    class_names: tuple[str, ...]
+    skipped: tuple[SkippedImage, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Conversion:
+    """A checkpoint, not yet written."""
+
+    model: ir.Model
+    manifest: Manifest
+    skipped: tuple[SkippedImage, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationSettings:
+    """How thresholds are set."""
+
+    data: Path | None = None  # None: synthetic images
+    samples: int = DEFAULT_SAMPLES
+    levels: int = DEFAULT_LEVELS
+    method: Method = Method.MSE
+    seed: int = 0
+    threads: int | None = None
+
+
+def load_source(path: Path, settings: InputSettings) -> Loaded:
+    """Read a network and find out what becomes spikes."""
+    source = open_source(path)
+    network = ingest(source.proto, subject=str(path))
+    warnings = []
+    preset = settings.preprocess
+    if preset is None:
+        preset = "none" if network.image.channels == 1 else "imagenet"
+        warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")
+    preprocessing = resolve_preprocessing(preset, _input_shape(network.image), image_size=settings.image_size)
+    image_shape = network.image.shape(height=preprocessing.height, width=preprocessing.width)
+    plan = find_sites(network, infer_shapes(network.model, image_shape), spiking_input=settings.spiking_input)
+    return Loaded(source=source, network=network, preprocessing=preprocessing, plan=plan, warnings=tuple(warnings))
+
+
+def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Progress) -> Calibrated:
+    """Run a network over images and set the thresholds of all its sites."""
+    warnings = []
+    if settings.data is None:
+        images: ImageSet = SyntheticImages(count=SYNTHETIC_SAMPLES, seed=settings.seed)
+        warnings.append("no images given: thresholds come from synthetic ones and will fit real images less well")
+    else:
+        images = open_sample(settings.data, settings.samples, settings.seed)
+        if len(images) < _FEW_IMAGES:
+            warnings.append(f"only {len(images)} images to calibrate on: a few hundred give steadier thresholds")
+    read = functools.partial(
+        read_batches, images, loaded.preprocessing, _batch_size(loaded.plan, loaded.network.image.batch)
+    )
+    progress.start("Observing the source network", PASSES * len(images))
+    seen = observe(loaded.network, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
+    calibration = calibrate(
+        seen.statistics,
+        levels=settings.levels,
+        method=settings.method,
+        source_sha256=loaded.source.sha256,
+        images=Images(
+            origin=images.origin,
+            images=seen.images,
+            skipped=len(seen.skipped),
+            digest=seen.digest,
+            seed=settings.seed,
+        ),
+    )
+    return Calibrated(
+        calibration=calibration, class_names=images.class_names, skipped=seen.skipped, warnings=tuple(warnings)
+    )
+
+
+def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
+    """A calibration from a file, for the network that it was made with.
+
+    Raises:
+        CalibrationError: the file is unusable, or belongs to another network.
+    """
+    try:
+        calibration = calibration_from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise CalibrationError(f"cannot be read ({error.strerror})", subject=str(path)) from error
+    except ValueError as error:
+        raise CalibrationError("is not JSON", subject=str(path), hint="`pmsm calibrate` writes calibrations") from error
+    except PmsmError as error:
+        raise CalibrationError(error.problem, subject=str(path), hint=error.hint) from error
+    if calibration.source_sha256 != loaded.source.sha256:
+        raise CalibrationError(
+            f"was made with another network than {loaded.source.path}",
+            subject=str(path),
+            hint=f"pmsm calibrate {loaded.source.path} IMAGES -o {path}",
+        )
+    wanted, held = {site.name for site in loaded.plan.sites}, {site.name for site in calibration.sites}
+    if wanted != held:
+        raise CalibrationError(
+            "does not hold the sites that this conversion has",
+            subject=str(path),
+            details=shorten(sorted(wanted ^ held)),
+            hint="use the same --spiking-input for both, or calibrate again",
+        )
+    ordered = {site.name: site for site in calibration.sites}
+    calibration = Calibration(
+        source_sha256=calibration.source_sha256,
+        method=calibration.method,
+        levels=calibration.levels,
+        images=calibration.images,
+        sites=tuple(ordered[site.name] for site in loaded.plan.sites),
+    )
+    return Calibrated(calibration=calibration, class_names=(), skipped=(), warnings=())
+
+
+def convert(
+    loaded: Loaded, calibrated: Calibrated, *, timesteps: int, coding: Coding, labels: Sequence[str] = ()
+) -> Conversion:
+    """Put the neurons in and unroll the timesteps; the model is checked to run before it is handed out."""
+    spiking = insert_neurons(loaded.network, loaded.plan, calibrated.calibration.parameters)
+    if timesteps > 1:
+        spiking = unroll_timesteps(spiking, loaded.plan, timesteps=timesteps, coding=coding)
+    manifest = Manifest(
+        tool_version=__version__,
+        timesteps=timesteps,
+        coding=coding,
+        source_name=loaded.source.name,
+        source_sha256=loaded.source.sha256,
+        preprocessing=loaded.preprocessing,
+        plan=loaded.plan,
+        calibration=calibrated.calibration,
+        labels=tuple(labels) or loaded.network.class_names or _fitting(calibrated.class_names, loaded.network),
+    )
+    model = pack(spiking, manifest)
+    open_session(model, subject=str(loaded.source.path))
+    return Conversion(
+        model=model,
+        manifest=manifest,
+        skipped=calibrated.skipped,
+        warnings=(*loaded.warnings, *calibrated.warnings),
+    )
+
+
+def summarise(made: Conversion, checkpoint: Path) -> ConversionSummary:
+    """One look at a conversion that was written to a file."""
+    return summary_of(made.manifest, checkpoint=checkpoint, skipped=made.skipped, warnings=made.warnings)
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    *,
+    against: Path | None,
+    threads: int | None,
+    progress: Progress,
+) -> Evaluation:
+    """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
+    spiking = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    source = open_reference(against, threads=threads) if against else None
+    progress.start("Evaluating", len(images))
+    return evaluate(
+        spiking,
+        _read_for(checkpoint, images, spiking),
+        timesteps=checkpoint.manifest.timesteps,
+        source=source,
+        on_batch=progress.advance,
+    )
+
+
+def open_reference(path: Path, *, threads: int | None) -> Session:
+    """A source network as it is, ready to run beside its checkpoint."""
+    return open_session(ingest(open_source(path).proto, subject=str(path)).model, subject=str(path), threads=threads)
+
+
+def report_checkpoint(
+    checkpoint: Checkpoint, images: ImageSet | None, *, profile: str, threads: int | None, progress: Progress
+) -> EnergyReport:
+    """Spikes and energy of a checkpoint: counted on images, or else estimated from what calibration saw."""
+    chosen = open_profile(profile)
+    if images is None:
+        return account(checkpoint.manifest, estimate_spikes(checkpoint), chosen)
+    batches = read_batches(
+        images,
+        checkpoint.manifest.preprocessing,
+        _batch_size(checkpoint.manifest.plan, _fixed_batch(checkpoint.model)),
+    )
+    progress.start("Counting spikes", len(images))
+    counted = count_spikes(checkpoint, batches, threads=threads, on_batch=progress.advance)
+    return account(checkpoint.manifest, counted, chosen)
+
+
+def predict_images(
+    checkpoint: Checkpoint,
+    paths: Sequence[Path],
+    *,
+    labels: Sequence[str],
+    top_k: int,
+    threads: int | None,
+    progress: Progress,
+    on_outputs: Callable[[dict[str, Array]], None] | None = None,
+) -> Iterator[Prediction | SkippedImage]:
+    """The outputs for each image, as they come; `on_outputs` is handed the raw outputs of each batch."""
+    images = join_images([open_images(path) for path in paths])
+    session = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    progress.start("Running", len(images))
+    return predict(
+        session,
+        _read_for(checkpoint, images, session),
+        labels=labels,
+        top_k=top_k,
+        on_batch=progress.advance,
+        on_outputs=on_outputs or (lambda outputs: None),
+    )
+
+
+def open_sample(path: Path, samples: int | None, seed: int) -> ImageSet:
+    """The images of a path, or so many of them."""
+    return sample_images(open_images(path), samples, seed)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether an ONNX file is one of our checkpoints (of any format version)."""
+    return any(entry.key.startswith("pmsm.") for entry in open_source(path).proto.metadata_props)
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Class names, one a line.
+
+    Raises:
+        DataError: the file cannot be read or holds no names.
+    """
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read ({error})", subject=str(path)) from error
+    if not names:
+        raise DataError("holds no class names", subject=str(path), hint="one name a line, in the order of the classes")
+    return names
+
+
+def _read_for(checkpoint: Checkpoint, images: ImageSet, session: Session) -> Iterator[Batch]:
+    size = _batch_size(checkpoint.manifest.plan, session.fixed_batch)
+    return read_batches(images, checkpoint.manifest.preprocessing, size)
+
+
+def _batch_size(plan: SitePlan, fixed: int | None) -> int:
+    if fixed:
+        return fixed
+    neurons = sum(site.neurons or 0 for site in plan.sites)
+    return max(1, min(_LARGEST_BATCH, _VALUES_AT_ONCE // max(neurons, 1)))
+
+
+def _fixed_batch(model: ir.Model) -> int | None:
+    shape = model.graph.inputs[0].shape
+    return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
+
+
+def _fitting(class_names: tuple[str, ...], network: Network) -> tuple[str, ...]:
+    """The names of the data folder's classes, if there are as many as the network tells apart."""
+    shape = network.model.graph.outputs[0].shape
+    return class_names if shape is not None and len(shape) == 2 and shape[1] == len(class_names) else ()
+
+
+def _input_shape(image: ImageInput) -> InputShape:
+    return InputShape(
+        height=image.height,
+        width=image.width,
+        channel_count=image.channels,
+        layout=Layout.NHWC if image.channels_last else Layout.NCHW,
+    )

@@ -1,0 +1,31 @@
+"""Raw outputs as an .npz file."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+
+from pmsm_cli.graph.unroll import PER_STEP
+
+
+class OutputCollector:
+    """Gathers the outputs of batch after batch."""
+
+    def __init__(self) -> None:
+        """Nothing gathered yet."""
+        self._batches: dict[str, list[npt.NDArray[np.float32]]] = {}
+
+    def __call__(self, outputs: dict[str, npt.NDArray[np.float32]]) -> None:
+        """Take in the outputs of one batch, by name."""
+        for name, value in outputs.items():
+            self._batches.setdefault(name, []).append(value)
+
+    def npz(self) -> bytes:
+        """Every output of all images, by its name."""
+        buffer = io.BytesIO()
+        joined = {
+            name: np.concatenate(values, axis=1 if name.endswith(PER_STEP) else 0)
+            for name, values in self._batches.items()
+        }
+        np.savez(buffer, **joined)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
+        return buffer.getvalue()

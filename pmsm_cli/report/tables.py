@@ -1,0 +1,239 @@
+"""Records as rich tables for the terminal."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
+from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.energy.account import EnergyReport, SiteReport
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.report.numbers import count, energy, percent, steps
+from pmsm_cli.report.summary import ConversionSummary
+from pmsm_cli.runtime.evaluate import Evaluation
+from pmsm_cli.runtime.predict import Prediction
+
+MOST_SITES = 10
+
+
+def summary_table(summary: ConversionSummary) -> RenderableType:
+    """One look at a conversion."""
+    table = _table(f"{summary.source} as a spiking network")
+    table.add_column("")
+    table.add_column("", overflow="fold")
+    timesteps = str(summary.timesteps) if summary.timesteps == 1 else f"{summary.timesteps}, {summary.coding}"
+    table.add_row("checkpoint", str(summary.checkpoint), style="bold")
+    table.add_row("timesteps", timesteps)
+    table.add_row("spiking tensors", f"{summary.sites}, at most {summary.levels} spikes of one sign")
+    table.add_row("driven by spikes", f"{percent(summary.spiking_share)} of the multiply-accumulates")
+    table.add_row("stays analog", ", ".join(summary.analog) or "nothing")
+    table.add_row("calibrated on", f"{summary.images} images of {summary.origin}")
+    table.add_row("spikes per neuron", f"{summary.mean_spikes:.2f} at the first timestep")
+    table.add_row("signal to distortion", f"{summary.worst_db:.1f} dB at the worst tensor, {summary.worst_site}")
+    table.show_header = False
+    return table
+
+
+def plan_table(plan: SitePlan, manifest: Manifest | None = None) -> RenderableType:
+    """What becomes spikes, what stays analog and why; with the neurons, for a checkpoint."""
+    calibrated = {site.name: site for site in manifest.calibration.sites} if manifest else {}
+    table = _table("What becomes spikes")
+    table.add_column("tensor", overflow="fold")
+    table.add_column("read by", overflow="fold")
+    for name in ("neurons", "MACs", "share"):
+        table.add_column(name, justify="right")
+    if manifest:
+        for name in ("threshold", "levels"):
+            table.add_column(name, justify="right")
+    for site in plan.sites:
+        readers = Counted(reader.op_type for reader in site.readers)
+        analog = f"; as a value: {Counted(site.analog_readers)}" if site.analog_readers else ""
+        share = percent(100 * site.macs / plan.total_macs) if plan.total_macs else "-"
+        row = [site.name, f"{readers}{analog}", count(site.neurons), count(site.macs), share]
+        if manifest:
+            row += _neuron_cells(calibrated[site.name])
+        table.add_row(*row)
+    parts: list[RenderableType] = [table]
+    if plan.analog_layers:
+        rest = _table("What multiplies and accumulates without spikes")
+        rest.add_column("layer", overflow="fold")
+        rest.add_column("operator")
+        rest.add_column("why", overflow="fold")
+        rest.add_column("MACs", justify="right")
+        for layer in plan.analog_layers:
+            rest.add_row(layer.node, layer.op_type, layer.reason, count(layer.macs))
+        parts.append(rest)
+    others = ", ".join(f"{number} {op_type}" for op_type, number in plan.other_ops.items())
+    parts.append(Text(f"Evaluated on running values: {others or 'nothing'}"))
+    parts.append(
+        Text(
+            f"{len(plan.sites)} tensors become spikes and drive {percent(plan.spiking_share)} "
+            f"of {count(plan.total_macs)} multiply-accumulates per image (products with padding not counted)",
+            style="bold",
+        )
+    )
+    return Group(*parts)
+
+
+def calibration_table(calibration: Calibration) -> RenderableType:
+    """Thresholds, levels and what they keep of the activations."""
+    table = _table(f"Calibration by {calibration.method} on {calibration.images.images} images")
+    table.add_column("tensor", overflow="fold")
+    for name in ("threshold", "levels", "used", "clipped", "SDR dB", "H(s) bit", "spikes", "firing"):
+        table.add_column(name, justify="right")
+    for site in calibration.sites:
+        quality = site.quality
+        distortion = quality.signal_to_distortion_db
+        table.add_row(
+            site.name,
+            *_neuron_cells(site),
+            str(quality.levels_used),
+            percent(quality.clipped_low + quality.clipped_high, 2),
+            "-" if distortion is None else f"{distortion:.1f}",
+            f"{quality.entropy_bits:.2f}",
+            f"{quality.mean_spikes:.2f}",
+            percent(quality.firing),
+        )
+    return table
+
+
+def evaluation_table(evaluation: Evaluation) -> RenderableType:
+    """Accuracy at every step beside the source's, and the distance between their outputs."""
+    table = _table(f"{evaluation.images} images")
+    table.add_column("")
+    for name in ("top-1", "top-5", "agreement", "output error"):
+        table.add_column(name, justify="right")
+    if evaluation.ann:
+        table.add_row("source", percent(evaluation.ann.top1, 2), percent(evaluation.ann.top5, 2), "", "")
+    last = evaluation.timesteps - 1
+    for step in range(evaluation.timesteps):
+        agreements, errors = evaluation.agreement_per_step, evaluation.outputs
+        table.add_row(
+            f"spiking, T = {step + 1}",
+            percent(evaluation.snn.top1_per_step[step] if evaluation.snn.top1_per_step else None, 2),
+            percent(evaluation.snn.top5, 2) if step == last else "",
+            percent(agreements[step] if agreements else None, 2),
+            percent(errors[0].per_step[step] if errors else None, 2),
+            style="bold" if step == last else None,
+        )
+    return table
+
+
+def energy_table(report: EnergyReport, *, all_sites: bool = False) -> RenderableType:
+    """Spikes and energy of the most expensive sites and in total, with what the numbers rest on."""
+    measured = f"measured on {report.images} images" if report.images else "estimated from the calibration"
+    table = _table(f"Spikes and energy per image, {measured}, T = {report.timesteps}")
+    table.add_column("tensor", overflow="fold")
+    for name in ("neurons", "firing", "spikes/neuron", "synaptic ops", "source", "spiking", "ratio"):
+        table.add_column(name, justify="right")
+    ranked = sorted(report.sites, key=lambda site: -site.snn_mj)
+    shown = ranked if all_sites else ranked[:MOST_SITES]
+    for site in shown:
+        table.add_row(*_site_cells(site))
+    hidden = ranked[len(shown) :]
+    if hidden:
+        table.add_row(
+            f"{len(hidden)} more (--all)",
+            *["", "", ""],
+            count(sum(sum(site.synaptic_ops) for site in hidden)),
+            energy(sum(site.ann_mj for site in hidden)),
+            energy(sum(site.snn_mj for site in hidden)),
+            "",
+        )
+    cost = report.energy_mj
+    if report.analog_layers:
+        macs = sum(layer.macs or 0 for layer in report.analog_layers)
+        cells = ["", "", "", f"{count(macs)} MAC", energy(cost.snn_analog), energy(cost.snn_analog), "1.00"]
+        table.add_row(f"{len(report.analog_layers)} analog layer(s)", *cells)
+    table.add_section()
+    table.add_row(
+        "total",
+        count(sum(site.neurons for site in report.sites)),
+        steps([percent(rate) for rate in report.firing_rate]),
+        steps([f"{value:.2f}" for value in report.spikes_per_neuron]),
+        count(sum(report.synaptic_ops)),
+        energy(cost.ann),
+        energy(cost.snn),
+        _ratio(report.ratio),
+        style="bold",
+    )
+    return Group(table, *(Text(line) for line in verdict(report)))
+
+
+def verdict(report: EnergyReport) -> list[str]:
+    """The comparison in words, the unflattering one as plainly, and where the constants come from."""
+    cost = report.energy_mj
+    lines = []
+    for name, value, ratio in (("fp32", cost.ann, report.ratio), ("int8", cost.ann_int8, report.ratio_int8)):
+        if ratio:
+            better = f"{ratio:.2f}x less" if ratio >= 1 else f"{1 / ratio:.2f}x more"
+            lines.append(f"against the source in {name} ({energy(value)}): the spiking network takes {better} energy")
+    if report.sites:
+        limit = report.sites[0].break_even_spikes
+        lines.append(f"a layer pays off against fp32 below {limit:.2f} spikes per neuron, all steps together")
+    lines.append(f"profile {report.profile}: {report.source}")
+    return lines + [f"- {assumption}" for assumption in report.assumptions]
+
+
+def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:
+    """The best classes of each image, or what its outputs look like."""
+    table = _table(None)
+    table.add_column("image", overflow="fold")
+    table.add_column("prediction", overflow="fold")
+    table.add_column("score", justify="right")
+    for prediction in predictions:
+        name = prediction.image
+        for scored in prediction.top:
+            table.add_row(name, scored.label or f"class {scored.index}", f"{scored.score:.3f}")
+            name = ""
+        for output in prediction.outputs:
+            shape = "x".join(str(size) for size in output.shape)
+            limits = f"{output.lowest:.3g} to {output.highest:.3g}"
+            table.add_row(name, f"{output.name}: {shape}, {limits}", f"mean {output.mean:.3g}")
+            name = ""
+    return table
+
+
+class Counted:
+    """Names with how often each occurs: `2 Conv, Gemm`."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Count the names."""
+        self._counts: dict[str, int] = {}
+        for name in names:
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def __str__(self) -> str:
+        """The names, each once."""
+        return ", ".join(f"{number} {name}" if number > 1 else name for name, number in self._counts.items())
+
+
+def _table(title: str | None) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan", pad_edge=False)
+
+
+def _neuron_cells(site: SiteCalibration) -> Sequence[str]:
+    parameters = site.parameters
+    low, high = float(np.min(parameters.threshold)), float(np.max(parameters.threshold))
+    threshold = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    return threshold, f"-{parameters.negative_levels} to {parameters.positive_levels}"
+
+
+def _site_cells(site: SiteReport) -> Sequence[str]:
+    return (
+        site.name,
+        count(site.neurons),
+        steps([percent(rate) for rate in site.firing_rate]),
+        steps([f"{value:.2f}" for value in site.spikes_per_neuron]),
+        count(sum(site.synaptic_ops)),
+        energy(site.ann_mj),
+        energy(site.snn_mj),
+        _ratio(site.ann_mj / site.snn_mj if site.snn_mj else None),
+    )
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -1,0 +1,187 @@
+"""How well a spiking network does: accuracy at every step, and how far it is from its source."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pmsm_cli.errors import DataError
+from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.runtime.session import Array, Session
+from pmsm_cli.sources.images import Batch, SkippedImage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Accuracy:
+    """Percent of the labelled images; None where there are no labels or no class scores."""
+
+    top1: float | None
+    top5: float | None
+    top1_per_step: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputError:
+    """How far one output is from the source's: the L2 norm of the difference over that of the source, in percent."""
+
+    name: str
+    relative_error: float
+    per_step: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What a run over a set of images showed."""
+
+    images: int
+    timesteps: int
+    snn: Accuracy
+    ann: Accuracy | None  # None: no source to compare with
+    agreement: float | None  # percent of the images to which both give the same class
+    agreement_per_step: tuple[float, ...] | None
+    outputs: tuple[OutputError, ...]
+    skipped: tuple[SkippedImage, ...]
+
+    @property
+    def drop(self) -> float | None:
+        """Points of top-1 lost against the source, or of agreement where there are no labels; None: no classes."""
+        if self.ann and self.ann.top1 is not None and self.snn.top1 is not None:
+            return self.ann.top1 - self.snn.top1
+        return None if self.agreement is None else 100.0 - self.agreement
+
+
+def evaluate(
+    spiking: Session,
+    batches: Iterable[Batch],
+    *,
+    timesteps: int,
+    source: Session | None = None,
+    on_batch: Callable[[int], None] = lambda images: None,
+) -> Evaluation:
+    """Run the spiking network, and the source where given, over all batches; `on_batch` is told of their sizes.
+
+    Classes are scored by the first output of shape [images, classes].
+
+    Raises:
+        DataError: a label is beyond the network's classes.
+    """
+    tally = _Tally(spiking, timesteps)
+    for batch in batches:
+        tally.skipped += batch.skipped
+        if len(batch.inputs):
+            tally.add(batch, spiking.run(batch.inputs), source.run(batch.inputs) if source else None)
+        on_batch(len(batch.inputs) + len(batch.skipped))
+    return tally.result()
+
+
+def per_step_outputs(session: Session, results: list[Array], timesteps: int) -> list[Array]:
+    """Each source output at every step, [timesteps, images, ...], in the order of the source's outputs."""
+    if timesteps == 1:
+        return [result[None] for result in results]
+    named = dict(zip(session.output_names, results, strict=True))
+    return [named[name] for name in session.output_names if name.endswith(PER_STEP)]
+
+
+class _Tally:
+    """Running sums; nothing here grows with the number of images except the list of skipped ones."""
+
+    def __init__(self, spiking: Session, timesteps: int) -> None:
+        self.spiking, self.timesteps = spiking, timesteps
+        self.images, self.labelled = 0, 0
+        self.skipped: tuple[SkippedImage, ...] = ()
+        self.scored = False
+        self.compared = False
+        self.right = np.zeros(timesteps, np.int64)
+        self.right5, self.source_right, self.source_right5 = 0, 0, 0
+        self.same = np.zeros(timesteps, np.int64)
+        self.error: list[npt.NDArray[np.float64]] = []
+        self.power: list[float] = []
+
+    def add(self, batch: Batch, results: list[Array], source_results: list[Array] | None) -> None:
+        """Take in one batch."""
+        steps = per_step_outputs(self.spiking, results, self.timesteps)
+        self.images += len(batch.inputs)
+        scored = next(
+            (k for k, step in enumerate(steps) if step.ndim == 3 and step.shape[1] == len(batch.inputs)), None
+        )
+        self.scored = scored is not None
+        if source_results is not None:
+            self._compare(steps, source_results)
+        if scored is None:
+            return
+        scores = steps[scored]
+        source_scores = source_results[scored] if source_results is not None else None
+        if source_scores is not None:
+            self.same += (scores.argmax(-1) == source_scores.argmax(-1)).sum(axis=1)
+        if batch.labels is not None:
+            self._score(batch.labels, scores, source_scores)
+
+    def _compare(self, steps: list[Array], source_results: list[Array]) -> None:
+        if not self.compared:
+            self.error = [np.zeros(self.timesteps) for _ in steps]
+            self.power = [0.0 for _ in steps]
+            self.compared = True
+        for index, (step, result) in enumerate(zip(steps, source_results, strict=True)):
+            difference = (step - result).reshape(self.timesteps, -1).astype(np.float64)
+            self.error[index] += np.einsum("ti,ti->t", difference, difference)
+            self.power[index] += float(np.square(result, dtype=np.float64).sum())
+
+    def _score(self, labels: npt.NDArray[np.int64], scores: Array, source_scores: Array | None) -> None:
+        if labels.max() >= scores.shape[-1]:
+            raise DataError(
+                f"the labels need {int(labels.max()) + 1} classes, the network has {scores.shape[-1]}",
+                hint="one sub-folder a class, all classes present, in the network's alphabetical order",
+            )
+        self.labelled += len(labels)
+        self.right += (scores.argmax(-1) == labels).sum(axis=1)
+        self.right5 += _among_best(scores[-1], labels, 5)
+        if source_scores is not None:
+            self.source_right += int((source_scores.argmax(-1) == labels).sum())
+            self.source_right5 += _among_best(source_scores, labels, 5)
+
+    def result(self) -> Evaluation:
+        """The percentages."""
+
+        def share(count: int | np.int64, of: int) -> float:
+            return round(100.0 * int(count) / of, 4)
+
+        labelled, compared = self.labelled, self.compared
+        names = [name for name in self.spiking.output_names if not name.endswith(PER_STEP) or self.timesteps == 1]
+        relative = [
+            np.sqrt(error / power) if power else error for error, power in zip(self.error, self.power, strict=True)
+        ]
+        agreement = [share(same, self.images) for same in self.same] if compared and self.scored else None
+        return Evaluation(
+            images=self.images,
+            timesteps=self.timesteps,
+            snn=Accuracy(
+                top1=share(self.right[-1], labelled) if labelled else None,
+                top5=share(self.right5, labelled) if labelled else None,
+                top1_per_step=tuple(share(right, labelled) for right in self.right) if labelled else None,
+            ),
+            ann=Accuracy(
+                top1=share(self.source_right, labelled) if labelled else None,
+                top5=share(self.source_right5, labelled) if labelled else None,
+            )
+            if compared
+            else None,
+            agreement=agreement[-1] if agreement else None,
+            agreement_per_step=tuple(agreement) if agreement else None,
+            outputs=tuple(
+                OutputError(
+                    name=name,
+                    relative_error=round(100 * float(errors[-1]), 6),
+                    per_step=tuple(round(100 * float(error), 6) for error in errors),
+                )
+                for name, errors in zip(names, relative, strict=False)
+            ),
+            skipped=self.skipped,
+        )
+
+
+def _among_best(scores: Array, labels: npt.NDArray[np.int64], most: int) -> int:
+    if scores.shape[-1] <= most:
+        return len(labels)
+    best = np.argpartition(-scores, most, axis=-1)[:, :most]
+    return int((best == labels[:, None]).any(axis=1).sum())

@@ -1,0 +1,123 @@
+"""onnxruntime sessions: opened with our library where it is there, run in batches, their failures in our words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from pmsm_cli.errors import PmsmError, SetupError, UnsupportedGraphError
+from pmsm_cli.runtime.library import find_library, register
+
+Array = npt.NDArray[np.float32]
+_LARGEST_MODEL = 2**31 - 1  # bytes that one protobuf message can hold
+
+ort.set_default_logger_severity(4)  # what matters reaches the user as an error of ours
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Session:
+    """A network ready to run."""
+
+    subject: str
+    runner: ort.InferenceSession
+    input_name: str
+    fixed_batch: int | None
+    output_names: tuple[str, ...]
+
+    def run(self, inputs: Array) -> list[Array]:
+        """All outputs for a batch of any size; a network of fixed batch runs as often as it takes.
+
+        Raises:
+            UnsupportedGraphError: onnxruntime fails on this input.
+        """
+        if self.fixed_batch is None or len(inputs) == self.fixed_batch:
+            return self._run(inputs)
+        size = self.fixed_batch
+        parts = []
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            missing = size - len(part)
+            padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            parts.append([_first_images(output, size - missing, size) for output in self._run(padded)])
+        return [np.concatenate(outputs, axis=_batch_axis(outputs[0], size)) for outputs in zip(*parts, strict=True)]
+
+    def _run(self, inputs: Array) -> list[Array]:
+        try:
+            results: list[Array] = self.runner.run(list(self.output_names), {self.input_name: inputs})
+        except Exception as error:
+            raise _in_our_words(error, self.subject) from error
+        return results
+
+
+def open_session(model: ir.Model | bytes, *, subject: str, threads: int | None = None, native: bool = True) -> Session:
+    """A session on the CPU; `native=False` leaves the library aside and runs the function bodies.
+
+    Raises:
+        UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
+        SetupError: there is not enough memory.
+    """
+    options = ort.SessionOptions()
+    if threads:
+        options.intra_op_num_threads = threads
+    library = find_library() if native else None
+    if library:
+        register(options, library)
+    data = model if isinstance(model, bytes) else model_bytes(model, subject=subject)
+    try:
+        runner = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _in_our_words(error, subject) from error
+    (image,) = runner.get_inputs()
+    return Session(
+        subject=subject,
+        runner=runner,
+        input_name=image.name,
+        fixed_batch=image.shape[0] if isinstance(image.shape[0], int) and image.shape[0] > 0 else None,
+        output_names=tuple(output.name for output in runner.get_outputs()),
+    )
+
+
+def model_bytes(model: ir.Model, *, subject: str) -> bytes:
+    """A model as one protobuf message.
+
+    Raises:
+        UnsupportedGraphError: it is above the 2 GB that a message can hold.
+    """
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size > _LARGEST_MODEL:
+        raise UnsupportedGraphError(f"its weights take {size / 2**30:.1f} GB; the limit is 2 GB", subject=subject)
+    proto: Any = ir.to_proto(model)  # protobuf's own methods carry no types
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _batch_axis(output: Array, size: int) -> int:
+    """Where an output holds its images: first, or after the timesteps."""
+    if output.ndim and output.shape[0] == size:
+        return 0
+    return 1 if output.ndim > 1 and output.shape[1] == size else 0
+
+
+def _first_images(output: Array, kept: int, size: int) -> Array:
+    if kept == size:
+        return output
+    return output[:kept] if _batch_axis(output, size) == 0 else output[:, :kept]
+
+
+def _in_our_words(error: Exception, subject: str) -> PmsmError:
+    text = " ".join(str(error).split())
+    message = text.split(" : ", 2)[-1]
+    if "bad_alloc" in text or "Failed to allocate memory" in text or isinstance(error, MemoryError):
+        return SetupError("there is not enough memory to run the network", subject=subject, details=[message])
+    if isinstance(error, ort_errors.NotImplemented):
+        return UnsupportedGraphError(
+            "onnxruntime has no kernel for one of its operators",
+            subject=subject,
+            details=[message],
+            hint="export the network with another opset or without this operator",
+        )
+    return UnsupportedGraphError("onnxruntime cannot run it", subject=subject, details=[message])

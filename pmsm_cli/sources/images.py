@@ -1,0 +1,327 @@
+"""Images from folders and array files: found, sampled, decoded and preprocessed in a stream.
+
+Memory does not grow with the number of images: only paths are kept, and two batches are decoded ahead.
+"""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from pmsm_cli.errors import DataError, UnreadableImageError
+from pmsm_cli.sources.preprocessing import Floats, Preprocessing
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+_DECODED_AHEAD = 2
+
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SkippedImage:
+    """An image that could not be read."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Batch:
+    """Preprocessed images, in the order of their set; skipped ones are left out of the arrays."""
+
+    inputs: Floats  # [images, *Preprocessing.shape]
+    labels: Labels | None  # [images], class indices
+    names: tuple[str, ...]  # [images]
+    skipped: tuple[SkippedImage, ...] = ()
+
+
+class ImageSet(Protocol):
+    """Anything that yields preprocessed images by index."""
+
+    @property
+    def origin(self) -> str:
+        """Where the images come from, for messages."""
+        ...
+
+    @property
+    def labels(self) -> Labels | None:
+        """The class index of every image, where known."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of their indices; empty where unknown."""
+        ...
+
+    def __len__(self) -> int:
+        """How many images there are, readable or not."""
+        ...
+
+    def name(self, index: int) -> str:
+        """How messages and results call an image."""
+        ...
+
+    def load(self, index: int, preprocessing: Preprocessing) -> Floats:
+        """One preprocessed image.
+
+        Raises:
+            UnreadableImageError: this one is broken; the rest of the set may be fine.
+            DataError: the whole set does not fit the network.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageFiles:
+    """Image files, by path."""
+
+    origin: str
+    paths: tuple[Path, ...]
+    labels: Labels | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """How many files there are."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.paths[index])
+
+    def load(self, index: int, preprocessing: Preprocessing) -> Floats:
+        """Decode one file, turned as its EXIF tag says."""
+        try:
+            with Image.open(self.paths[index]) as image:
+                return preprocessing.apply(ImageOps.exif_transpose(image))
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            raise UnreadableImageError(_short_reason(error), subject=str(self.paths[index])) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ImageArray:
+    """Images from an .npy or .npz file.
+
+    Bytes (uint8, images x height x width x channels) are pixels of the network's own size; floats are inputs that were
+    preprocessed before, in the network's own layout.
+    """
+
+    origin: str
+    values: npt.NDArray[Any]
+    labels: Labels | None = None
+    class_names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """How many images the array holds."""
+        return len(self.values)
+
+    def name(self, index: int) -> str:
+        """The file and the position in it."""
+        return f"{self.origin}[{index}]"
+
+    def load(self, index: int, preprocessing: Preprocessing) -> Floats:
+        """One image of the array, preprocessed if it is pixels."""
+        value = self.values[index]
+        if value.dtype == np.uint8:
+            return preprocessing.apply(Image.fromarray(value[..., 0] if value.shape[-1] == 1 else value))
+        if value.shape != preprocessing.shape:
+            raise DataError(
+                f"holds inputs of shape {value.shape}, the network reads {preprocessing.shape}", subject=self.origin
+            )
+        return np.asarray(value, np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Subset:
+    """Some images of another set, in a given order."""
+
+    whole: ImageSet
+    indices: tuple[int, ...]
+
+    @property
+    def origin(self) -> str:
+        """Where the whole set comes from."""
+        return self.whole.origin
+
+    @property
+    def labels(self) -> Labels | None:
+        """The class indices of the chosen images."""
+        return None if self.whole.labels is None else self.whole.labels[list(self.indices)]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The whole set's class names."""
+        return self.whole.class_names
+
+    def __len__(self) -> int:
+        """How many images were chosen."""
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        """The image's name in the whole set."""
+        return self.whole.name(self.indices[index])
+
+    def load(self, index: int, preprocessing: Preprocessing) -> Floats:
+        """One chosen image."""
+        return self.whole.load(self.indices[index], preprocessing)
+
+
+def open_images(path: Path) -> ImageSet:
+    """The images of a folder (class sub-folders give labels), of an array file, or a single image file.
+
+    Class folders in alphabetical order are the class indices; an empty one keeps its index.
+
+    Raises:
+        DataError: there is no such path, or nothing in it is an image.
+    """
+    if not path.exists():
+        raise DataError("no such file or folder", subject=str(path))
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return _open_array(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageFiles(origin=str(path), paths=(path,))
+    raise DataError("is neither a folder, an image nor an .npy or .npz file", subject=str(path))
+
+
+def join_images(sets: Sequence[ImageSet]) -> ImageSet:
+    """Image files of several paths as one set; labels are dropped unless there is only one set."""
+    if len(sets) == 1:
+        return sets[0]
+    files = [part for part in sets if isinstance(part, ImageFiles)]
+    if len(files) != len(sets):
+        raise DataError("array files cannot be mixed with other paths", hint="pass one .npy or .npz file at a time")
+    paths = tuple(path for part in files for path in part.paths)
+    return ImageFiles(origin=f"{len(sets)} paths", paths=paths)
+
+
+def sample_images(images: ImageSet, samples: int | None, seed: int) -> ImageSet:
+    """At most `samples` images, drawn without replacement; in the set's own order, so that reading stays sequential."""
+    if samples is None or samples >= len(images):
+        return images
+    drawn = np.random.default_rng(seed).permutation(len(images))[:samples]
+    return Subset(whole=images, indices=tuple(int(index) for index in np.sort(drawn)))
+
+
+def read_batches(images: ImageSet, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:
+    """All images in order, `batch_size` at a time (fewer in the last batch, and where some cannot be read).
+
+    Raises:
+        DataError: not one image could be read.
+    """
+    starts = iter(range(0, len(images), batch_size))
+    ahead: deque[Future[Batch]] = deque()
+    read_any = False
+    pool = ThreadPoolExecutor(max_workers=_DECODED_AHEAD, thread_name_prefix="pmsm-decode")
+
+    def submit() -> None:
+        start = next(starts, None)
+        if start is not None:
+            indices = range(start, min(start + batch_size, len(images)))
+            ahead.append(pool.submit(_load_batch, images, preprocessing, indices))
+
+    try:
+        for _ in range(_DECODED_AHEAD):
+            submit()
+        while ahead:
+            batch = ahead.popleft().result()
+            submit()
+            read_any = read_any or len(batch.inputs) > 0
+            if not ahead and not read_any:
+                raise DataError(
+                    f"none of the {len(images)} images can be read",
+                    subject=images.origin,
+                    details=[f"{image.name}: {image.reason}" for image in batch.skipped[:3]],
+                )
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load_batch(images: ImageSet, preprocessing: Preprocessing, indices: range) -> Batch:
+    inputs: list[Floats] = []
+    kept: list[int] = []
+    skipped: list[SkippedImage] = []
+    for index in indices:
+        try:
+            inputs.append(images.load(index, preprocessing))
+            kept.append(index)
+        except UnreadableImageError as error:
+            skipped.append(SkippedImage(name=images.name(index), reason=error.problem))
+    return Batch(
+        inputs=np.stack(inputs) if inputs else np.empty((0, *preprocessing.shape), np.float32),
+        labels=None if images.labels is None else images.labels[kept],
+        names=tuple(images.name(index) for index in kept),
+        skipped=tuple(skipped),
+    )
+
+
+def _open_folder(folder: Path) -> ImageFiles:
+    loose = _image_paths(folder, recursive=False)
+    classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    by_class = [_image_paths(child, recursive=True) for child in classes]
+    if loose and any(by_class):
+        raise DataError(
+            "holds both images and sub-folders with images, so the labels are unclear",
+            subject=str(folder),
+            hint="name one of the sub-folders, or move the loose images away",
+        )
+    if loose:
+        return ImageFiles(origin=str(folder), paths=tuple(loose))
+    if not any(by_class):
+        raise DataError(
+            "holds no images", subject=str(folder), hint=f"known endings: {' '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(paths) for paths in by_class])
+    return ImageFiles(
+        origin=str(folder),
+        paths=tuple(path for paths in by_class for path in paths),
+        labels=labels,
+        class_names=tuple(child.name for child in classes),
+    )
+
+
+def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
+    found = folder.rglob("*") if recursive else folder.glob("*")
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+
+
+def _open_array(path: Path) -> ImageArray:
+    labels: npt.NDArray[Any] | None = None
+    try:
+        if path.suffix.lower() == ".npy":
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            with np.load(path, allow_pickle=False) as archive:
+                if "x" not in archive:
+                    raise DataError(f"has no array `x`, only {', '.join(archive) or 'nothing'}", subject=str(path))
+                values = archive["x"]
+                labels = archive.get("y", None)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"is not a readable array file ({_short_reason(error)})", subject=str(path)) from error
+    if values.ndim != 4 or len(values) == 0:
+        raise DataError(
+            f"must hold images x 3 more axes, not an array of shape {values.shape}",
+            subject=str(path),
+            hint="uint8: images x height x width x channels; float: inputs as the network reads them",
+        )
+    if values.dtype == np.uint8:
+        if values.shape[-1] not in (1, 3):
+            raise DataError(f"pixels must have 1 or 3 channels last, not shape {values.shape}", subject=str(path))
+    elif not np.issubdtype(values.dtype, np.floating):
+        raise DataError(f"must hold uint8 pixels or floats, not {values.dtype}", subject=str(path))
+    if labels is not None and (labels.shape != (len(values),) or not np.issubdtype(labels.dtype, np.integer)):
+        raise DataError(f"`y` must hold {len(values)} whole numbers, not shape {labels.shape}", subject=str(path))
+    return ImageArray(origin=str(path), values=values, labels=None if labels is None else labels.astype(np.int64))
+
+
+def _short_reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return "not an image file" if "cannot identify image file" in text else text

@@ -1,0 +1,44 @@
+"""Builds the native library where there is a C++ compiler; everything else about the package is in pyproject.toml."""
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+GCC_FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fvisibility=hidden",
+    # The same numbers everywhere: a fused multiply-add would round once where the specification rounds twice.
+    "-ffp-contract=off",
+    # Neither errno nor the floating-point exception flags are looked at; both would keep the loops from vector code.
+    "-fno-math-errno",
+    "-fno-trapping-math",
+]
+MSVC_FLAGS = ["/O2", "/std:c++17", "/fp:precise", "/EHsc"]
+
+
+class BuildNativeLibrary(build_ext):
+    """A library that onnxruntime loads, not a Python module: no `PyInit_` to export."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Compile with the flags of the compiler at hand."""
+        ext.extra_compile_args = MSVC_FLAGS if self.compiler.compiler_type == "msvc" else GCC_FLAGS
+        super().build_extension(ext)
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """Only what onnxruntime and `pmsm_cli.runtime.library` look up."""
+        return list(ext.export_symbols)
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "pmsm_cli.runtime._native",
+            sources=["pmsm_cli/runtime/native/polarity_neuron.cpp"],
+            depends=["pmsm_cli/runtime/native/ort_abi.h"],
+            export_symbols=["RegisterCustomOps", "pmsm_library_version"],
+            language="c++",
+            optional=True,  # without a compiler the checkpoint's own functions do the work, only slower
+        )
+    ],
+    cmdclass={"build_ext": BuildNativeLibrary},
+)
