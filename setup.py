@@ -5,6 +5,7 @@ from setuptools.command.build_ext import build_ext
 
 GCC_FLAGS = [
     "-O3",
+    "-g0",
     "-std=c++17",
     "-fvisibility=hidden",
     # The same numbers everywhere: a fused multiply-add would round once where the specification rounds twice.

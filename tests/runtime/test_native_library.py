@@ -12,9 +12,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from pmsm_cli.neuron import Coding, NeuronState, initial_state, step
-from pmsm_cli.neuron.coding import CodingStep, later_negative_levels
+from pmsm_cli.neuron.coding import Coding, CodingStep, later_negative_levels
 from pmsm_cli.neuron.onnx_function import neuron_function, neuron_step_function
+from pmsm_cli.neuron.reference import NeuronState, initial_state, step
 from pmsm_cli.runtime import library as native
 from pmsm_cli.runtime.library import NativeLibrary, find_library, inspect_library, library_status, register
 

@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all that a fresh machine needs: Python 3.11 or later, make, and (for speed) a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+NATIVE := $(wildcard pmsm_cli/runtime/native/*) setup.py pyproject.toml
+DEMO := out/demo
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/.core
+	@mkdir -p $(DEMO)
+	$(VENV)/bin/pmsm convert sample_models/digits.onnx --data sample_models/digits/calibration --preprocess none \
+		--timesteps 1 -o $(DEMO)/digits.snn.onnx
+	$(VENV)/bin/pmsm eval $(DEMO)/digits.snn.onnx sample_models/digits/test --against sample_models/digits.onnx
+	$(VENV)/bin/pmsm report $(DEMO)/digits.snn.onnx --data sample_models/digits/test
+
+test: $(VENV)/.test
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmsm needs Python 3.11 or later: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.python $(NATIVE)
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.python $(NATIVE)
+	$(PIP) install --quiet --editable ".[test]"
+	@touch $@ $(VENV)/.core
+
+clean:
+	rm -rf $(VENV) build out *.egg-info pmsm_cli/runtime/_native*.so

@@ -1,0 +1,95 @@
+"""The main job on real networks and real images: convert, evaluate, one table.
+
+    python benchmarks/main_job.py --shared ../shared --images .cache [--samples N] > docs/main-job.md
+
+Needs the networks of ../shared/models and the images of ../shared/data, unpacked as its README says. Every row is what
+`pmsm convert` and `pmsm eval --json` give on the command line; the commands stand in the table. Seed 0 throughout.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine import describe
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversion and what it is measured on."""
+
+    network: str
+    calibrate_on: str
+    evaluate_on: str
+    preprocess: str
+    options: str
+    wanted: str  # what was promised of it
+
+
+CIFAR = ("cifar10/train", "cifar10/test", "imagenet")
+DETECTION = ("detection-sample", "detection-sample", "DETECTION")
+ROWS = [
+    Row("resnet20_cifar10_bn", *CIFAR, "-T 1 --levels 15", "at least 87.6"),
+    Row("resnet20_cifar10_folded", *CIFAR, "-T 1 --levels 15", "within 0.2 of the row above"),
+    Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 15", "no step 0.4 below the one before, last at least 87.9"),
+    Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 3", "first about 73, last at least 87.3"),
+    Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 3 --coding rate", "last at least 5 above the first"),
+    Row(
+        "mobilenet_v1_025_imagenet", "imagenet-sample", "imagenet-sample", "inception", "--levels 255", "at least 57.5"
+    ),
+    Row("fastestdet_coco", *DETECTION, "-T 1 --levels 255", "output error under 5 %"),
+    Row("fastestdet_coco", *DETECTION, "-T 4 --levels 255", "output error under 1 %"),
+    Row("resnet20_cifar10_bn", "", "cifar10/test", "imagenet", "-T 1 --levels 31", "no images: synthetic ones"),
+]
+
+
+def pmsm(*arguments: str) -> dict:
+    """One command's JSON."""
+    done = subprocess.run(["pmsm", *arguments, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def measure(row: Row, shared: Path, images: Path, samples: int | None, folder: Path) -> str:
+    """The row of the table."""
+    source = str(shared / "models" / f"{row.network}.onnx")
+    checkpoint = str(folder / "checkpoint.onnx")
+    preprocess = row.preprocess
+    if preprocess == "DETECTION":  # blue, green, red; the whole scene, not its centre
+        preprocess = str(folder / "detection.json")
+        Path(preprocess).write_text('{"channels": "BGR", "fit": "stretch"}')
+    data = ["--data", str(images / row.calibrate_on)] if row.calibrate_on else []
+    pmsm("convert", source, *data, "--preprocess", preprocess, *row.options.split(), "-o", checkpoint)
+    some = ["--samples", str(samples)] if samples else []
+    result = pmsm("eval", checkpoint, str(images / row.evaluate_on), "--against", source, *some)
+    steps = result["snn"]["top1_per_step"]
+    accuracy = " ".join(f"{step:.2f}" for step in steps) if steps else "-"
+    top1 = result["ann"]["top1"]
+    error = " ".join(f"{step:.2f}" for step in result["outputs"][0]["per_step"])
+    return (
+        f"| {row.network} | `{row.options}` | {result['images']} | {'-' if top1 is None else f'{top1:.2f}'} "
+        f"| {accuracy} | {error} | {row.wanted} |"
+    )
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--images", type=Path, default=Path(".cache"))
+    parser.add_argument("--samples", type=int, help="evaluate on so many images instead of all")
+    arguments = parser.parse_args()
+    print("# The main job on real networks\n")
+    print(f"`{' '.join(['python', *sys.argv])}`\n\n{describe()}; 512 calibration images (all, where fewer), seed 0.\n")
+    print("Top-1 and output error (L2, against the source's outputs) in percent, at every timestep.\n")
+    print("| network | options | images | source | spiking | output error | wanted |")
+    print("|---|---|--:|--:|---|---|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for row in ROWS:
+            print(measure(row, arguments.shared, arguments.images, arguments.samples, Path(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

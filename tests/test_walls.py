@@ -1,0 +1,63 @@
+"""The walls of the house: which room may import which, and who may print."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "pmsm_cli"
+
+# room -> the rooms that it may import (itself and `errors` always); the order is the way of the data
+ALLOWED = {
+    "errors": set(),
+    "neuron": set(),
+    "sources": set(),
+    "graph": {"neuron"},
+    "calibration": {"neuron"},
+    "checkpoint": {"neuron", "sources", "graph", "calibration"},
+    "runtime": {"neuron", "sources", "graph", "calibration", "checkpoint"},
+    "energy": {"graph", "checkpoint", "runtime", "sources"},
+    "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "energy"},
+    "pipeline": {"neuron", "sources", "graph", "calibration", "checkpoint", "runtime", "energy", "report"},
+    "cli": {"neuron", "sources", "calibration", "checkpoint", "runtime", "energy", "report", "pipeline"},
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pmsm_cli."):
+            rooms.add((node.module or "").split(".")[1])
+        elif isinstance(node, ast.ImportFrom) and node.module == "pmsm_cli":
+            rooms.update(alias.name for alias in node.names if alias.name in ALLOWED)
+    return rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_the_rooms_before_it(path: Path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    assert imported_rooms(path) <= ALLOWED[room] | {room, "errors"}
+
+
+def test_every_room_is_on_the_plan():
+    assert {room_of(path) for path in FILES} - {"__init__"} == set(ALLOWED)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_prints(path: Path):
+    if room_of(path) == "cli":
+        return
+    calls = (node.func for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
+    assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_stays_short_enough_to_read(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
