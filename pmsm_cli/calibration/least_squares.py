@@ -8,10 +8,12 @@ import numpy as np
 from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.neuron.parameters import NeuronParameters
 
-# The clipping limit, as a fraction of the largest value: coarse candidates, then two rounds around the best of them.
+# The clipping limit, as a fraction of the largest value: coarse candidates, then ever closer rounds around the best of
+# them. The last rounds matter with many levels: a channel that rests at one value wants a level exactly there.
 _COARSE = np.geomspace(0.02, 1.0, 28, dtype=np.float32)
-_ROUNDS = (0.12, 0.02)  # half width of each later round, relative
-_CANDIDATES_A_ROUND = 9
+_ROUNDS = (0.12, 0.02, 0.004, 0.001)  # half width of each later round, relative
+_CANDIDATES_A_ROUND = 17
+_BINS_A_LEVEL = 32  # finer histograms make the search slower and its result no better
 
 
 def least_squares_parameters(statistics: SiteStatistics, levels: int) -> NeuronParameters:
@@ -28,7 +30,8 @@ def least_squares_parameters(statistics: SiteStatistics, levels: int) -> NeuronP
     alive = amplitude > 0
     threshold = np.ones(len(amplitude), np.float32)
     if alive.any():
-        threshold[alive] = _search(_rows(statistics, alive), full_scale[alive], levels, signed)
+        searched = _rows(statistics, alive).merged(_BINS_A_LEVEL * levels)
+        threshold[alive] = _search(searched, full_scale[alive], levels, signed)
         threshold[~alive] = np.median(threshold[alive])
     most = np.round(np.max(statistics.highest / threshold))
     least = np.round(np.max(-statistics.lowest / threshold))

@@ -38,6 +38,13 @@ class SiteStatistics:
         position = np.arange(self.counts.shape[1], dtype=np.float32) + np.float32(0.5)
         return self.lowest[:, None] + position[None, :] * self.bin_width
 
+    def merged(self, bins: int) -> "SiteStatistics":
+        """The same with neighbouring bins merged, two by two, as long as `bins` of them remain."""
+        counts = self.counts
+        while counts.shape[1] % 2 == 0 and counts.shape[1] // 2 >= bins:
+            counts = counts[:, ::2] + counts[:, 1::2]
+        return SiteStatistics(lowest=self.lowest, highest=self.highest, counts=counts)
+
     @property
     def values(self) -> int:
         """How many values were counted."""

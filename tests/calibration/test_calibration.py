@@ -129,3 +129,19 @@ def test_quality_equals_what_the_values_themselves_give():
 def test_neurons_that_cannot_work_are_refused(threshold: float, n: int, p: int):
     with pytest.raises(ValueError, match="thresholds|levels"):
         NeuronParameters(threshold=np.array(threshold, np.float32), negative_levels=n, positive_levels=p)
+
+
+def test_merged_bins_keep_the_counts_and_the_range():
+    statistics = observe(half_normal(2, 1000))
+    merged = statistics.merged(100)
+    assert merged.counts.shape == (2, 128)
+    assert np.array_equal(merged.counts.sum(axis=1), statistics.counts.sum(axis=1))
+    assert merged.centres.mean() == pytest.approx(statistics.centres.mean(), rel=1e-6)
+
+
+def test_a_channel_that_rests_at_one_value_gets_a_level_there():
+    resting = np.full(5000, 0.7371)
+    values = np.concatenate([resting, np.random.default_rng(0).uniform(0, 2, 50)])[None]
+    chosen = least_squares_parameters(observe(values), 255)
+    steps = 0.7371 / float(chosen.threshold)
+    assert abs(steps - round(steps)) < 0.15
