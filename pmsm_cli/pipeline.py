@@ -3,7 +3,7 @@
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.errors import CalibrationError, DataError, PmsmError, shorten
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
-from pmsm_cli.graph.network import ImageInput, Network
+from pmsm_cli.graph.matching import apply_corrections
+from pmsm_cli.graph.network import ImageInput, Network, Shape
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
@@ -28,6 +29,7 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.count import count_spikes
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
+from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.predict import Prediction, predict
 from pmsm_cli.runtime.session import Array, Session, open_session
@@ -83,6 +85,7 @@ class Loaded:
     network: Network
     preprocessing: Preprocessing
     plan: SitePlan
+    shapes: dict[str, Shape]  # of one image
     warnings: tuple[str, ...]
 
 
@@ -114,6 +117,7 @@ class CalibrationSettings:
     samples: int = DEFAULT_SAMPLES
     levels: int = DEFAULT_LEVELS
     method: Method = Method.MSE
+    match_moments: bool = True  # give each synapse's output the source's mean and deviation back
     seed: int = 0
     threads: int | None = None
 
@@ -129,8 +133,15 @@ def load_source(path: Path, settings: InputSettings) -> Loaded:
         warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")
     preprocessing = resolve_preprocessing(preset, _input_shape(network.image), image_size=settings.image_size)
     image_shape = network.image.shape(height=preprocessing.height, width=preprocessing.width)
-    plan = find_sites(network, infer_shapes(network.model, image_shape), spiking_input=settings.spiking_input)
-    return Loaded(source=source, network=network, preprocessing=preprocessing, plan=plan, warnings=tuple(warnings))
+    shapes = infer_shapes(network.model, image_shape)
+    return Loaded(
+        source=source,
+        network=network,
+        preprocessing=preprocessing,
+        plan=find_sites(network, shapes, spiking_input=settings.spiking_input),
+        shapes=shapes,
+        warnings=tuple(warnings),
+    )
 
 
 def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Progress) -> Calibrated:
@@ -161,6 +172,19 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             seed=settings.seed,
         ),
     )
+    if settings.match_moments:
+        progress.start("Matching moments", len(images))
+        spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters)
+        corrections = match_moments(
+            loaded.network,
+            loaded.plan,
+            spiking,
+            loaded.shapes,
+            read(),
+            threads=settings.threads,
+            on_batch=progress.advance,
+        )
+        calibration = replace(calibration, corrections=corrections)
     return Calibrated(
         calibration=calibration, class_names=images.class_names, skipped=seen.skipped, warnings=tuple(warnings)
     )
@@ -195,13 +219,7 @@ def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
             hint="use the same --spiking-input for both, or calibrate again",
         )
     ordered = {site.name: site for site in calibration.sites}
-    calibration = Calibration(
-        source_sha256=calibration.source_sha256,
-        method=calibration.method,
-        levels=calibration.levels,
-        images=calibration.images,
-        sites=tuple(ordered[site.name] for site in loaded.plan.sites),
-    )
+    calibration = replace(calibration, sites=tuple(ordered[site.name] for site in loaded.plan.sites))
     return Calibrated(calibration=calibration, class_names=(), skipped=(), warnings=())
 
 
@@ -209,7 +227,9 @@ def convert(
     loaded: Loaded, calibrated: Calibrated, *, timesteps: int, coding: Coding, labels: Sequence[str] = ()
 ) -> Conversion:
     """Put the neurons in and unroll the timesteps; the model is checked to run before it is handed out."""
-    spiking = insert_neurons(loaded.network, loaded.plan, calibrated.calibration.parameters)
+    calibration = calibrated.calibration
+    spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters)
+    spiking = apply_corrections(spiking, calibration.corrections, fold=timesteps == 1)
     if timesteps > 1:
         spiking = unroll_timesteps(spiking, loaded.plan, timesteps=timesteps, coding=coding)
     manifest = Manifest(
@@ -220,7 +240,8 @@ def convert(
         source_sha256=loaded.source.sha256,
         preprocessing=loaded.preprocessing,
         plan=loaded.plan,
-        calibration=calibrated.calibration,
+        calibration=replace(calibration, corrections=()),
+        moments_matched=bool(calibration.corrections),
         labels=tuple(labels) or loaded.network.class_names or _fitting(calibrated.class_names, loaded.network),
     )
     model = pack(spiking, manifest)

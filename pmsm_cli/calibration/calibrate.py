@@ -7,7 +7,7 @@ from enum import StrEnum
 from pmsm_cli.calibration.least_squares import least_squares_parameters
 from pmsm_cli.calibration.quality import SiteQuality, assess
 from pmsm_cli.calibration.statistics import SiteStatistics
-from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.neuron.parameters import Correction, NeuronParameters
 
 
 class Method(StrEnum):
@@ -45,6 +45,7 @@ class Calibration:
     levels: int  # the bound on N and P that was asked for
     images: Images
     sites: tuple[SiteCalibration, ...]
+    corrections: tuple[Correction, ...] = ()  # matched moments; none: not matched
 
     @property
     def parameters(self) -> dict[str, NeuronParameters]:

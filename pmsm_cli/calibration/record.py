@@ -8,7 +8,7 @@ import numpy as np
 from pmsm_cli.calibration.calibrate import Calibration, Images, Method, SiteCalibration
 from pmsm_cli.calibration.quality import SiteQuality
 from pmsm_cli.errors import CalibrationError
-from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.neuron.parameters import Correction, NeuronParameters
 
 FORMAT_VERSION = 1
 
@@ -22,6 +22,10 @@ def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
         "levels": calibration.levels,
         "images": dataclasses.asdict(calibration.images),
         "sites": [site_to_json(site) for site in calibration.sites],
+        "corrections": [
+            {"node": each.node, "scale": each.scale.tolist(), "shift": each.shift.tolist()}
+            for each in calibration.corrections
+        ],
     }
 
 
@@ -45,6 +49,14 @@ def calibration_from_json(record: Any) -> Calibration:
             levels=int(record["levels"]),
             images=Images(**record["images"]),
             sites=tuple(site_from_json(site) for site in record["sites"]),
+            corrections=tuple(
+                Correction(
+                    node=each["node"],
+                    scale=np.asarray(each["scale"], np.float32),
+                    shift=np.asarray(each["shift"], np.float32),
+                )
+                for each in record["corrections"]
+            ),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(f"is damaged ({error})", hint="calibrate again") from error

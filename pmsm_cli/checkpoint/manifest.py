@@ -9,7 +9,7 @@ Every key begins with `pmsm.` and holds JSON:
     pmsm.source          name and sha256 of the source file
     pmsm.preprocessing   size, crop, mean, std, channel order, layout, interpolation
     pmsm.sites           per site: the neurons (threshold, N, P), what reads it, what it keeps of the activations
-    pmsm.calibration     method, bound on the levels, and the images (number, digest)
+    pmsm.calibration     method, bound on the levels, whether moments were matched, and the images (number, digest)
     pmsm.analog          the layers not driven by spikes and why, and the other operators by type
     pmsm.labels          the class names, where known
 """
@@ -44,6 +44,7 @@ class Manifest:
     plan: SitePlan
     calibration: Calibration
     labels: tuple[str, ...] = ()
+    moments_matched: bool = False  # the corrections themselves are in the weights
 
 
 def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
@@ -63,6 +64,7 @@ def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
         "calibration": {
             "method": calibration.method.value,
             "levels": calibration.levels,
+            "moments_matched": manifest.moments_matched,
             "images": dataclasses.asdict(calibration.images),
         },
         "analog": {
@@ -122,6 +124,7 @@ def _from_records(records: dict[str, Any]) -> Manifest:
             sites=tuple(site_from_json(site) for site in sites),
         ),
         labels=tuple(records["pmsm.labels"]),
+        moments_matched=bool(calibration["moments_matched"]),
     )
 
 

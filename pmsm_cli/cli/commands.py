@@ -44,6 +44,7 @@ def convert(
     samples: options.Samples = _DEFAULT_SAMPLES,
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, max=1024, help="Timesteps T.")] = 1,
     levels: options.Levels = None,
+    match_moments: options.MatchMoments = True,
     coding: Annotated[
         Coding, typer.Option(help="How values spread over timesteps: ever finer corrections, or a rate.")
     ] = Coding.REFINE,
@@ -87,7 +88,7 @@ def convert(
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
-            settings = _calibration_settings(data, samples, levels, seed, threads)
+            settings = _calibration_settings(data, samples, levels, match_moments, seed, threads)
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
         write_file(target, model_bytes(made.model, subject=str(target)))
@@ -115,6 +116,7 @@ def calibrate(
     ] = None,
     samples: options.Samples = _DEFAULT_SAMPLES,
     levels: options.Levels = None,
+    match_moments: options.MatchMoments = True,
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
@@ -135,7 +137,7 @@ def calibrate(
     check_writable(target)
     with console.ProgressBar() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
-        settings = _calibration_settings(path, samples, levels, seed, threads)
+        settings = _calibration_settings(path, samples, levels, match_moments, seed, threads)
         calibrated = pipeline.calibrate_source(loaded, settings, progress)
     record = calibration_to_json(calibrated.calibration)
     write_file(target, dumps(record) + "\n")
@@ -329,11 +331,18 @@ def _input_settings(preprocess: str | None, image_size: int | None, spiking_inpu
 
 
 def _calibration_settings(
-    data: Path | None, samples: int, levels: int | None, seed: int, threads: int | None
+    data: Path | None, samples: int, levels: int | None, match_moments: bool, seed: int, threads: int | None
 ) -> "CalibrationSettings":
     from pmsm_cli.pipeline import CalibrationSettings
 
-    return CalibrationSettings(data=data, samples=samples, levels=levels or _DEFAULT_LEVELS, seed=seed, threads=threads)
+    return CalibrationSettings(
+        data=data,
+        samples=samples,
+        levels=levels or _DEFAULT_LEVELS,
+        match_moments=match_moments,
+        seed=seed,
+        threads=threads,
+    )
 
 
 def _say_how_calibrated(calibrated: "Calibrated", warnings: tuple[str, ...]) -> None:

@@ -40,6 +40,13 @@ Levels = Annotated[
     int | None,
     typer.Option(min=1, max=65535, metavar="N", help="Most spikes of one sign per neuron and step.  [default: 15]"),
 ]
+MatchMoments = Annotated[
+    bool,
+    typer.Option(
+        "--match-moments/--no-match-moments",
+        help="Give each layer's channels the source's mean and deviation back, after the neurons are in.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads for onnxruntime.  [default: one a core]")

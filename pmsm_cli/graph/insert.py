@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
+from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Synapse, fold_threshold, synapse_of
@@ -38,7 +39,9 @@ def spikes_name(site: str) -> str:
 
 def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> ir.Value:
     trailing = () if site.channel_axis is None or neuron.threshold.ndim == 0 else (1,) * (-site.channel_axis - 1)
-    threshold = _constant(graph, f"{site.name}/threshold", neuron.threshold.reshape(*neuron.threshold.shape, *trailing))
+    threshold = add_constant(
+        graph, f"{site.name}/threshold", neuron.threshold.reshape(*neuron.threshold.shape, *trailing)
+    )
     spikes = ir.Value(name=spikes_name(site.name), type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
     node = ir.Node(
         DOMAIN,
@@ -63,17 +66,8 @@ def _read_spikes(graph: ir.Graph, synapse: Synapse, spikes: ir.Value, neuron: Ne
     weights = synapse.node.inputs[synapse.weight_index]
     assert weights is not None
     # A weight that several layers share gets one copy for each threshold that it is read through.
-    folded = _constant(graph, f"{weights.name}/{synapse.node.name}", fold_threshold(synapse, neuron.threshold))
+    folded = add_constant(graph, f"{weights.name}/{synapse.node.name}", fold_threshold(synapse, neuron.threshold))
     synapse.node.replace_input_with(synapse.data_index, spikes)
     synapse.node.replace_input_with(synapse.weight_index, folded)
     if not weights.uses() and weights.name and weights.name in graph.initializers:
         del graph.initializers[weights.name]
-
-
-def _constant(graph: ir.Graph, name: str, array: "ir.ArrayCompatible") -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-    )
-    graph.register_initializer(value)
-    return value

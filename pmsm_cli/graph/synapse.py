@@ -36,6 +36,13 @@ class Synapse:
         return value
 
     @property
+    def output_axis(self) -> int:
+        """The axis of the output channels, counted from the right."""
+        if self.node.op_type in ("Conv", "ConvTranspose"):
+            return self.channel_axis
+        return -1 if self.data_index == 0 else -2
+
+    @property
     def weights(self) -> Floats:
         """The constant weights, in the operator's own layout."""
         value = self.node.inputs[self.weight_index]
@@ -87,6 +94,20 @@ def fold_threshold(synapse: Synapse, threshold: Floats) -> Floats:
         return weights * threshold.reshape(-1, *([1] * (weights.ndim - 1)))
     axis = _contracted_axis(node, synapse.weight_index, rank=weights.ndim)
     return weights * threshold.reshape(-1, *([1] * (-axis - 1)))
+
+
+def scale_outputs(synapse: Synapse, scale: Floats) -> Floats:
+    """The weights that make each output channel `scale` [output channels] times as large."""
+    weights, node = synapse.weights, synapse.node
+    if node.op_type == "Conv":
+        return weights * scale.reshape(-1, *([1] * (weights.ndim - 1)))
+    if node.op_type == "ConvTranspose":
+        # [inputs, outputs of the group, ...]: the inputs of group g make the outputs of that group.
+        groups = _integer(node, "group", 1)
+        factors = np.repeat(scale.reshape(groups, -1), weights.shape[0] // groups, axis=0)
+        return weights * factors.reshape(*factors.shape, *([1] * (weights.ndim - 2)))
+    contracted = _contracted_axis(node, synapse.weight_index, rank=weights.ndim)
+    return weights * (scale if contracted == -2 else scale[:, None])
 
 
 def fan_out(synapse: Synapse, shapes: Mapping[str, Shape]) -> Floats | None:

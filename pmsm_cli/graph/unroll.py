@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError
 from pmsm_cli.graph.insert import spikes_name
+from pmsm_cli.graph.matching import is_correcting
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import SYNAPTIC_OPS
 from pmsm_cli.neuron.coding import Coding, later_negative_levels
@@ -78,10 +79,16 @@ class _LaterSteps:
             reads_changing = any(value in self.inner for value in node.inputs if value is not None)
             if is_neuron:
                 self._add_neuron(node)
+            elif reads_changing and is_correcting(node):
+                self.inner[node.outputs[0]] = self._running(node.inputs[0])  # later steps correct by spikes
             elif reads_changing and node.op_type not in _SHAPE_ONLY:
                 copy = self._copy(node)
                 if any(value is not None and value.name in self.spikes for value in node.inputs):
                     self._add_membrane(node, copy)
+
+    def _running(self, value: ir.Value | None) -> ir.Value:
+        assert value is not None
+        return self.inner[value]
 
     def _read(self, value: ir.Value | None) -> ir.Value | None:
         return None if value is None else self.inner.get(value, value)

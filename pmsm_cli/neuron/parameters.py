@@ -1,4 +1,4 @@
-"""What sets a site's neurons: threshold and levels."""
+"""What calibration sets: threshold and levels of a site's neurons, and the correction of a synapse."""
 
 from dataclasses import dataclass
 
@@ -23,3 +23,12 @@ class NeuronParameters:
         if not 0 <= self.negative_levels <= MOST_LEVELS or not 1 <= self.positive_levels <= MOST_LEVELS:
             raise ValueError(f"levels out of range: N={self.negative_levels}, P={self.positive_levels}")
         self.threshold.flags.writeable = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Correction:
+    """What brings one synapse's output channels back to the source's mean and deviation: scale x output + shift."""
+
+    node: str
+    scale: npt.NDArray[np.float32]  # [output channels]
+    shift: npt.NDArray[np.float32]  # [output channels], in the unit of the output

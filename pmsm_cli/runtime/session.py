@@ -1,5 +1,6 @@
 """onnxruntime sessions: opened with our library where it is there, run in batches, their failures in our words."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,26 +29,29 @@ class Session:
     fixed_batch: int | None
     output_names: tuple[str, ...]
 
-    def run(self, inputs: Array) -> list[Array]:
+    def run(self, inputs: Array, others: Mapping[str, Array] | None = None) -> list[Array]:
         """All outputs for a batch of any size; a network of fixed batch runs as often as it takes.
+
+        `others` are further inputs by name, the same for all images.
 
         Raises:
             UnsupportedGraphError: onnxruntime fails on this input.
         """
         if self.fixed_batch is None or len(inputs) == self.fixed_batch:
-            return self._run(inputs)
+            return self._run(inputs, others)
         size = self.fixed_batch
         parts = []
         for start in range(0, len(inputs), size):
             part = inputs[start : start + size]
             missing = size - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            parts.append([_first_images(output, size - missing, size) for output in self._run(padded)])
+            parts.append([_first_images(output, size - missing, size) for output in self._run(padded, others)])
         return [np.concatenate(outputs, axis=_batch_axis(outputs[0], size)) for outputs in zip(*parts, strict=True)]
 
-    def _run(self, inputs: Array) -> list[Array]:
+    def _run(self, inputs: Array, others: Mapping[str, Array] | None) -> list[Array]:
+        feeds = {self.input_name: inputs, **(others or {})}
         try:
-            results: list[Array] = self.runner.run(list(self.output_names), {self.input_name: inputs})
+            results: list[Array] = self.runner.run(list(self.output_names), feeds)
         except Exception as error:
             raise _in_our_words(error, self.subject) from error
         return results
@@ -71,7 +75,7 @@ def open_session(model: ir.Model | bytes, *, subject: str, threads: int | None =
         runner = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise _in_our_words(error, subject) from error
-    (image,) = runner.get_inputs()
+    image = runner.get_inputs()[0]
     return Session(
         subject=subject,
         runner=runner,

@@ -1,0 +1,202 @@
+"""Matching moments: after the neurons are in, each channel gets back the mean and deviation that it had in the source.
+
+Spikes distort what a synapse sums up, and the distortions add up along the network. For every output channel of every
+spiking synapse a scale and a shift bring the first step's sum U back: scale U + shift has the source's moments. They
+are found in one pass: a graph that normalises each synapse's output, batch by batch, to the moments that the source
+shows on the same batch, so that every layer is corrected behind layers that are corrected already.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.synapse import Synapse, scale_outputs, synapse_of
+from pmsm_cli.neuron.parameters import Correction
+
+Floats = npt.NDArray[np.float32]
+
+# A correction is no repair: a channel that would need more than this has lost its signal.
+SMALLEST_SCALE, LARGEST_SCALE = 0.5, 2.0
+SMALLEST_DEVIATION = 1e-6  # of a silent channel, so that its scale is 1 and not a matter of rounding
+_SCALE, _SHIFT = "/matched_scale", "/matched_shift"  # how the correcting nodes are named after their synapse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MatchedReader:
+    """A synapse whose output can be matched, and the names that the measuring graph uses for it."""
+
+    node: str
+    rank: int  # of its output
+    axis: int  # of the output channels, counted from the left
+
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """Mean and deviation in the source, [1, ..., channels, ..., 1]."""
+        return f"{self.node}/source_mean", f"{self.node}/source_deviation"
+
+    @property
+    def outputs(self) -> tuple[str, str]:
+        """Mean and deviation before the correction, of the same shape."""
+        return f"{self.node}/mean", f"{self.node}/deviation"
+
+    @property
+    def other_axes(self) -> tuple[int, ...]:
+        """All axes but that of the channels."""
+        return tuple(axis for axis in range(self.rank) if axis != self.axis)
+
+    def along_channels(self, values: npt.NDArray[np.floating]) -> Floats:
+        """One value a channel, shaped to broadcast against the output."""
+        shape = [-1 if axis == self.axis else 1 for axis in range(self.rank)]
+        return np.asarray(values, np.float32).reshape(shape)
+
+
+def matched_readers(model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape]) -> list[MatchedReader]:
+    """The spiking synapses of a plan, in the order of the graph; those of unknown rank are left out."""
+    wanted = {reader.node for site in plan.sites for reader in site.readers}
+    readers = []
+    for node in model.graph:
+        synapse = synapse_of(node) if node.name in wanted else None
+        shape = shapes.get(node.outputs[0].name or "")
+        if synapse and shape:
+            axis = len(shape) + synapse.output_axis
+            readers.append(MatchedReader(node=node.name or "", rank=len(shape), axis=axis))
+    return readers
+
+
+def add_measuring(spiking: ir.Model, readers: list[MatchedReader]) -> ir.Model:
+    """A copy of a one-timestep graph that matches every batch to moments handed in, and puts out what that took."""
+    model = spiking.clone()
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    graph.outputs.clear()
+    for reader in readers:
+        _add_normalisation(graph, nodes[reader.node], reader)
+    return model
+
+
+def apply_corrections(spiking: ir.Model, corrections: tuple[Correction, ...], *, fold: bool) -> ir.Model:
+    """A copy of a one-timestep graph with the corrections in.
+
+    With `fold` they go into weights and biases and cost nothing; without, they are nodes of their own behind each
+    synapse, so that later timesteps can go without them (there the spikes themselves correct).
+    """
+    model = spiking.clone()
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    for correction in corrections:
+        synapse = synapse_of(nodes[correction.node])
+        assert synapse is not None, correction.node
+        if fold:
+            _fold(graph, synapse, correction)
+        else:
+            _add_correcting_nodes(graph, synapse, correction)
+    return model
+
+
+def is_correcting(node: ir.Node) -> bool:
+    """Whether a node was added by `apply_corrections`."""
+    return (node.name or "").endswith((_SCALE, _SHIFT))
+
+
+def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
+    node, name = synapse.node, correction.node
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    takes_bias = node.op_type in ("Conv", "ConvTranspose") or (
+        node.op_type == "Gemm" and synapse.output_axis == -1 and "beta" not in node.attributes
+    )
+    if node.op_type != "MatMul" and not (takes_bias and (bias is None or bias.const_value is not None)):
+        _add_correcting_nodes(graph, synapse, correction)
+        return
+    weights = add_constant(graph, f"{name}/matched_weights", scale_outputs(synapse, correction.scale))
+    node.replace_input_with(synapse.weight_index, weights)
+    if takes_bias:
+        old = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
+        total = np.asarray(old * correction.scale + correction.shift, np.float32)
+        node.resize_inputs(3)
+        node.replace_input_with(2, add_constant(graph, f"{name}/matched_bias", total))
+    else:
+        only_shift = Correction(node=name, scale=np.ones_like(correction.scale), shift=correction.shift)
+        _add_correcting_nodes(graph, synapse, only_shift)
+
+
+def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
+    trailing = (1,) * (-synapse.output_axis - 1)
+    name = correction.node
+    output = synapse.node.outputs[0]
+    shifted = _like(output, f"{name}{_SHIFT}")
+    _read_instead(graph, output, shifted)
+    nodes, scaled = [], output
+    if (correction.scale != 1).any():
+        scale = add_constant(graph, f"{name}{_SCALE}/factor", correction.scale.reshape(-1, *trailing))
+        scaled = _like(output, f"{name}{_SCALE}")
+        nodes.append(ir.Node("", "Mul", [output, scale], outputs=[scaled], name=f"{name}{_SCALE}"))
+    shift = add_constant(graph, f"{name}{_SHIFT}/term", correction.shift.reshape(-1, *trailing))
+    nodes.append(ir.Node("", "Add", [scaled, shift], outputs=[shifted], name=f"{name}{_SHIFT}"))
+    graph.insert_after(synapse.node, nodes)
+
+
+def _read_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """Make every reader of a value, and the graph's outputs, read another one; an output keeps its name."""
+    for user, index in list(old.uses()):
+        user.replace_input_with(index, new)
+    for index, output in enumerate(graph.outputs):
+        if output is old:
+            name = old.name
+            old.name, new.name = f"{name}/unmatched", name
+            graph.outputs[index] = new
+
+
+def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) -> None:
+    """(U - mean) scale + source mean, with scale = source deviation / deviation, both of this batch."""
+    output, name = node.outputs[0], reader.node
+    measured = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.outputs]
+    source = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.inputs]
+    for value in source:
+        value.shape = ir.Shape([None if axis == reader.axis else 1 for axis in range(reader.rank)])
+    graph.inputs.extend(source)
+    steps: list[ir.Node] = []
+
+    def add(op_type: str, inputs: list[ir.Value], result: ir.Value | str) -> ir.Value:
+        value = result if isinstance(result, ir.Value) else _like(output, f"{name}/{result}")
+        steps.append(ir.Node("", op_type, inputs, outputs=[value], name=f"{value.name}/{op_type}"))
+        return value
+
+    def mean_of(value: ir.Value, result: ir.Value | str) -> ir.Value:
+        mean = add("ReduceMean", [value], result)
+        if graph.opset_imports[""] >= 18:  # the axes became an input
+            axes = add_constant(graph, f"{mean.name}/axes", np.array(reader.other_axes, np.int64))
+            steps[-1].resize_inputs(2)
+            steps[-1].replace_input_with(1, axes)
+        else:
+            steps[-1].attributes.add(ir.AttrInt64s("axes", reader.other_axes))
+        mean.shape = None
+        return mean
+
+    tiny = add_constant(graph, f"{name}/tiny", np.array(SMALLEST_DEVIATION**2, np.float32))
+    low = add_constant(graph, f"{name}/smallest", np.array(SMALLEST_SCALE, np.float32))
+    high = add_constant(graph, f"{name}/largest", np.array(LARGEST_SCALE, np.float32))
+    users = list(output.uses())
+    mean = mean_of(output, measured[0])
+    centred = add("Sub", [output, mean], "centred")
+    variance = mean_of(add("Mul", [centred, centred], "squares"), "variance")
+    guarded = add("Add", [variance, tiny], "guarded")
+    deviation = add("Sqrt", [guarded], measured[1])
+    wanted = add("Div", [source[1], deviation], "wanted")
+    scale = add("Clip", [wanted, low, high], "scale")
+    matched = add("Add", [add("Mul", [centred, scale], "scaled"), source[0]], "matched")
+    for value in (variance, guarded, wanted, scale):
+        value.shape = None
+    for user, index in users:
+        user.replace_input_with(index, matched)
+    graph.insert_after(node, steps)
+    graph.outputs.extend(measured)
+
+
+def _like(value: ir.Value, name: str) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
