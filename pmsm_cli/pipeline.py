@@ -174,7 +174,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
     if settings.match_moments:
         progress.start("Matching moments", len(images))
-        spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters)
+        spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
         corrections = match_moments(
             loaded.network,
             loaded.plan,
@@ -228,7 +228,7 @@ def convert(
 ) -> Conversion:
     """Put the neurons in and unroll the timesteps; the model is checked to run before it is handed out."""
     calibration = calibrated.calibration
-    spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters)
+    spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
     spiking = apply_corrections(spiking, calibration.corrections, fold=timesteps == 1)
     if timesteps > 1:
         spiking = unroll_timesteps(spiking, loaded.plan, timesteps=timesteps, coding=coding)

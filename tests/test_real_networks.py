@@ -46,7 +46,9 @@ def pmsm_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict:
 
 def test_resnet20_keeps_its_accuracy_at_the_first_timestep(cifar, tmp_path, capsys):
     source, checkpoint = MODELS / "resnet20_cifar10_bn.onnx", tmp_path / "r20.onnx"
-    pmsm_json(capsys, "convert", source, "--data", cifar, "--samples", 128, "--preprocess", "imagenet", "-o", checkpoint)
+    pmsm_json(
+        capsys, "convert", source, "--data", cifar, "--samples", 128, "--preprocess", "imagenet", "-o", checkpoint
+    )
     result = pmsm_json(capsys, "eval", checkpoint, cifar, "--against", source)
     assert result["images"] == 500
     assert result["ann"]["top1"] > 85

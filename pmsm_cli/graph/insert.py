@@ -5,21 +5,25 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
-from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Synapse, fold_threshold, synapse_of
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 
-def insert_neurons(network: Network, plan: SitePlan, parameters: Mapping[str, NeuronParameters]) -> ir.Model:
+def insert_neurons(
+    network: Network, plan: SitePlan, parameters: Mapping[str, NeuronParameters], shapes: Mapping[str, Shape]
+) -> ir.Model:
     """A copy of the network in which every site's tensor passes a neuron before its synaptic operators read it.
 
     Spikes are whole counts; the thresholds are folded into the weights that read them. Whatever else reads a site's
-    tensor goes on reading the value itself. `parameters` maps each site's name to its neurons.
+    tensor goes on reading the value itself. `parameters` maps each site's name to its neurons; `shapes` are those of
+    one image, by name, from which values of unknown shape get at least their rank (later timesteps need it).
     """
     model = network.model.clone()
     graph = model.graph
+    _state_ranks(graph, shapes)
     values = {value.name: value for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]}
     synapses = {synapse.node.name: synapse for node in graph if (synapse := synapse_of(node))}
     for site in plan.sites:
@@ -30,6 +34,14 @@ def insert_neurons(network: Network, plan: SitePlan, parameters: Mapping[str, Ne
     function = neuron_function(network.opset)
     model.functions[function.identifier()] = function
     return model
+
+
+def _state_ranks(graph: ir.Graph, shapes: Mapping[str, Shape]) -> None:
+    for node in graph:
+        for output in node.outputs:
+            shape = shapes.get(output.name or "")
+            if output.shape is None and shape is not None:
+                output.shape = ir.Shape([None] * len(shape))
 
 
 def spikes_name(site: str) -> str:
