@@ -1,4 +1,4 @@
-"""Real pretrained networks on real images, where they lie beside the checkout: a small part of benchmarks/main_job.py."""
+"""Real pretrained networks on real images, where they lie beside the checkout: a part of benchmarks/main_job.py."""
 
 import json
 import tarfile

@@ -127,7 +127,7 @@ def test_quality_equals_what_the_values_themselves_give():
     ("threshold", "n", "p"), [(0.0, 0, 1), (-1.0, 0, 1), (np.nan, 0, 1), (1.0, -1, 1), (1.0, 0, 0)]
 )
 def test_neurons_that_cannot_work_are_refused(threshold: float, n: int, p: int):
-    with pytest.raises(ValueError, match="thresholds|levels"):
+    with pytest.raises(ValueError, match=r"thresholds|levels"):
         NeuronParameters(threshold=np.array(threshold, np.float32), negative_levels=n, positive_levels=p)
 
 
