@@ -29,6 +29,7 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.count import count_spikes
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
+from pmsm_cli.runtime.fit import check_comparable, check_labels
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.predict import Prediction, predict
@@ -152,13 +153,13 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         warnings.append("no images given: thresholds come from synthetic ones and will fit real images less well")
     else:
         images = open_sample(settings.data, settings.samples, settings.seed)
-        if len(images) < _FEW_IMAGES:
-            warnings.append(f"only {len(images)} images to calibrate on: a few hundred give steadier thresholds")
     read = functools.partial(
         read_batches, images, loaded.preprocessing, _batch_size(loaded.plan, loaded.network.image.batch)
     )
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(loaded.network, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
+    if seen.images < _FEW_IMAGES:
+        warnings.append(f"calibrated on {seen.images} image(s) only: a few hundred give steadier thresholds")
     calibration = calibrate(
         seen.statistics,
         levels=settings.levels,
@@ -242,7 +243,7 @@ def convert(
         plan=loaded.plan,
         calibration=replace(calibration, corrections=()),
         moments_matched=bool(calibration.corrections),
-        labels=tuple(labels) or loaded.network.class_names or _fitting(calibrated.class_names, loaded.network),
+        labels=tuple(labels) or loaded.network.class_names or _fitting(calibrated.class_names, spiking),
     )
     model = pack(spiking, manifest)
     open_session(model, subject=str(loaded.source.path))
@@ -269,7 +270,10 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
     spiking = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    check_labels(images, spiking)
     source = open_reference(against, threads=threads) if against else None
+    if source:
+        check_comparable(spiking, source, source_name=checkpoint.manifest.source_name)
     progress.start("Evaluating", len(images))
     return evaluate(
         spiking,
@@ -336,18 +340,25 @@ def is_checkpoint(path: Path) -> bool:
     return any(entry.key.startswith("pmsm.") for entry in open_source(path).proto.metadata_props)
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names, one a line.
+def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
+    """Class names for a network, one a line.
 
     Raises:
-        DataError: the file cannot be read or holds no names.
+        DataError: the file cannot be read, or holds more or fewer names than the network tells classes apart.
     """
     try:
         names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read ({error})", subject=str(path)) from error
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", subject=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not a text in UTF-8", subject=str(path)) from error
+    hint = "one name a line, in the order of the classes"
     if not names:
-        raise DataError("holds no class names", subject=str(path), hint="one name a line, in the order of the classes")
+        raise DataError("holds no class names", subject=str(path), hint=hint)
+    if (_classes(model) or len(names)) != len(names):
+        raise DataError(
+            f"holds {len(names)} class names, the network has {_classes(model)} classes", subject=str(path), hint=hint
+        )
     return names
 
 
@@ -368,10 +379,16 @@ def _fixed_batch(model: ir.Model) -> int | None:
     return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
 
 
-def _fitting(class_names: tuple[str, ...], network: Network) -> tuple[str, ...]:
+def _classes(model: ir.Model) -> int | None:
+    """How many classes a network tells apart: the width of its first list of scores, where that is stated."""
+    shapes = [output.shape for output in model.graph.outputs if output.shape is not None]
+    width = next((shape[1] for shape in shapes if len(shape) == 2), None)
+    return width if isinstance(width, int) else None
+
+
+def _fitting(class_names: tuple[str, ...], model: ir.Model) -> tuple[str, ...]:
     """The names of the data folder's classes, if there are as many as the network tells apart."""
-    shape = network.model.graph.outputs[0].shape
-    return class_names if shape is not None and len(shape) == 2 and shape[1] == len(class_names) else ()
+    return class_names if _classes(model) == len(class_names) else ()
 
 
 def _input_shape(image: ImageInput) -> InputShape:

@@ -23,7 +23,9 @@ def weights(*shape: int, seed: int = 0, scale: float | None = None) -> Array:
     return np.random.default_rng((seed, *shape)).normal(0, spread, shape).astype(np.float32)
 
 
-def model(text: str, *, opset: int = 20, ir_version: int = 10, **initializers: npt.NDArray[np.generic]) -> onnx.ModelProto:
+def model(
+    text: str, *, opset: int = 20, ir_version: int = 10, **initializers: npt.NDArray[np.generic]
+) -> onnx.ModelProto:
     """A model from the text of its graph; each keyword becomes the initialiser of that name.
 
     >>> model("g (float[N, 2] x) => (float[N, 3] y) { y = MatMul(x, w) }", w=weights(2, 3)).graph.node[0].op_type

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,14 +63,20 @@ def check_writable(path: Path) -> None:
     Raises:
         SetupError: the folder is missing, or nothing can be written there.
     """
-    folder = path.parent
-    if path.is_dir():
-        raise SetupError("is a folder; name a file", subject=str(path))
-    if not folder.is_dir():
-        raise SetupError("the folder to write to does not exist", subject=str(folder), hint=f"mkdir -p {folder}")
     try:
+        target = _without_links(path)
+        if target.is_dir():
+            raise SetupError("is a folder; name a file", subject=str(path))
+        if target.exists() and not target.is_file():  # replacing /dev/null by a file would harm the whole machine
+            raise SetupError("is a device or a pipe; name an ordinary file", subject=str(path))
+        if not target.parent.is_dir():
+            raise SetupError(
+                "the folder to write to does not exist", subject=str(path.parent), hint=f"mkdir -p {path.parent}"
+            )
+        if target.exists() and not os.access(target, os.W_OK):
+            raise SetupError("cannot be written (it is read-only)", subject=str(path), hint="name another file")
         # A trial, because permission bits do not tell of read-only disks, and root may pass them by.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".pmsm-"):
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".pmsm-"):
             pass
     except OSError as error:
         raise SetupError(f"cannot be written ({error.strerror})", subject=str(path)) from error
@@ -81,23 +88,46 @@ def write_file(path: Path, data: bytes | str) -> None:
     Raises:
         SetupError: the disk is full, or the file cannot be written.
     """
-    content = data.encode() if isinstance(data, str) else data
-    partial: str | None = None
+    write_files({path: data})
+
+
+def write_files(contents: Mapping[Path, bytes | str]) -> None:
+    """Write several files, each whole, and none at all where one of them finds no room.
+
+    Raises:
+        SetupError: the disk is full, or a file cannot be written.
+    """
+    staged: list[tuple[Path, str]] = []  # final and temporary path of what is not yet in place
+    path = Path()
     try:
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=".pmsm-", suffix=path.suffix)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, _usual_mode())
-        os.replace(partial, path)
-        partial = None
+        for path, data in contents.items():
+            target = _without_links(path)
+            descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=".pmsm-", suffix=target.suffix)
+            staged.append((target, partial))
+            _fill(descriptor, data.encode(errors="backslashreplace") if isinstance(data, str) else data)
+            os.chmod(partial, _usual_mode())
+        while staged:
+            path, partial = staged[0]
+            os.replace(partial, path)
+            staged.pop(0)
     except OSError as error:
         raise SetupError(f"cannot be written ({error.strerror})", subject=str(path)) from error
     finally:
-        if partial is not None:
+        for _, partial in staged:
             with contextlib.suppress(OSError):
                 os.unlink(partial)
+
+
+def _fill(descriptor: int, content: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _without_links(path: Path) -> Path:
+    """Where a link leads: the file is replaced, the link to it stays."""
+    return Path(os.path.realpath(path))
 
 
 def _usual_mode() -> int:

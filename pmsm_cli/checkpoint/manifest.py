@@ -95,7 +95,7 @@ def manifest_from_metadata(metadata: Mapping[str, str], *, subject: str) -> Mani
         )
     try:
         return _from_records({key: json.loads(value) for key, value in metadata.items() if key.startswith(PREFIX)})
-    except (KeyError, TypeError, ValueError, PmsmError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, PmsmError) as error:
         raise CheckpointError(
             f"its metadata are damaged ({error})", subject=subject, hint="convert the source again"
         ) from error

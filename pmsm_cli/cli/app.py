@@ -1,7 +1,8 @@
 """The Typer app, and the one boundary that turns errors into messages and exit codes."""
 
-import os
 import sys
+import warnings
+from io import TextIOWrapper
 
 import typer
 
@@ -53,6 +54,10 @@ _ParserError: type[Exception] = next(base for base in typer.BadParameter.__mro__
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid in any encoding
+    # Pillow warns of odd files without naming them; those that cannot be read are skipped by name.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -60,31 +65,28 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors that are not the user's keep their traceback."""
     try:
         code = app(arguments, prog_name="pmsm", standalone_mode=False)
-        sys.stdout.flush()
     except PmsmError as error:
         console.print_error(str(error))
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.print_error("interrupted; nothing was written")
-        return INTERRUPTED
+        code = INTERRUPTED
     except MemoryError:
         console.print_error("there is not enough memory\nhint: fewer --samples do not help, a smaller network does")
         return 4
-    except BrokenPipeError:
-        # The reader has gone (`pmsm inspect ... | head`); silence Python's own attempt to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except _ParserError as error:
         return _usage_error(error)
+    if code == INTERRUPTED:  # some releases of Typer raise, others return it
+        console.print_error("interrupted; nothing was written")
     return code if isinstance(code, int) else 0
 
 
 def _usage_error(error: BaseException) -> int:
     context = getattr(error, "ctx", None)
-    if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
-        sys.stdout.write(context.get_help() + "\n")
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if message:  # empty where Typer has printed the help by now
+            console.print_text(message + "\n")
         return 2
     path = context.command_path if context is not None else "pmsm"
-    message = error.format_message() if hasattr(error, "format_message") else str(error)
     console.print_error(f"{message}\nhint: {path} --help")
     return 2

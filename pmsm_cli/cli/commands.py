@@ -3,6 +3,7 @@
 Everything heavy is imported inside the command that needs it, so that `pmsm --help` answers at once.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
@@ -70,35 +71,39 @@ def convert(
     pmsm convert resnet20.onnx --data images/ --preprocess imagenet --timesteps 1 -o r20.onnx
     """
     from pmsm_cli import pipeline
-    from pmsm_cli.checkpoint.file import Checkpoint, check_writable, write_file
+    from pmsm_cli.checkpoint.file import Checkpoint, write_files
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
     from pmsm_cli.runtime.session import model_bytes
 
     target = output or Path(f"{source.stem}.snn.onnx")
     form = _report_form(report)
-    for path in (target, report):
-        if path:
-            check_writable(path)
-    if calibration and (data or levels):
-        raise UsageError("--calibration brings its own thresholds and levels: leave out --data and --levels")
-    names = pipeline.read_labels(labels) if labels else ()
+    if calibration and (data or levels or not match_moments):
+        raise UsageError(
+            "--calibration brings its own thresholds, levels and moments: "
+            "leave out --data, --levels and --no-match-moments"
+        )
+    if report and timesteps > 1 and not data:
+        raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
+    _check_outputs([target, report], inputs=[source, calibration, labels])
     with console.ProgressBar() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
+        names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
             settings = _calibration_settings(data, samples, levels, match_moments, seed, threads)
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
-        write_file(target, model_bytes(made.model, subject=str(target)))
+        files: dict[Path, bytes | str] = {target: model_bytes(made.model, subject=str(target))}
         if report:
             checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
             images = pipeline.open_sample(data, samples, seed) if data else None
             energy = pipeline.report_checkpoint(
                 checkpoint, images, profile=_DEFAULT_PROFILE, threads=threads, progress=progress
             )
-            write_file(report, _rendered(energy, form))
+            files[report] = _rendered(energy, form)
+        write_files(files)
     _say_how_calibrated(calibrated, made.warnings)
     summary = pipeline.summarise(made, target)
     if json:
@@ -130,11 +135,11 @@ def calibrate(
     """
     from pmsm_cli import pipeline
     from pmsm_cli.calibration.record import calibration_to_json
-    from pmsm_cli.checkpoint.file import check_writable, write_file
+    from pmsm_cli.checkpoint.file import write_file
     from pmsm_cli.report import tables
 
     target = output or Path(f"{source.stem}.calibration.json")
-    check_writable(target)
+    _check_outputs([target], inputs=[source])
     with console.ProgressBar() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
         settings = _calibration_settings(path, samples, levels, match_moments, seed, threads)
@@ -170,6 +175,11 @@ def inspect(
 
     manifest = None
     if pipeline.is_checkpoint(source):
+        if preprocess or image_size or spiking_input:
+            raise UsageError(
+                "is a checkpoint, in which all is settled: leave out --preprocess, --image-size and --spiking-input",
+                subject=str(source),
+            )
         manifest = open_checkpoint(source).manifest
         plan = manifest.plan
     else:
@@ -251,16 +261,15 @@ def run(
     pmsm run r20.onnx cat.jpg dog.jpg --top-k 3
     """
     from pmsm_cli import pipeline
-    from pmsm_cli.checkpoint.file import check_writable, open_checkpoint, write_file
+    from pmsm_cli.checkpoint.file import open_checkpoint, write_file
     from pmsm_cli.report import tables
     from pmsm_cli.report.arrays import OutputCollector
     from pmsm_cli.report.records import to_json
     from pmsm_cli.sources.images import SkippedImage
 
-    if outputs:
-        check_writable(outputs)
+    _check_outputs([outputs], inputs=[checkpoint, labels, *images])
     opened = open_checkpoint(checkpoint)
-    names = pipeline.read_labels(labels) if labels else opened.manifest.labels
+    names = pipeline.read_labels(labels, opened.model) if labels else opened.manifest.labels
     collector = OutputCollector() if outputs else None
     with console.ProgressBar() as progress:
         results = list(
@@ -303,25 +312,42 @@ def report(
     pmsm report r20.onnx --data images/ --samples 1000
     """
     from pmsm_cli import pipeline
-    from pmsm_cli.checkpoint.file import check_writable, open_checkpoint, write_file
+    from pmsm_cli.checkpoint.file import open_checkpoint, write_file
     from pmsm_cli.report import tables
 
-    form = ReportFormat.JSON if json else form
-    if output:
-        form = _report_form(output) if form is ReportFormat.TABLE else form
-        check_writable(output)
+    if json and form is ReportFormat.MD:
+        raise UsageError(
+            "--json and --format md contradict each other", hint="with --output, one of them may be a file"
+        )
+    _check_outputs([output], inputs=[checkpoint, data, Path(profile)])
+    written = _report_form(output) if form is ReportFormat.TABLE else form
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(data, samples, seed) if data else None
         result = pipeline.report_checkpoint(opened, images, profile=profile, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
     if output:
-        write_file(output, _rendered(result, form))
+        write_file(output, _rendered(result, written))
         console.say(f"written to {output}")
-    elif form is ReportFormat.TABLE:
+    if json:
+        console.print_text(_rendered(result, ReportFormat.JSON))
+    elif not output and form is ReportFormat.TABLE:
         console.print_result(tables.energy_table(result, all_sites=all_sites))
-    else:
+    elif not output:
         console.print_text(_rendered(result, form))
+
+
+def _check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | None]) -> None:
+    """Refuse outputs that cannot be written, or that would take the place of an input or of each other."""
+    from pmsm_cli.checkpoint.file import check_writable
+
+    taken = {path.resolve() for path in inputs if path}
+    for path in outputs:
+        if path:
+            check_writable(path)
+            if path.resolve() in taken:
+                raise UsageError("is written and read by one command", subject=str(path), hint="name another file")
+            taken.add(path.resolve())
 
 
 def _input_settings(preprocess: str | None, image_size: int | None, spiking_input: bool) -> "InputSettings":

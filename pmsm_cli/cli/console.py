@@ -1,13 +1,17 @@
 """The two consoles (results on stdout, everything else on stderr) and the progress bar."""
 
+import contextlib
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 _WIDTH_IN_A_FILE = 120  # rich takes 80 where there is no terminal, too narrow for the names of nodes
 _MOST_NAMED = 5
@@ -15,37 +19,40 @@ _MOST_NAMED = 5
 
 def results() -> Console:
     """The console for results."""
-    return Console(width=None if sys.stdout.isatty() else shutil.get_terminal_size((_WIDTH_IN_A_FILE, 24)).columns)
+    width = None if sys.stdout.isatty() else shutil.get_terminal_size((_WIDTH_IN_A_FILE, 24)).columns
+    return Console(width=width, markup=False, emoji=False)  # names of files and nodes may look like either
 
 
 def messages() -> Console:
     """The console for progress, warnings and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def print_result(result: RenderableType) -> None:
     """Print a table or a text as the command's result."""
-    results().print(result)
+    with _until_the_reader_leaves():
+        results().print(result)
 
 
 def print_json(record: Any) -> None:
     """Print one JSON object as the command's result."""
-    sys.stdout.write(json.dumps(record, indent=2) + "\n")
+    print_text(json.dumps(record, indent=2) + "\n")
 
 
 def print_text(text: str) -> None:
     """Print text as it is, as the command's result."""
-    sys.stdout.write(text)
+    with _until_the_reader_leaves():
+        sys.stdout.write(text)
 
 
 def say(text: str) -> None:
     """A remark beside the result."""
-    messages().print(text, markup=False)
+    messages().print(text)
 
 
 def warn(text: str) -> None:
     """A warning that does not stop the command."""
-    messages().print(f"[yellow]warning:[/] {_escaped(text)}")
+    messages().print(Text.assemble(("warning:", "yellow"), " ", text))
 
 
 def warn_skipped(skipped: "tuple[Any, ...]") -> None:
@@ -60,11 +67,18 @@ def warn_skipped(skipped: "tuple[Any, ...]") -> None:
 
 def print_error(text: str) -> None:
     """The message that a failed command ends with."""
-    messages().print(f"[bold red]error:[/] {_escaped(text)}")
+    messages().print(Text.assemble(("error:", "bold red"), " ", text))
 
 
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
+@contextlib.contextmanager
+def _until_the_reader_leaves() -> Iterator[None]:
+    """Print to the end, or until whoever reads has had enough: `pmsm inspect ... | head` is no failure."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # rich turns the one into the other
+        with contextlib.suppress(OSError, ValueError):  # a stdout that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes at its end
 
 
 class ProgressBar:

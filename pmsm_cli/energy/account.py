@@ -20,7 +20,7 @@ class EnergyMillijoule:
     snn: float  # the spiking network in fp32: accumulates for spikes, multiply-accumulates where it stays analog
     snn_spiking: float  # the part of it that spikes drive
     snn_analog: float  # the part that stays analog
-    snn_per_step: tuple[float, ...]  # what each step costs; the analog layers are computed in the first
+    snn_per_step: tuple[float, ...]  # what each step costs; layers that read the image are computed in the first alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,11 +68,15 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
     synaptic_ops = tuple(sum(site.synaptic_ops[step] for site in sites) for step in steps)
     neurons = sum(site.neurons for site in sites)
     macs = plan.total_macs
-    analog = sum(layer.macs or 0 for layer in plan.analog_layers) * cost.mac_fp32 * _MILLIJOULE
-    per_step = [ops * cost.accumulate_fp32 * _MILLIJOULE for ops in synaptic_ops]
-    spiking = sum(per_step)
+    analog = [
+        sum(layer.macs or 0 for layer in plan.analog_layers if step == 0 or layer.every_step)
+        * cost.mac_fp32
+        * _MILLIJOULE
+        for step in steps
+    ]
+    spiking = [ops * cost.accumulate_fp32 * _MILLIJOULE for ops in synaptic_ops]
     ann, ann_int8 = macs * cost.mac_fp32 * _MILLIJOULE, macs * cost.mac_int8 * _MILLIJOULE
-    snn = spiking + analog
+    snn = sum(spiking) + sum(analog)
     return EnergyReport(
         images=count.images,
         timesteps=manifest.timesteps,
@@ -81,9 +85,9 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
             ann=ann,
             ann_int8=ann_int8,
             snn=snn,
-            snn_spiking=spiking,
-            snn_analog=analog,
-            snn_per_step=(per_step[0] + analog, *per_step[1:]),
+            snn_spiking=sum(spiking),
+            snn_analog=sum(analog),
+            snn_per_step=tuple(map(sum, zip(spiking, analog, strict=True))),
         ),
         ratio=ann / snn if snn else None,
         ratio_int8=ann_int8 / snn if snn else None,

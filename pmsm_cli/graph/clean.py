@@ -2,11 +2,14 @@
 
 import logging
 
+import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript import optimizer
 from onnxscript.rewriter import RewritePass, RewriteRule, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
+
+from pmsm_cli.graph.constants import add_constant
 
 _RANDOM_OPS = frozenset(
     {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
@@ -34,10 +37,23 @@ def tidy(model: ir.Model) -> tuple[ir.Model, bool]:
         common_passes.RemoveUnusedFunctionsPass(),
         common_passes.RemoveUnusedOpsetsPass(),
         common_passes.TopologicalSortPass(),
-        common_passes.NameFixPass(),
     )
+    names = [value.name for value in model.graph.outputs]
     result = passes(model)
-    return result.model, result.modified
+    _restore_outputs(result.model.graph, names)
+    named, renamed = name_nodes(result.model)
+    return named, result.modified or renamed
+
+
+def _restore_outputs(graph: ir.Graph, names: list[str | None]) -> None:
+    """Where one value leaves under two names, the elimination of identities leaves it only one of them."""
+    for index, name in enumerate(names):
+        value = graph.outputs[index]
+        if value.name != name:
+            graph.append(ir.Node("", "Identity", [value], num_outputs=1))
+            output = graph[-1].outputs[0]
+            output.name, output.type, output.shape = name, value.type, value.shape
+            graph.outputs[index] = output
 
 
 def fold_shape_arithmetic(model: ir.Model) -> tuple[ir.Model, bool]:
@@ -65,8 +81,10 @@ def fold_batch_norm(model: ir.Model) -> tuple[ir.Model, bool]:
     """
     names = _names_by_output(model)
     for node in model.graph:
-        if node.op_type == "BatchNormalization" and (before := node.inputs[0]) and before.producer():
-            names[node.outputs[0].name] = names[before.name]
+        layer = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
+        if layer is not None and _is_read_once(layer.outputs[0]):
+            _give_own_weights(model.graph, layer)
+            names[node.outputs[0].name] = layer.name
     fusions = [
         rules.fuse_batchnorm_into_conv_rule,
         rules.fuse_batchnorm_into_conv_transpose_rule,
@@ -75,16 +93,62 @@ def fold_batch_norm(model: ir.Model) -> tuple[ir.Model, bool]:
     return _rewrite(model, fusions, names)
 
 
+def _is_read_once(value: ir.Value) -> bool:
+    return len(value.uses()) == 1 and not value.is_graph_output()
+
+
+def _give_own_weights(graph: ir.Graph, layer: ir.Node) -> None:
+    """Weights that other nodes read too stay unfolded otherwise; exporters store equal weights once."""
+    for index, weights in enumerate(layer.inputs):
+        if index and weights is not None and weights.is_initializer() and len(weights.uses()) > 1:
+            own = ir.Value(
+                name=f"{weights.name}/{layer.name}",
+                type=weights.type,
+                shape=weights.shape,
+                const_value=weights.const_value,
+            )
+            graph.register_initializer(own)
+            layer.replace_input_with(index, own)
+
+
 def fold_padding(model: ir.Model) -> tuple[ir.Model, bool]:
     """Fold zero padding into the convolution after it, where its own padding attributes can express it."""
     fusions = [rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule]
     return _rewrite(model, fusions, _names_by_output(model))
 
 
+def separate_computed_bias(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Turn a Gemm whose third input is computed into one without, and an addition.
+
+    A bias that changes from step to step must not gather in a membrane as the products do.
+    """
+    modified = False
+    for node in list(model.graph):
+        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+        if bias is None or bias.const_value is not None:
+            continue
+        output = node.outputs[0]
+        name, beta = output.name, node.attributes.get_float("beta", 1.0)
+        total = ir.Value(name=name, type=output.type, shape=output.shape)
+        output.name = f"{name}/product"
+        ir.convenience.replace_all_uses_with(output, total, replace_graph_outputs=True)
+        node.resize_inputs(2)
+        added = []
+        if beta != 1:
+            factor = add_constant(model.graph, f"{name}/beta", np.array(beta, np.float32))
+            added.append(ir.Node("", "Mul", [bias, factor], name=f"{node.name}/beta"))
+            added[-1].outputs[0].name, bias = f"{name}/bias", added[-1].outputs[0]
+            bias.type = output.type
+        added.append(ir.Node("", "Add", [output, bias], outputs=[total], name=f"{node.name}/Add"))
+        model.graph.insert_after(node, added)
+        modified = True
+    return model, modified
+
+
 def _rewrite(model: ir.Model, fusions: list[RewriteRule], names: dict[str | None, str | None]) -> tuple[ir.Model, bool]:
     result = RewritePass(RewriteRuleSet(fusions))(model)
     for node in result.model.graph:  # the rewriter gives new nodes names of its own making
-        if node.outputs[0].name in names:
+        if node.outputs[0].name in names and node.op_type != "BatchNormalization":
             node.name = names[node.outputs[0].name]
     return result.model, result.modified
 
@@ -103,5 +167,5 @@ def name_nodes(model: ir.Model) -> tuple[ir.Model, bool]:
             node.name = base if base not in taken else f"{base}/{node.op_type}"
             taken.add(node.name)
             modified = True
-    common_passes.NameFixPass()(model)
-    return model, modified
+    result = common_passes.NameFixPass()(model)
+    return model, modified or result.modified

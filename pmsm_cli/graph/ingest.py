@@ -9,10 +9,8 @@ import onnx_ir as ir
 from pmsm_cli.errors import UnsupportedGraphError, shorten
 from pmsm_cli.graph import clean
 from pmsm_cli.graph.network import Network, find_image_input
-
-OLDEST_OPSET = 7  # the oldest that the ONNX project's converter reads
-OLDEST_KEPT_OPSET = 13  # from here on the neurons' function bodies can be written as they are
-TARGET_OPSET = 17  # what older networks are converted to
+from pmsm_cli.graph.opset import old_resizes, restore_resizes, to_current_opset
+from pmsm_cli.graph.synapse import SYNAPTIC_OPS
 
 # Beside the standard operators, onnxruntime brings these along; they stay analog.
 _RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "ai.onnx.ml"})
@@ -40,13 +38,17 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
     """
     _refuse_unusable(proto, subject)
     try:
-        model = ir.from_proto(_to_current_opset(proto, subject))
+        model = ir.from_proto(to_current_opset(proto, subject=subject))
+        _refuse_dangling(model, subject)
         model, _ = clean.tidy(model)
         model, _ = clean.fold_shape_arithmetic(model)
+        restore_resizes(model, old_resizes(proto), subject=subject)
         model, _ = clean.name_nodes(model)
         model, _ = clean.fold_batch_norm(model)
+        model, _ = clean.separate_computed_bias(model)
         model, _ = clean.fold_padding(model)
         model, _ = clean.tidy(model)
+        _refuse_other_precision(model, subject)
     except UnsupportedGraphError:
         raise
     except Exception as error:  # the passes raise whatever an invalid graph makes them trip over
@@ -66,7 +68,7 @@ _CHECK_HINT = "python -c \"import onnx; onnx.checker.check_model('FILE', full_ch
 
 
 def _refuse_unusable(proto: onnx.ModelProto, subject: str) -> None:
-    nodes = list(_all_nodes(proto.graph))
+    nodes = [*_all_nodes(proto.graph), *(inner for function in proto.functions for inner in _all_nodes(function))]
     if any(node.domain == "ai.pmsm" for node in nodes):
         raise UnsupportedGraphError("is a spiking checkpoint already", subject=subject, hint="pass the source network")
     quantised = [_describe(node) for node in nodes if node.op_type in _QUANTISED_OPS]
@@ -93,6 +95,47 @@ def _refuse_unusable(proto: onnx.ModelProto, subject: str) -> None:
         )
 
 
+def _refuse_dangling(model: ir.Model, subject: str) -> None:
+    """Refuse reads of what nothing produces: the passes would take it for an input of some kind."""
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    dangling = [
+        f"{node.name or node.outputs[0].name}: {node.op_type} reads {value.name}"
+        for graph in graphs
+        for node in graph.all_nodes()
+        for value in node.inputs
+        if value is not None and value.producer() is None and not value.is_graph_input() and not value.is_initializer()
+    ]
+    dangling += [
+        f"output {value.name}"
+        for value in model.graph.outputs
+        if value.producer() is None and not value.is_graph_input() and not value.is_initializer()
+    ]
+    if dangling:
+        raise UnsupportedGraphError(
+            "is not a valid ONNX graph: it reads what nothing produces",
+            subject=subject,
+            details=shorten(dangling),
+            hint=_CHECK_HINT,
+        )
+
+
+def _refuse_other_precision(model: ir.Model, subject: str) -> None:
+    culprits = [
+        f"{node.name}: {node.op_type} in {value.dtype.name.lower()}"
+        for node in model.graph
+        if node.op_type in SYNAPTIC_OPS and node.domain == ""
+        for value in node.inputs[1:2]
+        if value is not None and value.dtype not in (None, ir.DataType.FLOAT)
+    ]
+    if culprits:
+        raise UnsupportedGraphError(
+            "does not compute in 32-bit floats",
+            subject=subject,
+            details=shorten(culprits),
+            hint="export the network in float32",
+        )
+
+
 def _is_known(node: onnx.NodeProto, versions: dict[str, int]) -> bool:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if domain in _RUNTIME_DOMAINS:
@@ -102,30 +145,6 @@ def _is_known(node: onnx.NodeProto, versions: dict[str, int]) -> bool:
     except onnx.defs.SchemaError:
         return False
     return True
-
-
-def _to_current_opset(proto: onnx.ModelProto, subject: str) -> onnx.ModelProto:
-    opset = max((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    if opset >= OLDEST_KEPT_OPSET:
-        return proto
-    if opset < OLDEST_OPSET:
-        raise UnsupportedGraphError(
-            f"is written in opset {opset}; the oldest that can be converted is {OLDEST_OPSET}",
-            subject=subject,
-            hint="export the network again with a current exporter",
-        )
-    reasons = []
-    for target in (TARGET_OPSET, OLDEST_KEPT_OPSET):  # some operators have no adapter all the way up
-        try:
-            return onnx.version_converter.convert_version(proto, target)
-        except RuntimeError as error:
-            reasons.append(f"to opset {target}: {_first_line(error)}")
-    raise UnsupportedGraphError(
-        f"cannot be converted from opset {opset}",
-        subject=subject,
-        details=reasons,
-        hint="export the network again with a current exporter",
-    )
 
 
 def _class_names(proto: onnx.ModelProto) -> tuple[str, ...]:
@@ -140,7 +159,7 @@ def _class_names(proto: onnx.ModelProto) -> tuple[str, ...]:
     return ()
 
 
-def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def _all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
         for attribute in node.attribute:

@@ -1,13 +1,16 @@
 """Putting neurons into a network: the one-timestep spiking graph."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.sites import Site, SitePlan
-from pmsm_cli.graph.synapse import Synapse, fold_threshold, synapse_of
+from pmsm_cli.graph.synapse import Synapse, fold_threshold, product_of, synapse_of
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
 from pmsm_cli.neuron.parameters import NeuronParameters
 
@@ -26,10 +29,18 @@ def insert_neurons(
     _state_ranks(graph, shapes)
     values = {value.name: value for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]}
     synapses = {synapse.node.name: synapse for node in graph if (synapse := synapse_of(node))}
+    products = {product.node.name: product.node for node in graph if (product := product_of(node))}
+    factors: dict[str, NDArray[np.float32]] = defaultdict(lambda: np.ones((), np.float32))
     for site in plan.sites:
         spikes = _add_neuron(graph, values[site.name], site, parameters[site.name])
         for reader in site.readers:
-            _read_spikes(graph, synapses[reader.node], spikes, parameters[site.name])
+            if reader.node in synapses:
+                _read_spikes(graph, synapses[reader.node], spikes, parameters[site.name])
+            else:
+                products[reader.node].replace_input_with(reader.operand, spikes)
+                factors[reader.node] *= parameters[site.name].threshold
+    for name, factor in factors.items():
+        _scale_product(graph, products[name], factor)
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     function = neuron_function(network.opset)
     model.functions[function.identifier()] = function
@@ -49,10 +60,26 @@ def spikes_name(site: str) -> str:
     return f"{site}/spikes"
 
 
+def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32]) -> None:
+    """Counts times counts stand for values times values, but for both thresholds."""
+    output = product.outputs[0]
+    scaled = ir.Value(name=output.name, type=output.type, shape=output.shape)
+    users, leaves = list(output.uses()), [index for index, value in enumerate(graph.outputs) if value is output]
+    output.name = f"{output.name}/counts"
+    for user, index in users:
+        user.replace_input_with(index, scaled)
+    for index in leaves:
+        graph.outputs[index] = scaled
+    threshold = add_constant(graph, f"{scaled.name}/thresholds", factor)
+    graph.insert_after(
+        product, ir.Node("", "Mul", [output, threshold], outputs=[scaled], name=f"{product.name}/scaled")
+    )
+
+
 def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> ir.Value:
     trailing = () if site.channel_axis is None or neuron.threshold.ndim == 0 else (1,) * (-site.channel_axis - 1)
     threshold = add_constant(
-        graph, f"{site.name}/threshold", neuron.threshold.reshape(*neuron.threshold.shape, *trailing)
+        graph, f"{site.name}/threshold", neuron.threshold.reshape((*neuron.threshold.shape, *trailing))
     )
     spikes = ir.Value(name=spikes_name(site.name), type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
     node = ir.Node(

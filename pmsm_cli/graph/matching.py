@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
@@ -96,6 +97,7 @@ def apply_corrections(spiking: ir.Model, corrections: tuple[Correction, ...], *,
             _fold(graph, synapse, correction)
         else:
             _add_correcting_nodes(graph, synapse, correction)
+    common_passes.RemoveUnusedNodesPass()(model)  # the weights and biases that folding left behind
     return model
 
 

@@ -8,12 +8,19 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError, shorten
+from pmsm_cli.graph.captures import inner_graphs, values_read
 from pmsm_cli.graph.network import Network, Shape
-from pmsm_cli.graph.synapse import SYNAPTIC_OPS, Synapse, multiply_accumulates, synapse_of
+from pmsm_cli.graph.synapse import (
+    SYNAPTIC_OPS,
+    computed_macs,
+    multiply_accumulates,
+    product_macs,
+    product_of,
+    synapse_of,
+)
 
 _READS_IMAGE = "reads the image (direct coding)"
 _NO_CONSTANT_WEIGHTS = "its weights are computed from the image"
-_PRODUCT = "product of two activations: no spiking form yet"
 _NO_SPIKING_FORM = "no spiking form yet"
 _CONTROL_FLOW = "control flow: its inner graph is not converted"
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
@@ -27,6 +34,7 @@ class Reader:
     node: str
     op_type: str
     macs: int | None  # multiply-accumulates of one image, products with padding left out; None: shapes not known
+    operand: int = 0  # which of its inputs the spikes are; a product of two activations counts its work at the first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,7 +61,8 @@ class AnalogLayer:
     node: str
     op_type: str
     reason: str
-    macs: int | None
+    macs: int | None  # of one image, once
+    every_step: bool = False  # it follows a spiking layer, so that each timestep computes it again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,18 +98,31 @@ def find_sites(network: Network, shapes: Mapping[str, Shape], *, spiking_input: 
     Raises:
         UnsupportedGraphError: nothing would spike.
     """
-    read: dict[str, list[Synapse]] = defaultdict(list)
+    read: dict[ir.Value, list[_Reading]] = defaultdict(list)
     analog: list[AnalogLayer] = []
     others: Counter[str] = Counter()
+    batch = network.image.batch or 1
     after_synapse = _values_after_synapses(network.model.graph)
+    after_spikes: set[ir.Value] = set()
     for node in network.model.graph:
-        synapse = synapse_of(node)
-        reason = _why_analog(node, synapse, after_synapse, spiking_input=spiking_input)
+        readings = _readings(node, shapes, batch)
+        reason = _why_analog(node, readings, after_synapse, spiking_input=spiking_input)
+        every_step = not values_read(node).isdisjoint(after_spikes)
+        if every_step or (readings and not reason):
+            after_spikes.update(node.outputs)
         if reason:
-            macs = _analog_macs(node, synapse, shapes)
-            analog.append(AnalogLayer(node=node.name or "", op_type=node.op_type, reason=reason, macs=macs))
-        elif synapse:
-            read[synapse.data.name or ""].append(synapse)
+            analog.append(
+                AnalogLayer(
+                    node=node.name or "",
+                    op_type=node.op_type,
+                    reason=reason,
+                    macs=readings[0].reader.macs if readings else _analog_macs(node, shapes, batch),
+                    every_step=every_step,
+                )
+            )
+        elif readings:
+            for reading in readings:
+                read[reading.data].append(reading)
         else:
             others[node.op_type] += 1
     if not read:
@@ -110,76 +132,90 @@ def find_sites(network: Network, shapes: Mapping[str, Shape], *, spiking_input: 
             details=shorten([f"{layer.node}: {layer.op_type}, {layer.reason}" for layer in analog]),
             hint="--spiking-input turns the image itself into spikes"
             if any(layer.reason == _READS_IMAGE for layer in analog)
-            else f"synaptic operators are {', '.join(sorted(SYNAPTIC_OPS))} with constant weights",
+            else f"synaptic operators are {', '.join(sorted(SYNAPTIC_OPS))}",
         )
     return SitePlan(
-        sites=tuple(_site(name, synapses, shapes) for name, synapses in read.items()),
+        sites=tuple(_site(data, readings, shapes, batch) for data, readings in read.items()),
         analog_layers=tuple(analog),
         other_ops=dict(sorted(others.items())),
     )
 
 
-def _site(name: str, synapses: list[Synapse], shapes: Mapping[str, Shape]) -> Site:
-    axes = {(synapse.channel_axis, synapse.channels) for synapse in synapses}
-    axis, channels = axes.pop() if len(axes) == 1 else (None, 1)
-    shape = shapes.get(name)
-    neurons = math.prod(shape[1:]) if shape else None
-    readers = tuple(
-        Reader(
-            node=synapse.node.name or "",
-            op_type=synapse.node.op_type,
-            macs=multiply_accumulates(synapse, shapes),
-        )
-        for synapse in synapses
-    )
-    spiking = {synapse.node for synapse in synapses}
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Reading:
+    """One input of one operator that could be spikes."""
+
+    data: ir.Value
+    node: ir.Node
+    channels: tuple[int, int] | None  # the axis that a threshold may differ along, and how long it is
+    reader: Reader
+
+
+def _readings(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> list[_Reading]:
+    """The inputs of a node that could be spikes: one of a synapse, both of a product of activations."""
+    name, op_type = node.name or "", node.op_type
+    if synapse := synapse_of(node):
+        macs = _of_one_image(multiply_accumulates(synapse, shapes), batch)
+        reader = Reader(node=name, op_type=op_type, macs=macs, operand=synapse.data_index)
+        channels = (synapse.channel_axis, synapse.channels)
+        return [_Reading(data=synapse.data, node=node, channels=channels, reader=reader)]
+    if product := product_of(node):
+        # At the first step the left operand's spikes do the work; the right one's add theirs from the second step on.
+        work = (_of_one_image(product_macs(product, shapes), batch), 0)
+        return [
+            _Reading(
+                data=data,
+                node=node,
+                channels=None,
+                reader=Reader(node=name, op_type=op_type, macs=work[operand], operand=operand),
+            )
+            for operand, data in enumerate(product.operands)
+        ]
+    return []
+
+
+def _site(data: ir.Value, readings: list[_Reading], shapes: Mapping[str, Shape], batch: int) -> Site:
+    agreed = {reading.channels for reading in readings}
+    channels = agreed.pop() if len(agreed) == 1 else None
+    shape = shapes.get(data.name or "")
+    spiking = {reading.node for reading in readings}
     return Site(
-        name=name,
-        channel_axis=axis,
-        channels=channels,
-        neurons=neurons,
-        readers=readers,
+        name=data.name or "",
+        channel_axis=channels[0] if channels else None,
+        channels=channels[1] if channels else 1,
+        neurons=_of_one_image(math.prod(shape), batch) if shape else None,
+        readers=tuple(reading.reader for reading in readings),
         analog_readers=tuple(
-            user.op_type
-            for user, _ in synapses[0].data.uses()
-            if user not in spiking and user.op_type not in _SHAPE_ONLY
+            user.op_type for user, _ in data.uses() if user not in spiking and user.op_type not in _SHAPE_ONLY
         ),
     )
 
 
-def _why_analog(node: ir.Node, synapse: Synapse | None, after_synapse: set[str], *, spiking_input: bool) -> str | None:
-    if synapse:
-        reads_image = (synapse.data.name or "") not in after_synapse
+def _why_analog(node: ir.Node, readings: list[_Reading], after_synapse: set[str], *, spiking_input: bool) -> str | None:
+    if readings:
+        reads_image = any((reading.data.name or "") not in after_synapse for reading in readings)
         return _READS_IMAGE if reads_image and not spiking_input else None
-    if any(
-        attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attribute in node.attributes.values()
-    ):
+    if inner_graphs(node):
         return _CONTROL_FLOW
     if node.op_type in SYNAPTIC_OPS:
-        return _PRODUCT if node.op_type in ("Gemm", "MatMul") else _NO_CONSTANT_WEIGHTS
+        return _NO_CONSTANT_WEIGHTS
     return _NO_SPIKING_FORM if node.op_type in _MULTIPLYING_OPS else None
+
+
+def _analog_macs(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> int | None:
+    return _of_one_image(computed_macs(node, shapes), batch) if node.op_type in SYNAPTIC_OPS else None
+
+
+def _of_one_image(count: int | None, batch: int) -> int | None:
+    """Where the graph fixes the batch, shapes are those of all of it; windows may be folded into it besides."""
+    return None if count is None else count // batch
 
 
 def _values_after_synapses(graph: ir.Graph) -> set[str]:
     """The names of the values that depend on some synaptic operator's result."""
     after: set[str] = set()
     for node in graph:
-        reads = {value.name for value in node.inputs if value is not None}
+        reads = {value.name for value in values_read(node)}
         if node.op_type in SYNAPTIC_OPS or node.op_type in _MULTIPLYING_OPS or reads & after:
             after.update(output.name or "" for output in node.outputs)
     return after
-
-
-def _analog_macs(node: ir.Node, synapse: Synapse | None, shapes: Mapping[str, Shape]) -> int | None:
-    if synapse:
-        return multiply_accumulates(synapse, shapes)
-    if node.op_type != "MatMul":
-        return None
-    data, result = shapes.get(_name(node.inputs[0])), shapes.get(_name(node.outputs[0]))
-    if not data or not result:
-        return None
-    return math.prod(result) * data[-1]
-
-
-def _name(value: ir.Value | None) -> str:
-    return (value.name or "") if value is not None else ""

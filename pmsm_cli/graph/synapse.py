@@ -57,7 +57,8 @@ def synapse_of(node: ir.Node) -> Synapse | None:
         return None
     constant = [value is not None and value.const_value is not None for value in node.inputs[:2]]
     if node.op_type in ("Conv", "ConvTranspose"):
-        if not constant[1] or constant[0]:
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        if not constant[1] or constant[0] or (bias is not None and bias.const_value is None):
             return None
         return _convolution(node)
     if constant[0] == constant[1]:
@@ -74,6 +75,43 @@ def synapse_of(node: ir.Node) -> Synapse | None:
         channel_axis=channel_axis,
         channels=int(weights.const_value.shape.numpy()[_contracted_axis(node, 1 - data_index)]),
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Product:
+    """A matrix product of two activations (queries with keys, attention with values): both become spikes."""
+
+    node: ir.Node
+
+    @property
+    def operands(self) -> tuple[ir.Value, ir.Value]:
+        """The two tensors that become spikes."""
+        left, right = self.node.inputs
+        assert left is not None
+        assert right is not None
+        return left, right
+
+
+def product_of(node: ir.Node) -> Product | None:
+    """The product of two activations that a node is, or None."""
+    if node.domain not in ("", "ai.onnx") or node.op_type != "MatMul":
+        return None
+    if any(value is None or value.const_value is not None for value in node.inputs):
+        return None
+    return Product(node=node)
+
+
+def product_macs(product: Product, shapes: Mapping[str, Shape]) -> int | None:
+    """The multiply-accumulates of one image (of a whole batch, where its size is fixed)."""
+    left = shapes.get(product.operands[0].name or "")
+    result = shapes.get(product.node.outputs[0].name or "")
+    return math.prod(result) * left[-1] if left and result else None
+
+
+def operand_fan_out(product: Product, operand: int, shapes: Mapping[str, Shape]) -> Floats | None:
+    """In how many products each element of one operand takes part; the same for all of them."""
+    macs, data = product_macs(product, shapes), shapes.get(product.operands[operand].name or "")
+    return np.asarray(macs / math.prod(data), np.float32).reshape((1,) * (len(data) - 1)) if macs and data else None
 
 
 def fold_threshold(synapse: Synapse, threshold: Floats) -> Floats:
@@ -122,7 +160,7 @@ def fan_out(synapse: Synapse, shapes: Mapping[str, Shape]) -> Floats | None:
     if data is None or result is None:
         return None
     if node.op_type in ("Conv", "ConvTranspose"):
-        return _convolution_fan_out(synapse, data, result)
+        return _convolution_fan_out(node, synapse.weights.shape, data, result)
     # Every element of the data takes part in equally many products.
     products = math.prod(result) * synapse.channels
     return np.asarray(products / math.prod(data), np.float32).reshape((1,) * (len(data) - 1))
@@ -135,6 +173,19 @@ def multiply_accumulates(synapse: Synapse, shapes: Mapping[str, Shape]) -> int |
         return None
     data = shapes[synapse.data.name or ""]
     return int(np.broadcast_to(counts, data[1:]).sum(dtype=np.float64)) * data[0]
+
+
+def computed_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
+    """The multiply-accumulates of a synaptic operator whose weights are computed (of a whole batch, where fixed)."""
+    data, weights, result = (
+        shapes.get((value.name or "") if value is not None else "") for value in (*node.inputs[:2], node.outputs[0])
+    )
+    if data is None or weights is None or result is None:
+        return None
+    if node.op_type in ("Conv", "ConvTranspose"):
+        counts = _convolution_fan_out(node, weights, data, result)
+        return int(np.broadcast_to(counts, data[1:]).sum(dtype=np.float64)) * data[0]
+    return math.prod(result) * data[_contracted_axis(node, 0)]
 
 
 def _convolution(node: ir.Node) -> Synapse:
@@ -159,14 +210,14 @@ def _contracted_axis(node: ir.Node, index: int, *, rank: int | None = None) -> i
     return -1 if rank == 1 else -2
 
 
-def _convolution_fan_out(synapse: Synapse, data: Shape, result: Shape) -> Floats:
-    node, kernel = synapse.node, synapse.weights.shape[2:]
+def _convolution_fan_out(node: ir.Node, weights: Shape, data: Shape, result: Shape) -> Floats:
+    kernel = weights[2:]
     spatial = len(kernel)
     strides = _integers(node, "strides", [1] * spatial)
     dilations = _integers(node, "dilations", [1] * spatial)
     pads = _begin_pads(node, data, result, kernel, strides, dilations)
     groups = _integer(node, "group", 1)
-    outputs_a_group = synapse.weights.shape[0] // groups if node.op_type == "Conv" else synapse.weights.shape[1]
+    outputs_a_group = weights[0] // groups if node.op_type == "Conv" else weights[1]
     counts = np.asarray(float(outputs_a_group), np.float32)
     for axis in range(spatial):
         size, out = data[2 + axis], result[2 + axis]

@@ -6,6 +6,7 @@ stored twice. By the rule of running values:
 
     a neuron       emits what its running value still lacks; its state is the count emitted so far
     a synapse      adds the current of this step's spikes to its membrane, C_t = C_{t-1} + r_t W s_t; U_t = C_t / m_t
+    a product      of two spiking tensors is kept up likewise: A_t B_t = A_{t-1} B_{t-1} + dA_t B_t + A_{t-1} dB_t
     anything else  is evaluated on running values
 
 with the coding's two numbers m_t and r_t (`pmsm_cli.neuron.coding`). At the first step C_1 is the synapse's own output
@@ -19,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError
+from pmsm_cli.graph.captures import inner_graphs, values_read
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.matching import is_correcting
 from pmsm_cli.graph.sites import SitePlan
@@ -68,6 +70,8 @@ class _LaterSteps:
     states: list[_State] = field(default_factory=list)
     inner: dict[ir.Value, ir.Value] = field(default_factory=dict)  # a value of the first step -> of a later one
 
+    neurons: dict[ir.Value, _State] = field(default_factory=dict)  # spikes of the first step -> their neurons' state
+
     def __post_init__(self) -> None:
         self.horizon = _scalar("pmsm/horizon")
         self.quantum = _scalar("pmsm/quantum")
@@ -76,15 +80,20 @@ class _LaterSteps:
         """Copy every node downstream of a neuron, in order."""
         for node in self.graph:
             is_neuron = node.domain == DOMAIN and node.op_type == NEURON
-            reads_changing = any(value in self.inner for value in node.inputs if value is not None)
+            reads_changing = any(value in self.inner for value in values_read(node))
             if is_neuron:
                 self._add_neuron(node)
             elif reads_changing and is_correcting(node):
                 self.inner[node.outputs[0]] = self._running(node.inputs[0])  # later steps correct by spikes
+            elif reads_changing and self._is_spiking_product(node):
+                self._add_product(node)
             elif reads_changing and node.op_type not in _SHAPE_ONLY:
                 copy = self._copy(node)
                 if any(value is not None and value.name in self.spikes for value in node.inputs):
                     self._add_membrane(node, copy)
+
+    def _is_spiking_product(self, node: ir.Node) -> bool:
+        return node.op_type == "MatMul" and all(value in self.neurons for value in node.inputs)
 
     def _running(self, value: ir.Value | None) -> ir.Value:
         assert value is not None
@@ -101,6 +110,7 @@ class _LaterSteps:
         state = self._add_state(spikes)  # k_1 = r_1 s_1 = s_1
         now = _like(spikes, "later")
         state.after = _like(spikes, "emitted")
+        self.neurons[spikes] = state
         self.inner[spikes] = now
         self._append(
             NEURON_STEP,
@@ -112,7 +122,7 @@ class _LaterSteps:
         )
 
     def _copy(self, node: ir.Node) -> ir.Node:
-        if any(attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for attr in node.attributes.values()):
+        if inner_graphs(node):
             raise UnsupportedGraphError(
                 "control flow after a spiking layer cannot run for more than one timestep",
                 details=[f"{node.name}: {node.op_type}"],
@@ -149,6 +159,28 @@ class _LaterSteps:
         if self.coding is Coding.RATE:
             running = _like(first, "running")
             self._append("Div", [state.after, self.horizon], [running], name=f"{node.name}/running")
+        self.inner[first] = running
+
+    def _add_product(self, node: ir.Node) -> None:
+        """k_A k_B, kept up by this step's spikes: + r (s_A k_B, after the step) + r (k_A, before it, s_B)."""
+        left, right = node.inputs
+        assert left is not None
+        assert right is not None
+        (first,) = node.outputs
+        state = self._add_state(first)
+        by_left, by_right, both = (_like(first, suffix) for suffix in ("by_left", "by_right", "by_both"))
+        weighted, state.after = _like(first, "weighted"), _like(first, "kept_up")
+        name = node.name
+        self._append("MatMul", [self.inner[left], self.neurons[right].after], [by_left], name=f"{name}/by_left")
+        self._append("MatMul", [self.neurons[left].before, self.inner[right]], [by_right], name=f"{name}/by_right")
+        self._append("Add", [by_left, by_right], [both], name=f"{name}/by_both")
+        self._append("Mul", [both, self.quantum], [weighted], name=f"{name}/weighted")
+        self._append("Add", [state.before, weighted], [state.after], name=f"{name}/kept_up")
+        running = state.after
+        if self.coding is Coding.RATE:  # A_t B_t = theta_A theta_B k_A k_B / m_t^2
+            once, running = _like(first, "over_horizon"), _like(first, "running")
+            self._append("Div", [state.after, self.horizon], [once], name=f"{name}/over_horizon")
+            self._append("Div", [once, self.horizon], [running], name=f"{name}/running")
         self.inner[first] = running
 
     def _add_state(self, initial: ir.Value) -> _State:
@@ -220,27 +252,28 @@ def _replace_outputs(
     lasts, all_steps = [], []
     for first in firsts:
         name, shape, dtype = first.name, first.shape, first.dtype
-        if first.is_graph_input() or first.is_initializer():
-            lasts.append(first)
-            continue
-        first.name = f"{name}/first_step"
+        given = first.is_graph_input() or first.is_initializer()  # leaves as it came, under its own name
+        if not given:
+            first.name = f"{name}/first_step"
         unsqueezed = ir.Value(name=f"{name}/first_step/unsqueezed")
         per_step = ir.Value(name=f"{name}{PER_STEP}", type=first.type)
         if shape is not None:
             per_step.shape = ir.Shape([timesteps, *shape])
-        last = ir.Value(name=name, type=ir.TensorType(dtype) if dtype else None, shape=shape)
         parts = [unsqueezed, stacked[first]] if first in stacked else [unsqueezed] * timesteps
         graph.extend(
             [
                 ir.Node("", "Unsqueeze", [first, axes], outputs=[unsqueezed], name=f"{name}/unsqueeze"),
                 ir.Node("", "Concat", parts, [ir.AttrInt64("axis", 0)], outputs=[per_step], name=f"{name}/per_step"),
-                ir.Node(
-                    "", "Gather", [per_step, last_index], [ir.AttrInt64("axis", 0)], outputs=[last], name=f"{name}/last"
-                ),
             ]
         )
-        lasts.append(last)
         all_steps.append(per_step)
+        if given:
+            lasts.append(first)
+            continue
+        last = ir.Value(name=name, type=ir.TensorType(dtype) if dtype else None, shape=shape)
+        axis = ir.AttrInt64("axis", 0)
+        graph.append(ir.Node("", "Gather", [per_step, last_index], [axis], outputs=[last], name=f"{name}/last"))
+        lasts.append(last)
     graph.outputs.clear()
     graph.outputs.extend([*lasts, *all_steps])
 

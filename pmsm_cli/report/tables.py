@@ -32,7 +32,8 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
     table.add_row("stays analog", ", ".join(summary.analog) or "nothing")
     table.add_row("calibrated on", f"{summary.images} images of {summary.origin}")
     table.add_row("spikes per neuron", f"{summary.mean_spikes:.2f} at the first timestep")
-    table.add_row("signal to distortion", f"{summary.worst_db:.1f} dB at the worst tensor, {summary.worst_site}")
+    worst = f"{summary.worst_db:.1f} dB at the worst tensor, {summary.worst_site}"
+    table.add_row("signal to distortion", worst if np.isfinite(summary.worst_db) else "no distortion")
     table.show_header = False
     return table
 
@@ -219,7 +220,7 @@ def _neuron_cells(site: SiteCalibration) -> Sequence[str]:
     parameters = site.parameters
     low, high = float(np.min(parameters.threshold)), float(np.max(parameters.threshold))
     threshold = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
-    return threshold, f"-{parameters.negative_levels} to {parameters.positive_levels}"
+    return threshold, f"{-parameters.negative_levels} to {parameters.positive_levels}"
 
 
 def _site_cells(site: SiteReport) -> Sequence[str]:

@@ -4,6 +4,7 @@ Signs never cancel, and a spike of size k counts as k. The counts leave the netw
 numbers that float32 holds exactly, so that the sums over positions and synapses are exact too.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
-from pmsm_cli.graph.synapse import fan_out, synapse_of
+from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
 from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.runtime.session import Array, open_session
 from pmsm_cli.sources.images import Batch, SkippedImage
@@ -56,19 +58,24 @@ def count_spikes(
     sites, timesteps = checkpoint.manifest.plan.sites, checkpoint.manifest.timesteps
     shapes = _measure_shapes(checkpoint)
     fans = _fan_out_a_position(checkpoint, shapes)
-    session = open_session(_counting(checkpoint), subject=checkpoint.subject, threads=threads)
+    session = open_session(
+        _counting(checkpoint, shapes),
+        subject=checkpoint.subject,
+        threads=threads,
+        stacked=[f"{site.name}/{kind}/later" for site in sites for kind in _KINDS],
+    )
     totals = {site.name: np.zeros((3, timesteps)) for site in sites}  # spikes, firing, synaptic operations
     neurons = {site.name: math.prod(shapes[spikes_name(site.name)]) // (session.fixed_batch or 1) for site in sites}
     images, skipped = 0, list[SkippedImage]()
     for batch in batches:
         skipped += batch.skipped
-        usable = len(batch.inputs) - len(batch.inputs) % (session.fixed_batch or 1)  # never count padding
-        if usable:
-            named = dict(zip(session.output_names, session.run(batch.inputs[:usable]), strict=True))
-            images += usable
+        if len(batch.inputs):
+            named = dict(zip(session.output_names, session.run(batch.inputs), strict=True))
+            images += len(batch.inputs)
             for site in sites:
                 spikes, firing = (_steps(named, f"{site.name}/{kind}") for kind in _KINDS)
-                for row, counts in enumerate((spikes, firing, spikes * fans[site.name])):
+                operations = np.stack([step * fan for step, fan in zip(spikes, fans[site.name], strict=True)])
+                for row, counts in enumerate((spikes, firing, operations)):
                     totals[site.name][row] += counts.reshape(timesteps, -1).sum(axis=1)
         on_batch(len(batch.inputs) + len(batch.skipped))
     counted = (
@@ -88,31 +95,51 @@ def _steps(named: dict[str, Array], name: str) -> Totals:
 def _measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """The shapes of all spikes and of what their readers make of them, for one image (or the fixed batch)."""
     model = checkpoint.model.clone()
+    later = [node for node in model.graph if node.name == SCAN_NAME]
     wanted = {spikes_name(site.name) for site in checkpoint.manifest.plan.sites}
     outputs = [
         output
         for node in model.graph
         for output in node.outputs
-        if output.name in wanted or any(value is not None and value.name in wanted for value in node.inputs)
+        if node not in later
+        and (output.name in wanted or any(value is not None and value.name in wanted for value in node.inputs))
     ]
     model.graph.outputs.clear()
-    model.graph.outputs.extend(output for output in outputs if output.type is not None)
+    for output in outputs:
+        output.type = output.type or ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs.append(output)
     session = open_session(model, subject=checkpoint.subject)
     blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
     return {name: result.shape for name, result in zip(session.output_names, session.run(blank), strict=True)}
 
 
-def _fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, Totals]:
-    """The synapses of a site's neurons by position; every channel has as many."""
+def _fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, list[Totals]]:
+    """The synapses of a site's neurons at each step, by position; every channel has as many."""
+    products = {node.name: product for node in checkpoint.model.graph if (product := product_of(node))}
     synapses = {node.name: synapse for node in checkpoint.model.graph if (synapse := synapse_of(node))}
-    fans: dict[str, Totals] = {}
+    fans: dict[str, list[Totals]] = {}
     for site in checkpoint.manifest.plan.sites:
-        counts = [fan_out(synapses[reader.node], shapes) for reader in site.readers]
-        fans[site.name] = np.sum([count[0] for count in counts if count is not None], axis=0, dtype=np.float64)
+        counts = []
+        for reader in site.readers:
+            if reader.node in synapses:
+                counts.append((0, fan_out(synapses[reader.node], shapes)))
+            else:  # the right operand of a product does its work from the second step on
+                counts.append((reader.operand, operand_fan_out(products[reader.node], reader.operand, shapes)))
+        fans[site.name] = [
+            # Readers of different kinds state their counts in different shapes: a map, or one number for all positions.
+            functools.reduce(np.add, (_of_any_channel(count) for first, count in counts if step >= first), np.zeros(()))
+            for step in range(checkpoint.manifest.timesteps)
+        ]
     return fans
 
 
-def _counting(checkpoint: Checkpoint) -> ir.Model:
+def _of_any_channel(counts: Floats | None) -> Totals:
+    if counts is None:
+        raise ValueError("the shapes of all spikes were measured")
+    return (counts[0] if counts.ndim else counts).astype(np.float64)
+
+
+def _counting(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> ir.Model:
     """A copy of the checkpoint's graph with the counts of every site, summed over channels, as its only outputs.
 
     `<site>/count` and `<site>/firing` are those of the first step; with `/later` added, those of the later ones.
@@ -120,17 +147,16 @@ def _counting(checkpoint: Checkpoint) -> ir.Model:
     model = checkpoint.model.clone()
     graph = model.graph
     graph.outputs.clear()
-    axis = ir.Value(name="pmsm/channels", const_value=ir.tensor(np.array([1], np.int64), name="pmsm/channels"))
-    axis.type, axis.shape = ir.TensorType(ir.DataType.INT64), ir.Shape([1])
-    graph.register_initializer(axis)
+    by_position, all_at_once = (add_constant(graph, f"pmsm/axis_{k}", np.array([k], np.int64)) for k in (1, 0))
     sites = [site.name for site in checkpoint.manifest.plan.sites]
+    axes = {site: by_position if len(shapes[spikes_name(site)]) > 1 else all_at_once for site in sites}
     for site in sites:
-        graph.outputs.extend(_add_counters(graph, spikes_name(site), site, axis))
+        graph.outputs.extend(_add_counters(graph, spikes_name(site), site, axes[site]))
     scan = next((node for node in graph if node.op_type == "Scan" and node.name == SCAN_NAME), None)
     if scan is not None:
         body = scan.attributes["body"].as_graph()
         for site in sites:
-            counters = _add_counters(body, f"{spikes_name(site)}/later", f"{site}/step", axis)
+            counters = _add_counters(body, f"{spikes_name(site)}/later", f"{site}/step", axes[site])
             body.outputs.extend(counters)
             for kind in _KINDS:
                 scan.resize_outputs(len(scan.outputs) + 1)

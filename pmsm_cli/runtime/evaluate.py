@@ -1,6 +1,6 @@
 """How well a spiking network does: accuracy at every step, and how far it is from its source."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,13 @@ def per_step_outputs(session: Session, results: list[Array], timesteps: int) -> 
     if timesteps == 1:
         return [result[None] for result in results]
     named = dict(zip(session.output_names, results, strict=True))
-    return [named[name] for name in session.output_names if name.endswith(PER_STEP)]
+    return [named[f"{name}{PER_STEP}"] for name in source_outputs(session.output_names)]
+
+
+def source_outputs(names: Sequence[str]) -> list[str]:
+    """The outputs that the source has too: all but those that hold every step of another one."""
+    known = set(names)
+    return [name for name in names if not (name.endswith(PER_STEP) and name.removesuffix(PER_STEP) in known)]
 
 
 class _Tally:
@@ -123,7 +129,7 @@ class _Tally:
             self.power = [0.0 for _ in steps]
             self.compared = True
         for index, (step, result) in enumerate(zip(steps, source_results, strict=True)):
-            difference = (step - result).reshape(self.timesteps, -1).astype(np.float64)
+            difference = (step.astype(np.float64) - result).reshape(self.timesteps, -1)
             self.error[index] += np.einsum("ti,ti->t", difference, difference)
             self.power[index] += float(np.square(result, dtype=np.float64).sum())
 
@@ -147,10 +153,9 @@ class _Tally:
             return round(100.0 * int(count) / of, 4)
 
         labelled, compared = self.labelled, self.compared
-        names = [name for name in self.spiking.output_names if not name.endswith(PER_STEP) or self.timesteps == 1]
-        relative = [
-            np.sqrt(error / power) if power else error for error, power in zip(self.error, self.power, strict=True)
-        ]
+        names = source_outputs(self.spiking.output_names)
+        # Against a source that gives nothing but zeros, the norm of the error itself.
+        relative = [np.sqrt(error / (power or 1.0)) for error, power in zip(self.error, self.power, strict=True)]
         agreement = [share(same, self.images) for same in self.same] if compared and self.scored else None
         return Evaluation(
             images=self.images,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.runtime.evaluate import source_outputs
 from pmsm_cli.runtime.session import Array, Session
 from pmsm_cli.sources.images import Batch, SkippedImage
 
@@ -53,7 +53,7 @@ def predict(
         if len(batch.inputs):
             outputs = dict(zip(session.output_names, session.run(batch.inputs), strict=True))
             on_outputs(outputs)
-            final = {name: value for name, value in outputs.items() if not name.endswith(PER_STEP)}
+            final = {name: outputs[name] for name in source_outputs(session.output_names)}
             yield from (_prediction(name, final, index, labels, top_k) for index, name in enumerate(batch.names))
         yield from batch.skipped
         on_batch(len(batch.inputs) + len(batch.skipped))

@@ -1,6 +1,6 @@
 """onnxruntime sessions: opened with our library where it is there, run in batches, their failures in our words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from pmsm_cli.errors import PmsmError, SetupError, UnsupportedGraphError
+from pmsm_cli.graph.unroll import PER_STEP
 from pmsm_cli.runtime.library import find_library, register
 
 Array = npt.NDArray[np.float32]
@@ -28,6 +29,7 @@ class Session:
     input_name: str
     fixed_batch: int | None
     output_names: tuple[str, ...]
+    stacked: frozenset[str]  # outputs that hold the timesteps before the images
 
     def run(self, inputs: Array, others: Mapping[str, Array] | None = None) -> list[Array]:
         """All outputs for a batch of any size; a network of fixed batch runs as often as it takes.
@@ -45,8 +47,13 @@ class Session:
             part = inputs[start : start + size]
             missing = size - len(part)
             padded = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            parts.append([_first_images(output, size - missing, size) for output in self._run(padded, others)])
-        return [np.concatenate(outputs, axis=_batch_axis(outputs[0], size)) for outputs in zip(*parts, strict=True)]
+            results = zip(self.output_names, self._run(padded, others), strict=True)
+            parts.append([_without_padding(output, self._axis(name), missing, size) for name, output in results])
+        joined = zip(self.output_names, zip(*parts, strict=True), strict=True)
+        return [np.concatenate(outputs, axis=self._axis(name)) for name, outputs in joined]
+
+    def _axis(self, output: str) -> int:
+        return 1 if output in self.stacked else 0
 
     def _run(self, inputs: Array, others: Mapping[str, Array] | None) -> list[Array]:
         feeds = {self.input_name: inputs, **(others or {})}
@@ -57,8 +64,17 @@ class Session:
         return results
 
 
-def open_session(model: ir.Model | bytes, *, subject: str, threads: int | None = None, native: bool = True) -> Session:
+def open_session(
+    model: ir.Model | bytes,
+    *,
+    subject: str,
+    threads: int | None = None,
+    native: bool = True,
+    stacked: Iterable[str] = (),
+) -> Session:
     """A session on the CPU; `native=False` leaves the library aside and runs the function bodies.
+
+    `stacked` names outputs that hold the timesteps before the images, beside a checkpoint's own.
 
     Raises:
         UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
@@ -76,12 +92,14 @@ def open_session(model: ir.Model | bytes, *, subject: str, threads: int | None =
     except Exception as error:
         raise _in_our_words(error, subject) from error
     image = runner.get_inputs()[0]
+    names = tuple(output.name for output in runner.get_outputs())
     return Session(
         subject=subject,
         runner=runner,
         input_name=image.name,
         fixed_batch=image.shape[0] if isinstance(image.shape[0], int) and image.shape[0] > 0 else None,
-        output_names=tuple(output.name for output in runner.get_outputs()),
+        output_names=names,
+        stacked=frozenset(stacked) | {f"{name}{PER_STEP}" for name in names},
     )
 
 
@@ -99,17 +117,13 @@ def model_bytes(model: ir.Model, *, subject: str) -> bytes:
     return data
 
 
-def _batch_axis(output: Array, size: int) -> int:
-    """Where an output holds its images: first, or after the timesteps."""
-    if output.ndim and output.shape[0] == size:
-        return 0
-    return 1 if output.ndim > 1 and output.shape[1] == size else 0
-
-
-def _first_images(output: Array, kept: int, size: int) -> Array:
-    if kept == size:
-        return output
-    return output[:kept] if _batch_axis(output, size) == 0 else output[:, :kept]
+def _without_padding(output: Array, axis: int, missing: int, size: int) -> Array:
+    """What belongs to real images; an image may own several entries (windows folded into the batch)."""
+    if output.ndim <= axis:
+        return output.reshape(*output.shape, 1)  # one value for the whole batch
+    entries = output.shape[axis]
+    kept = entries - entries // size * missing if entries % size == 0 else entries
+    return output[:kept] if axis == 0 else output[:, :kept]
 
 
 def _in_our_words(error: Exception, subject: str) -> PmsmError:

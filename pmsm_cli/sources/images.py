@@ -3,6 +3,8 @@
 Memory does not grow with the number of images: only paths are kept, and two batches are decoded ahead.
 """
 
+import zipfile
+import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -97,19 +99,26 @@ class ImageFiles:
 
     def load(self, index: int, preprocessing: Preprocessing) -> Floats:
         """Decode one file, turned as its EXIF tag says."""
+        path = self.paths[index]
         try:
-            with Image.open(self.paths[index]) as image:
-                return preprocessing.apply(ImageOps.exif_transpose(image))
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(_short_reason(error), subject=str(self.paths[index])) from error
+            with Image.open(path) as image:
+                decoded = ImageOps.exif_transpose(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file makes a decoder trip over anything: struct.error, zlib.error, ...
+            raise UnreadableImageError(_short_reason(error), subject=str(path)) from error
+        try:
+            return preprocessing.apply(decoded)
+        except ValueError as error:  # a colour space that cannot be converted
+            raise UnreadableImageError(_short_reason(error), subject=str(path)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ImageArray:
     """Images from an .npy or .npz file.
 
-    Bytes (uint8, images x height x width x channels) are pixels of the network's own size; floats are inputs that were
-    preprocessed before, in the network's own layout.
+    Bytes (uint8, images x height x width x channels) are pixels, neither scaled nor cropped where they have the
+    network's own size; floats are inputs that were preprocessed before, in the network's own layout.
     """
 
     origin: str
@@ -129,7 +138,8 @@ class ImageArray:
         """One image of the array, preprocessed if it is pixels."""
         value = self.values[index]
         if value.dtype == np.uint8:
-            return preprocessing.apply(Image.fromarray(value[..., 0] if value.shape[-1] == 1 else value))
+            image = Image.fromarray(value[..., 0] if value.shape[-1] == 1 else value)
+            return preprocessing.apply(image, keep_own_size=True)
         if value.shape != preprocessing.shape:
             raise DataError(
                 f"holds inputs of shape {value.shape}, the network reads {preprocessing.shape}", subject=self.origin
@@ -180,10 +190,13 @@ def open_images(path: Path) -> ImageSet:
     Raises:
         DataError: there is no such path, or nothing in it is an image.
     """
-    if not path.exists():
-        raise DataError("no such file or folder", subject=str(path))
-    if path.is_dir():
-        return _open_folder(path)
+    try:
+        if not path.exists():
+            raise DataError("no such file or folder", subject=str(path))
+        if path.is_dir():
+            return _open_folder(path)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", subject=str(path)) from error
     if path.suffix.lower() in ARRAY_SUFFIXES:
         return _open_array(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -289,23 +302,19 @@ def _open_folder(folder: Path) -> ImageFiles:
 
 
 def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
+    """Hidden files and folders hold thumbnails and remains of other systems, never images of the set."""
     found = folder.rglob("*") if recursive else folder.glob("*")
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    return sorted(
+        path
+        for path in found
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
 def _open_array(path: Path) -> ImageArray:
-    labels: npt.NDArray[Any] | None = None
-    try:
-        if path.suffix.lower() == ".npy":
-            values = np.load(path, mmap_mode="r", allow_pickle=False)
-        else:
-            with np.load(path, allow_pickle=False) as archive:
-                if "x" not in archive:
-                    raise DataError(f"has no array `x`, only {', '.join(archive) or 'nothing'}", subject=str(path))
-                values = archive["x"]
-                labels = archive.get("y", None)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"is not a readable array file ({_short_reason(error)})", subject=str(path)) from error
+    values, labels = _read_arrays(path)
     if values.ndim != 4 or len(values) == 0:
         raise DataError(
             f"must hold images x 3 more axes, not an array of shape {values.shape}",
@@ -317,9 +326,33 @@ def _open_array(path: Path) -> ImageArray:
             raise DataError(f"pixels must have 1 or 3 channels last, not shape {values.shape}", subject=str(path))
     elif not np.issubdtype(values.dtype, np.floating):
         raise DataError(f"must hold uint8 pixels or floats, not {values.dtype}", subject=str(path))
-    if labels is not None and (labels.shape != (len(values),) or not np.issubdtype(labels.dtype, np.integer)):
-        raise DataError(f"`y` must hold {len(values)} whole numbers, not shape {labels.shape}", subject=str(path))
-    return ImageArray(origin=str(path), values=values, labels=None if labels is None else labels.astype(np.int64))
+    return ImageArray(origin=str(path), values=values, labels=_checked_labels(labels, len(values), subject=str(path)))
+
+
+def _read_arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    """The images of an array file, and its labels where it has any."""
+    try:
+        opened = np.load(path, mmap_mode="r", allow_pickle=False)  # looks at the content, whatever the ending says
+        if isinstance(opened, np.ndarray):
+            return opened, None
+        with opened as archive:
+            if "x" not in archive:
+                raise DataError(f"has no array `x`, only {', '.join(archive) or 'nothing'}", subject=str(path))
+            return archive["x"], archive.get("y", None)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"is not a readable array file ({_short_reason(error)})", subject=str(path)) from error
+
+
+def _checked_labels(labels: npt.NDArray[Any] | None, images: int, *, subject: str) -> Labels | None:
+    if labels is None:
+        return None
+    if labels.shape != (images,):
+        raise DataError(f"`y` must hold one label an image, shape ({images},) and not {labels.shape}", subject=subject)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"`y` must hold whole numbers, not {labels.dtype}", subject=subject)
+    if labels.min() < 0:
+        raise DataError(f"`y` must hold class indices from 0 on, not {labels.min()}", subject=subject)
+    return labels.astype(np.int64)
 
 
 def _short_reason(error: Exception) -> str:

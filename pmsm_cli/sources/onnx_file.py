@@ -27,12 +27,12 @@ def open_source(path: Path) -> Source:
     Raises:
         ModelFileError: the file is missing, is not ONNX, is cut short, or its external data cannot be read.
     """
-    if not path.exists():
-        raise ModelFileError("no such file", subject=str(path))
-    if path.is_dir():
-        raise ModelFileError("is a folder, not an ONNX file", subject=str(path))
     try:
         data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelFileError("no such file", subject=str(path)) from error
+    except IsADirectoryError as error:
+        raise ModelFileError("is a folder, not an ONNX file", subject=str(path)) from error
     except OSError as error:
         raise ModelFileError(f"cannot be read ({error.strerror})", subject=str(path)) from error
     proto = parse_model(data, subject=str(path))
@@ -42,7 +42,8 @@ def open_source(path: Path) -> Source:
     digest = hashlib.sha256(data)
     for name in external:
         digest.update((path.parent / name).read_bytes())
-    return Source(name=path.stem, path=path, sha256=digest.hexdigest(), proto=proto)
+    name = path.stem.encode(errors="backslashreplace").decode()  # ONNX files hold valid UTF-8 only
+    return Source(name=name, path=path, sha256=digest.hexdigest(), proto=proto)
 
 
 def parse_model(data: bytes, *, subject: str) -> onnx.ModelProto:

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,8 @@ class Fit(StrEnum):
     STRETCH = "stretch"  # scale both sides, the proportions change (detectors)
 
 
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -70,6 +72,8 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         """Refuse what would only fail, or silently do nothing sensible, on the first image."""
+        if self.height < 1 or self.width < 1:
+            raise PreprocessingError(f"height and width must be 1 or more, not {self.height}x{self.width}")
         if self.interpolation not in _FILTERS:
             raise PreprocessingError(f"unknown interpolation {self.interpolation!r}; known: {', '.join(_FILTERS)}")
         if not 0 < self.crop_fraction <= 1:
@@ -92,9 +96,14 @@ class Preprocessing:
             return (self.channel_count, self.height, self.width)
         return (self.height, self.width, self.channel_count)
 
-    def apply(self, image: Image.Image) -> Floats:
-        """One input of `shape` from a decoded image of any size and mode (grey, palette, alpha, 16 bits)."""
-        return self.normalise(np.asarray(self._resized(self._in_colour(image))))
+    def apply(self, image: Image.Image, *, keep_own_size: bool = False) -> Floats:
+        """One input of `shape` from a decoded image of any size and mode (grey, palette, alpha, 16 bits).
+
+        `keep_own_size` takes an image of the network's own size for one that was cropped before.
+        """
+        coloured = self._in_colour(image)
+        cropped = keep_own_size and image.size == (self.width, self.height)
+        return self.normalise(np.asarray(coloured if cropped else self._resized(coloured)))
 
     def normalise(self, pixels: npt.NDArray[Any]) -> Floats:
         """One input of `shape` from pixels (0 to 255) of height x width (x channels), already of the right size."""
@@ -126,21 +135,24 @@ class Preprocessing:
                     **record,
                     "height": int(record["height"]),
                     "width": int(record["width"]),
-                    "channels": Channels(record["channels"]),
-                    "layout": Layout(record["layout"]),
-                    "fit": Fit(record.get("fit", Fit.CROP)),
-                    "mean": tuple(float(value) for value in record.get("mean", (0.0,))),
-                    "std": tuple(float(value) for value in record.get("std", (1.0,))),
+                    "channels": _one_of(Channels, record["channels"], "channels"),
+                    "layout": _one_of(Layout, record["layout"], "layout"),
+                    "fit": _one_of(Fit, record.get("fit", Fit.CROP), "fit"),
+                    "mean": _numbers(record.get("mean", 0.0), "mean"),
+                    "std": _numbers(record.get("std", 1.0), "std"),
                 }
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            raise PreprocessingError(f"does not state {error.args[0]}") from error
+        except (TypeError, ValueError) as error:
             raise PreprocessingError(f"cannot be used ({error})") from error
 
     def _in_colour(self, image: Image.Image) -> Image.Image:
         target = "L" if self.channels is Channels.GRAY else "RGB"
         if image.mode.startswith("I;16") or image.mode in _DEEP_GREY_MODES:
             deep = np.asarray(image, np.float32)  # Pillow would clip 16-bit greys at 255 instead of scaling them
-            scale = 257.0 if deep.max(initial=0) > 255 else 1.0
+            # I and F do not say how deep they are.
+            scale = 257.0 if image.mode.startswith("I;16") or deep.max(initial=0) > 255 else 1.0
             image = Image.fromarray(np.round(np.clip(deep / scale, 0, 255)).astype(np.uint8))
         if image.mode == "P":  # a palette may hold transparent entries
             image = image.convert("RGBA")
@@ -160,6 +172,21 @@ class Preprocessing:
             image = image.resize(size, resample)
         left, top = round((size[0] - self.width) / 2), round((size[1] - self.height) / 2)
         return image.crop((left, top, left + self.width, top + self.height))
+
+
+def _one_of(kind: type[_Choice], value: Any, name: str) -> _Choice:
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise PreprocessingError(f"unknown {name} {value!r}; known: {', '.join(kind)}") from error
+
+
+def _numbers(value: Any, name: str) -> tuple[float, ...]:
+    """One number for all channels, or a list with one a channel."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if not all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in values):
+        raise PreprocessingError(f"{name} must be a number or a list of numbers, not {value!r}")
+    return tuple(float(each) for each in values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,6 +216,10 @@ def resolve_preprocessing(preset: str, shape: InputShape, *, image_size: int | N
         PreprocessingError: the preset is unknown, the file unusable, or the size of the input is not known.
     """
     chosen = _read_preset(preset)
+    for name in ("height", "width"):
+        size = chosen.get(name, 1)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            raise PreprocessingError(f"{name} must be a whole number of pixels, not {size!r}", subject=preset)
     height = chosen.pop("height", None) or shape.height or image_size
     width = chosen.pop("width", None) or shape.width or image_size
     if not height or not width:

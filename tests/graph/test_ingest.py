@@ -1,0 +1,539 @@
+"""Ingest: whatever form a network comes in, the clean one gives the same outputs, or a message says what is in the way."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+import tiny
+from onnx import helper
+
+from pmsm_cli.errors import UnsupportedGraphError
+from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.graph.network import Network
+
+LATEST = onnx.defs.onnx_opset_version()
+IMAGES = tiny.images(3)
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def run(model: onnx.ModelProto | ir.Model, inputs: np.ndarray = IMAGES) -> list[np.ndarray]:
+    proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: inputs})
+
+
+def with_weights_as_inputs(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """As every file was before IR version 4: each initialiser is listed among the inputs too."""
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return proto
+
+
+def ingested(proto: onnx.ModelProto, inputs: np.ndarray = IMAGES, *, tolerance: float = 1e-5) -> Network:
+    """The clean network, after checking that it gives what the original gives, under the same names."""
+    expected = run(proto, inputs)
+    network = ingest(proto, subject="net.onnx")
+    assert network.outputs == tuple(output.name for output in proto.graph.output)
+    assert not network.model.graph.initializers.keys() & {value.name for value in network.model.graph.inputs}
+    for want, got in zip(expected, run(network.model, inputs), strict=True):
+        assert want.shape == got.shape
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+    return network
+
+
+def op_types(network: Network) -> list[str]:
+    return [node.op_type for node in network.model.graph]
+
+
+def refusal(proto: onnx.ModelProto) -> str:
+    with pytest.raises(UnsupportedGraphError) as refused:
+        ingest(proto, subject="net.onnx")
+    return str(refused.value)
+
+
+BN = {
+    "g": tiny.weights(3, scale=0.5) + 1,
+    "b": tiny.weights(3, seed=1),
+    "m": tiny.weights(3, seed=2),
+    "v": np.abs(tiny.weights(3, seed=3)) + floats(0.5),
+}
+# Operators whose form or meaning changed on the way from opset 7: (opsets, body, weights)
+OLD_FORMS = {
+    "BatchNormalization": ((7, 12), "y = BatchNormalization <epsilon = 0.01> (x, g, b, m, v)", BN),
+    "Dropout with a ratio": ((7, 11), "y = Dropout <ratio = 0.3> (x)", {}),
+    "Dropout": ((12, 12), "y = Dropout (x)", {}),
+    "Clip with attributes": ((7, 10), "y = Clip <min = 0.0, max = 0.7> (x)", {}),
+    "Clip": ((11, 12), "y = Clip (x, lo, hi)", {"lo": np.float32(-0.1), "hi": np.float32(0.7)}),
+    "Pad with attributes": ((7, 10), "y = Pad <pads = [0, 0, 1, 2, 0, 0, 3, 0], value = 0.5> (x)", {}),
+    "Pad, reflecting": ((7, 10), 'y = Pad <mode = "reflect", pads = [0, 0, 1, 2, 0, 0, 3, 0]> (x)', {}),
+    "Upsample": ((7, 8), 'y = Upsample <mode = "nearest", scales = [1.0, 1.0, 2.0, 3.0]> (x)', {}),
+    "Upsample by fractions": ((7, 8), 'y = Upsample <mode = "nearest", scales = [1.0, 1.0, 1.5, 1.7]> (x)', {}),
+    "Upsample, linear": ((7, 8), 'y = Upsample <mode = "linear", scales = [1.0, 1.0, 2.0, 1.5]> (x)', {}),
+    "Upsample by an input": ((9, 9), 'y = Upsample <mode = "linear"> (x, s)', {"s": floats(1, 1, 2, 2)}),
+    "Resize, nearest": ((10, 10), 'y = Resize <mode = "nearest"> (x, s)', {"s": floats(1, 1, 1.5, 2.5)}),
+    "Resize, shrinking": ((10, 10), 'y = Resize <mode = "nearest"> (x, s)', {"s": floats(1, 1, 0.4, 0.3)}),
+    "Resize, linear": ((10, 10), 'y = Resize <mode = "linear"> (x, s)', {"s": floats(1, 1, 0.4, 1.5)}),
+    "Resize": ((11, 12), 'y = Resize <mode = "nearest"> (x, r, s)', {"r": floats(), "s": floats(1, 1, 1.5, 0.4)}),
+    "Resize to a size": (
+        (11, 12),
+        'y = Resize <mode = "cubic", coordinate_transformation_mode = "align_corners"> (x, r, r, z)',
+        {"r": floats(), "z": np.array([3, 3, 5, 6])},
+    ),
+    "Softmax over the rest": ((7, 12), "y = Softmax (x)", {}),
+    "Softmax of the last axis": ((11, 12), "y = Softmax <axis = -1> (x)", {}),
+    "LogSoftmax": ((7, 12), "y = LogSoftmax <axis = 2> (x)", {}),
+    "Squeeze": ((7, 12), "p = GlobalAveragePool (x) y = Squeeze <axes = [2, 3]> (p)", {}),
+    "Unsqueeze": ((7, 12), "f = Flatten (x) y = Unsqueeze <axes = [0, 3]> (f)", {}),
+    "Slice with attributes": ((7, 9), "y = Slice <axes = [1, 2], starts = [0, 1], ends = [2, 9223372036854775807]> (x)", {}),
+    "Slice": ((10, 12), "y = Slice (x, s, e, a)", {"s": np.array([1]), "e": np.array([-1]), "a": np.array([3])}),
+    "Reshape": ((7, 12), "y = Reshape (x, s)", {"s": np.array([0, -1])}),
+    "Gemm": (
+        (7, 12),
+        "f = Flatten (x) y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (f, w, c)",
+        {"w": tiny.weights(5, 192), "c": tiny.weights(1, 5)},
+    ),
+    "Gemm plus a number": ((7, 12), "f = Flatten (x) y = Gemm (f, w, c)", {"w": tiny.weights(192, 5), "c": floats(0.5)}),
+    "AveragePool": (
+        (7, 12),
+        "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 0, 1], strides = [2, 2], count_include_pad = 1> (x)",
+        {},
+    ),
+    "MaxPool": ((7, 12), 'y = MaxPool <kernel_shape = [3, 3], strides = [2, 2], auto_pad = "SAME_UPPER"> (x)', {}),
+    "GlobalAveragePool": ((7, 12), "y = GlobalAveragePool (x)", {}),
+    "ReduceMean": ((7, 12), "y = ReduceMean <axes = [2, 3], keepdims = 0> (x)", {}),
+    "ReduceSum": ((7, 12), "y = ReduceSum <axes = [1]> (x)", {}),
+    "ConvTranspose": (
+        (7, 12),
+        "y = ConvTranspose <strides = [2, 2], pads = [1, 0, 1, 0], output_padding = [1, 0]> (x, w, c)",
+        {"w": tiny.weights(3, 4, 3, 3), "c": tiny.weights(4)},
+    ),
+    "Split": ((7, 12), "p, q = Split <axis = 1, split = [1, 2]> (x) y = Concat <axis = 1> (q, p)", {}),
+    "TopK": ((7, 9), "f = Flatten (x) y, i = TopK <k = 3> (f)", {}),
+    "Activations": ((7, 12), "a = LeakyRelu (x) c = HardSigmoid (a) d = Elu (c) h = PRelu (d, p) y = Sum (h, x)", {"p": tiny.weights(3, 1, 1)}),
+    "Flattening by hand": (
+        (7, 12),
+        """h = Shape (x) zero = Constant <value = int64 {0}> () n = Gather (h, zero) one = Unsqueeze <axes = [0]> (n)
+           rest = Constant <value = int64[1] {-1}> () s = Concat <axis = 0> (one, rest) y = Reshape (x, s)""",
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", OLD_FORMS)
+def test_old_opsets_give_the_same_outputs(form: str):
+    (first, last), body, weights = OLD_FORMS[form]
+    for opset in range(first, last + 1):
+        text = f"g (float[N, 3, 8, 8] x) => (float[?] y) {{ {body} }}".replace("[?]", "")
+        proto = tiny.model(text, opset=opset, ir_version=8, **weights)
+        network = ingested(proto if opset % 2 else with_weights_as_inputs(proto))
+        assert network.opset == 17
+
+
+@pytest.mark.parametrize("opset", range(13, LATEST + 1))
+def test_current_opsets_are_kept_as_they_are(opset: int):
+    assert ingested(tiny.batch_norm(opset=opset)).opset == opset
+
+
+@pytest.mark.parametrize(
+    ("opset", "body", "weights", "culprit"),
+    [
+        (
+            7,
+            "a = Relu (x) y = BatchNormalization <spatial = 0> (a, g, b, m, v)",
+            {name: np.ones((3, 8, 8), np.float32) for name in "gbmv"},
+            "y: BatchNormalization: Attribute spatial must have value 1",
+        ),
+        (12, "y = Hardmax (x)", {}, "y: Hardmax"),
+    ],
+)
+def test_an_operator_that_cannot_be_converted_is_named(opset: int, body: str, weights: dict, culprit: str):
+    proto = tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}", opset=opset, **weights)
+    assert refusal(proto) == (
+        f"net.onnx: cannot be converted from opset {opset}\n  {culprit}\n"
+        "hint: export the network again with a current exporter"
+    )
+
+
+def test_a_resize_that_no_later_opset_can_express_is_refused():
+    proto = tiny.model(
+        'g (float[N, 3, 8, 8] x) => (float[N, 3, h, w] y) { y = Resize <mode = "nearest"> (x, s) }',
+        opset=10,
+        s=floats(1, 1, 0.4, 1.5),
+    )
+    assert "one side up and one side down" in refusal(proto)
+
+
+def test_opset_6_is_refused():
+    proto = tiny.model("g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { y = Relu (x) }", opset=6)
+    assert refusal(proto).startswith("net.onnx: is written in opset 6; the oldest that can be converted is 7\n")
+
+
+@pytest.mark.parametrize(
+    ("layer", "weights"),
+    [
+        ("Conv <pads = [1, 1, 1, 1]> (x, w)", {"w": tiny.weights(3, 3, 3, 3)}),
+        ("Conv <group = 3> (x, w, c)", {"w": tiny.weights(3, 1, 3, 3), "c": tiny.weights(3)}),
+        ("ConvTranspose <strides = [2, 2]> (x, w, c)", {"w": tiny.weights(3, 3, 2, 2), "c": tiny.weights(3)}),
+        ("ConvTranspose <group = 3> (x, w)", {"w": tiny.weights(3, 1, 2, 2)}),
+        ("Identity (x)", {}),
+        ("Relu (x)", {}),
+    ],
+)
+@pytest.mark.parametrize("opset", [9, 15, LATEST])
+def test_batch_norm_is_folded_or_kept_without_a_difference(layer: str, weights: dict, opset: int):
+    body = f"a = {layer} n = BatchNormalization <epsilon = 0.01> (a, g, b, m, v) y = Relu (n)"
+    proto = tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3, h, w] y) {{ {body} }}", opset=opset, **weights, **BN)
+    network = ingested(proto)
+    assert ("BatchNormalization" in op_types(network)) == (not weights)
+
+
+@pytest.mark.parametrize("attributes", ["transB = 1", "transB = 0", "transB = 1, alpha = 0.5, beta = 2.0"])
+def test_batch_norm_after_gemm_gives_the_same_outputs(attributes: str):
+    w = tiny.weights(3, 192) if "transB = 1" in attributes else tiny.weights(192, 3)
+    body = f"f = Flatten (x) a = Gemm <{attributes}> (f, w, c) y = BatchNormalization (a, g, b, m, v)"
+    ingested(tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3] y) {{ {body} }}", w=w, c=tiny.weights(3), **BN))
+
+
+def test_batch_norm_is_not_folded_where_others_read_the_convolution():
+    body = "a = Conv (x, w) n = BatchNormalization (a, g, b, m, v) y = Add (a, n)"
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y, float[N, 3, 8, 8] n) {{ {body} }}",
+        w=tiny.weights(3, 3, 1, 1),
+        **BN,
+    )
+    assert "BatchNormalization" in op_types(ingested(proto))
+
+
+def test_a_folded_layer_keeps_its_name_and_shared_weights_stay_apart():
+    body = """
+        [first] a = Conv (x, w)
+        [norm] n = BatchNormalization (a, g, b, m, v)
+        [second] y = Conv (n, w)
+    """
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}", w=tiny.weights(3, 3, 1, 1), **BN
+    )
+    network = ingested(proto)
+    assert [node.name for node in network.model.graph] == ["first", "second"]
+
+
+def test_initialisers_shared_through_identity_become_plain_weights():
+    # torch's exporter stores equal initialisers once: gamma and variance of a fresh batch norm are both ones.
+    body = """
+        variance = Identity (gamma) mean = Identity (beta) w2 = Identity (w)
+        a = Conv (x, w) n = BatchNormalization (a, gamma, beta, mean, variance) r = Relu (n) y = Conv (r, w2)
+    """
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}",
+        gamma=np.ones(3, np.float32),
+        beta=np.zeros(3, np.float32),
+        w=tiny.weights(3, 3, 1, 1),
+    )
+    network = ingested(proto)
+    assert op_types(network) == ["Conv", "Relu", "Conv"]
+    assert all(node.inputs[1].const_value is not None for node in network.model.graph if node.op_type == "Conv")
+
+
+def test_constant_nodes_become_weights():
+    body = """
+        w = Constant <value = float[3, 3, 1, 1] {1, 2, 3, 4, 5, 6, 7, 8, 9}> ()
+        half = Constant <value_float = 0.5> () shape = Constant <value_ints = [0, -1]> ()
+        a = Conv (x, w) s = Mul (a, half) y = Reshape (s, shape)
+    """
+    network = ingested(tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, k] y) {{ {body} }}"))
+    assert op_types(network) == ["Conv", "Mul", "Reshape"]
+
+
+def test_weights_prepared_by_a_chain_of_operators_are_computed_once():
+    body = """
+        t = Transpose <perm = [1, 0, 2, 3]> (w) k = Mul (t, half) a = Conv (x, k)
+        m = Transpose (v) f = Flatten (a) y = MatMul (f, m)
+    """
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 5] y) {{ {body} }}",
+        w=tiny.weights(3, 4, 1, 1),
+        half=np.float32(0.5),
+        v=tiny.weights(5, 256),
+    )
+    assert op_types(ingested(proto)) == ["Conv", "Flatten", "MatMul"]
+
+
+@pytest.mark.parametrize("opset", [9, 12, 17, 22])
+def test_shape_arithmetic_is_folded_with_an_open_batch(opset: int):
+    unsqueeze = "u = Unsqueeze <axes = [0]> (n)" if opset < 13 else "u = Unsqueeze (n, axis)"
+    body = f"""
+        a = Conv <pads = [1, 1, 1, 1]> (x, w) sh = Shape (a) n = Gather (sh, zero) {unsqueeze}
+        s = Concat <axis = 0> (u, rest) y = Reshape (a, s)
+    """
+    initializers = {
+        "w": tiny.weights(4, 3, 3, 3),
+        "zero": np.array(0),
+        "axis": np.array([0]),
+        "rest": np.array([-1]),
+    }
+    proto = tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, k] y) {{ {body} }}", opset=opset, **initializers)
+    network = ingested(proto)
+    for batch in (1, 5):
+        assert run(network.model, tiny.images(batch))[0].shape == (batch, 256)
+
+
+def test_padding_computed_as_exporters_do_is_folded_into_the_convolution():
+    # What torch leaves of F.pad with constant sizes: ConstantOfShape, Concat, Reshape, Slice, Transpose, Cast.
+    body = """
+        filler = ConstantOfShape <value = int64[1] {0}> (four) all = Concat <axis = 0> (sizes, filler)
+        pairs = Reshape (all, by_two) turned = Slice (pairs, minus_one, far, zero, minus_one)
+        columns = Transpose <perm = [1, 0]> (turned) flat = Reshape (columns, minus_one) pads = Cast <to = 7> (flat)
+        p = Pad (x, pads) y = Conv (p, w)
+    """
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 4, h, k] y) {{ {body} }}",
+        four=np.array([4]),
+        sizes=np.array([1, 0, 2, 1]),
+        by_two=np.array([-1, 2]),
+        minus_one=np.array([-1]),
+        far=np.array([-(2**63) + 1]),
+        zero=np.array([0]),
+        w=tiny.weights(4, 3, 3, 3),
+    )
+    network = ingested(proto)
+    assert op_types(network) == ["Conv"]
+    assert list(network.model.graph[0].attributes["pads"].as_ints()) == [2, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("pad", "folded"),
+    [
+        ("Pad (x, pads)", True),
+        ("Pad (x, pads, nothing)", True),
+        ("Pad (x, pads, half)", False),
+        ('Pad <mode = "reflect"> (x, pads)', False),
+        ('Pad <mode = "edge"> (x, pads)', False),
+        ("Pad (x, cropping)", False),
+        ("Pad (x, channel)", False),
+    ],
+)
+@pytest.mark.parametrize("own", ["pads = [0, 1, 1, 0]", 'auto_pad = "SAME_UPPER", strides = [2, 2]', 'auto_pad = "VALID"'])
+def test_padding_gives_the_same_outputs_folded_or_not(pad: str, folded: bool, own: str):
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 4, h, k] y) {{ p = {pad} y = Conv <{own}> (p, w) }}",
+        pads=np.array([0, 0, 1, 0, 0, 0, 2, 3]),
+        cropping=np.array([0, 0, -1, 0, 0, 0, 1, -2]),
+        channel=np.array([0, 1, 0, 0, 0, 0, 0, 0]),
+        nothing=np.float32(0),
+        half=np.float32(0.5),
+        w=tiny.weights(4, 4 if "channel" in pad else 3, 3, 3),
+    )
+    network = ingested(proto)
+    if not folded:
+        assert "Pad" in op_types(network)
+    elif "SAME" not in own:
+        assert op_types(network) == ["Conv"]
+
+
+def test_several_outputs_keep_their_names_and_order():
+    body = "a = Conv (x, w) mid = Relu (a) c = Conv (mid, w) p = GlobalAveragePool (c) y = Flatten (p) again = Identity (y)"
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3] y, float[N, 3, 8, 8] mid, float[N, 3] again, float[N, 3, 8, 8] a) {{ {body} }}",
+        w=tiny.weights(3, 3, 1, 1),
+    )
+    assert ingested(proto).outputs == ("y", "mid", "again", "a")
+
+
+@pytest.mark.parametrize("body", ["y = Conv (x, w) seen = Identity (x)", "y = Conv (x, w) fixed = Identity (w)"])
+def test_an_output_may_be_the_input_or_a_weight(body: str):
+    other = "seen" if "seen" in body else "fixed"
+    shape = "[N, 3, 8, 8]" if other == "seen" else "[3, 3, 1, 1]"
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y, float{shape} {other}) {{ {body} }}",
+        w=tiny.weights(3, 3, 1, 1),
+    )
+    ingested(proto)
+
+
+def test_the_input_itself_may_leave_as_an_output():
+    proto = tiny.model(
+        "g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y, float[N, 3, 8, 8] x) { y = Conv (x, w) }",
+        w=tiny.weights(3, 3, 1, 1),
+    )
+    ingested(proto)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_is_kept(batch: int):
+    network = ingested(tiny.convolutional(batch=batch), tiny.images(batch))
+    assert network.image.batch == batch
+
+
+def test_an_open_height_and_width_are_left_open():
+    network = ingested(tiny.convolutional(size="S"), tiny.images(2, 3, 8, 8))
+    assert (network.image.batch, network.image.height, network.image.width) == (None, None, None)
+    assert run(network.model, tiny.images(2, 3, 12, 12))[0].shape == (2, 5)
+
+
+def test_an_input_with_the_channels_last_is_recognised():
+    image = ingested(tiny.channels_last(), tiny.images(2, 8, 8, 3)).image
+    assert image.channels_last
+    assert (image.height, image.width, image.channels) == (8, 8, 3)
+    assert image.shape(height=8, width=8) == (1, 8, 8, 3)
+
+
+FUNCTIONS = """
+<ir_version: 8, opset_import: ["" : 17, "my" : 1]>
+g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) { a = my.block (x, w) y = my.block (a, w) }
+<domain: "my", opset_import: ["" : 17, "my" : 1]>
+block (x, w) => (y) { a = my.inner <alpha = 0.1> (x) y = Conv (a, w) }
+<domain: "my", opset_import: ["" : 17]>
+inner <alpha> (x) => (y) { y = LeakyRelu <alpha : float = @alpha> (x) }
+"""
+
+
+def test_model_local_functions_are_inlined():
+    proto = onnx.parser.parse_model(FUNCTIONS)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(tiny.weights(3, 3, 1, 1), "w"))
+    network = ingested(proto)
+    assert op_types(network) == ["LeakyRelu", "Conv", "LeakyRelu", "Conv"]
+    assert len({node.name for node in network.model.graph}) == 4
+
+
+def test_an_unknown_operator_inside_a_function_is_named():
+    proto = onnx.parser.parse_model(FUNCTIONS.replace("LeakyRelu <alpha : float = @alpha>", "Mystery"))
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(tiny.weights(3, 3, 1, 1), "w"))
+    assert "\n  y: Mystery\n" in refusal(proto)
+
+
+@pytest.mark.parametrize(("condition", "left"), [("{1}", "Relu"), ("{0}", "Neg")])
+@pytest.mark.parametrize("opset", [11, 17])
+def test_a_branch_with_a_constant_condition_is_resolved(condition: str, left: str, opset: int):
+    body = f"""
+        c = Constant <value = bool {condition}> ()
+        a = If (c) <then_branch = t () => (float[N, 3, 8, 8] p) {{ p = Relu (x) }},
+                    else_branch = e () => (float[N, 3, 8, 8] q) {{ q = Neg (x) }}>
+        y = Conv (a, w)
+    """
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}", opset=opset, w=tiny.weights(3, 3, 1, 1)
+    )
+    assert op_types(ingested(proto)) == [left, "Conv"]
+
+
+def test_a_branch_with_a_computed_condition_stays():
+    body = """
+        m = ReduceMean <keepdims = 0> (x) c = Greater (m, zero)
+        a = If (c) <then_branch = t () => (float[N, 3, 8, 8] p) { p = Relu (x) },
+                    else_branch = e () => (float[N, 3, 8, 8] q) { q = Neg (x) }>
+        y = Conv (a, w)
+    """
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}",
+        opset=17,
+        w=tiny.weights(3, 3, 1, 1),
+        zero=np.float32(0),
+    )
+    assert "If" in op_types(ingested(proto))
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_the_standard_domain_may_be_spelled_out(opset: int):
+    proto = tiny.convolutional()
+    del proto.opset_import[:]
+    proto.opset_import.append(helper.make_opsetid("ai.onnx", opset))
+    proto.ir_version = 8
+    for node in proto.graph.node:
+        node.domain = "ai.onnx"
+    network = ingest(proto, subject="net.onnx")
+    assert network.opset == max(opset, 17)
+    assert op_types(network) == ["Conv", "Relu", "Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
+    (expected,) = run(tiny.convolutional())
+    np.testing.assert_allclose(run(network.model)[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_nodes_without_names_are_called_by_their_outputs():
+    assert [node.name for node in ingested(tiny.convolutional()).model.graph] == [*"abcdef", "scores"]
+
+
+def test_nodes_of_the_same_name_are_told_apart():
+    proto = tiny.convolutional()
+    for node in proto.graph.node:
+        node.name = "same"
+    names = [node.name for node in ingest(proto, subject="net.onnx").model.graph]  # onnxruntime refuses the original
+    assert names[0] == "same"
+    assert len(set(names)) == len(names)
+
+
+def test_a_sum_with_a_computed_bias_is_taken_out_of_gemm():
+    # A bias that changes from step to step must not gather in a membrane.
+    body = "f = Flatten (x) a = Gemm (f, w, c) y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (f, v, a) z = Relu (y)"
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 5] y, float[N, 5] z) {{ {body} }}",
+        w=tiny.weights(192, 5),
+        v=tiny.weights(5, 192),
+        c=tiny.weights(5),
+    )
+    network = ingested(proto)
+    assert [len(node.inputs) for node in network.model.graph if node.op_type == "Gemm"] == [3, 2]
+
+
+def test_half_precision_input_is_refused():
+    proto = tiny.model(
+        "g (float16[N, 3, 8, 8] x) => (float16[N, 3, 8, 8] y) { y = Conv (x, w) }", w=tiny.weights(3, 3, 1, 1).astype(np.float16)
+    )
+    assert "its input does not hold 32-bit floats\n  x: float16 Nx3x8x8\n" in refusal_without_weights(proto)
+
+
+def refusal_without_weights(proto: onnx.ModelProto) -> str:
+    """The refusal of the same network with no synaptic operator in it: the input is what is wrong then."""
+    proto.graph.node[0].op_type = "Relu"
+    del proto.graph.node[0].input[1:]
+    del proto.graph.initializer[:]
+    return refusal(proto)
+
+
+@pytest.mark.parametrize(("code", "dtype"), [(10, np.float16), (11, np.float64)])
+def test_layers_in_another_precision_are_refused_by_name(code: int, dtype: type):
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ h = Cast <to = {code}> (x) c = Conv (h, w) y = Cast <to = 1> (c) }}",
+        w=tiny.weights(3, 3, 1, 1).astype(dtype),
+    )
+    assert refusal(proto) == (
+        f"net.onnx: does not compute in 32-bit floats\n  c: Conv in {'float16' if code == 10 else 'double'}\n"
+        "hint: export the network in float32"
+    )
+
+
+def test_a_quantised_network_is_refused():
+    assert refusal(tiny.quantised()).startswith(
+        "net.onnx: is quantised already: 2 quantised operators\n  q: QuantizeLinear\n  d: DequantizeLinear\n"
+    )
+
+
+def test_a_custom_operator_is_named():
+    assert "\n  b: com.example.Mystery\n" in refusal(tiny.custom_op())
+
+
+@pytest.mark.parametrize(
+    ("body", "culprit"),
+    [
+        ("y = Relu (missing)", "y: Relu reads missing"),
+        ("y = Conv (x, missing)", "y: Conv reads missing"),
+        ("z = Relu (x)", "output y"),
+    ],
+)
+def test_a_dangling_input_is_refused_by_name(body: str, culprit: str):
+    text = refusal(tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}"))
+    assert text.startswith(f"net.onnx: is not a valid ONNX graph: it reads what nothing produces\n  {culprit}\n")
+
+
+@pytest.mark.parametrize("make", [tiny.text_input, tiny.vector_input])
+def test_an_input_that_is_no_image_is_refused(make):
+    assert "its input" in refusal(make())
+
+
+def test_a_checkpoint_of_ours_is_refused():
+    proto = tiny.custom_op()
+    proto.graph.node[1].domain = "ai.pmsm"
+    assert refusal(proto) == "net.onnx: is a spiking checkpoint already\nhint: pass the source network"
