@@ -17,7 +17,7 @@ from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import EnergyReport, account
 from pmsm_cli.energy.estimate import estimate_spikes
 from pmsm_cli.energy.profile import open_profile
-from pmsm_cli.errors import CalibrationError, DataError, PmsmError, shorten
+from pmsm_cli.errors import CalibrationError, DataError, PmsmError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
@@ -29,7 +29,7 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.count import count_spikes
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
-from pmsm_cli.runtime.fit import check_comparable, check_labels
+from pmsm_cli.runtime.fit import check_calibration, check_comparable, check_labels
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.predict import Prediction, predict
@@ -211,14 +211,7 @@ def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
             subject=str(path),
             hint=f"pmsm calibrate {loaded.source.path} IMAGES -o {path}",
         )
-    wanted, held = {site.name for site in loaded.plan.sites}, {site.name for site in calibration.sites}
-    if wanted != held:
-        raise CalibrationError(
-            "does not hold the sites that this conversion has",
-            subject=str(path),
-            details=shorten(sorted(wanted ^ held)),
-            hint="use the same --spiking-input for both, or calibrate again",
-        )
+    check_calibration(calibration, loaded.network.model, loaded.plan, loaded.shapes, subject=str(path))
     ordered = {site.name: site for site in calibration.sites}
     calibration = replace(calibration, sites=tuple(ordered[site.name] for site in loaded.plan.sites))
     return Calibrated(calibration=calibration, class_names=(), skipped=(), warnings=())

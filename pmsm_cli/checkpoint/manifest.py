@@ -104,9 +104,12 @@ def manifest_from_metadata(metadata: Mapping[str, str], *, subject: str) -> Mani
 def _from_records(records: dict[str, Any]) -> Manifest:
     sites = records["pmsm.sites"]
     source, calibration, analog = records["pmsm.source"], records["pmsm.calibration"], records["pmsm.analog"]
+    timesteps = int(records["pmsm.timesteps"])
+    if timesteps < 1:
+        raise ValueError(f"{timesteps} timesteps")
     return Manifest(
         tool_version=records["pmsm.tool_version"],
-        timesteps=int(records["pmsm.timesteps"]),
+        timesteps=timesteps,
         coding=Coding(records["pmsm.coding"]),
         source_name=source["name"],
         source_sha256=source["sha256"],

@@ -233,10 +233,12 @@ def evaluate(
     else:
         console.print_result(tables.evaluation_table(result))
     drop = result.drop
-    if max_drop is not None and (drop is None or drop > max_drop):
-        fact = (
-            "there are no classes to compare" if drop is None else f"lost {drop:.2f} points, {max_drop:g} were allowed"
-        )
+    if max_drop is None:
+        return
+    if drop is None:
+        raise CheckFailedError("there are no classes to compare", subject=str(checkpoint), hint="leave out --max-drop")
+    if drop > max_drop:
+        fact = f"lost {drop:.2f} points, {max_drop:g} were allowed"
         raise CheckFailedError(fact, subject=str(checkpoint), hint="convert with more --levels or --timesteps")
 
 

@@ -108,5 +108,6 @@ def _read_spikes(graph: ir.Graph, synapse: Synapse, spikes: ir.Value, neuron: Ne
     folded = add_constant(graph, f"{weights.name}/{synapse.node.name}", fold_threshold(synapse, neuron.threshold))
     synapse.node.replace_input_with(synapse.data_index, spikes)
     synapse.node.replace_input_with(synapse.weight_index, folded)
-    if not weights.uses() and weights.name and weights.name in graph.initializers:
+    unread = not weights.uses() and not weights.is_graph_output()
+    if unread and weights.name and weights.name in graph.initializers:
         del graph.initializers[weights.name]

@@ -244,12 +244,12 @@ def _begin_pads(
         return _integers(node, "pads", [0] * (2 * spatial))[:spatial]
     if automatic == "VALID":
         return [0] * spatial
-    begins = []
+    begins, added = [], _integers(node, "output_padding", [0] * spatial)
     for axis in range(spatial):
         small, large = (result, data) if node.op_type == "Conv" else (data, result)
         total = (small[2 + axis] - 1) * strides[axis] + (kernel[axis] - 1) * dilations[axis] + 1 - large[2 + axis]
-        total = max(total, 0)
-        begins.append(total // 2 if automatic != "SAME_LOWER" else total - total // 2)
+        total = max(total + added[axis], 0)
+        begins.append(total // 2 if automatic == "SAME_UPPER" else total - total // 2)
     return begins
 
 

@@ -12,15 +12,8 @@ NEURON = "PolarityNeuron"
 NEURON_STEP = "PolarityNeuronStep"
 NEURON_OPS = (NEURON, NEURON_STEP)
 
-# A neuron at the first timestep: value and threshold in, spike counts out.
-_NEURON_TEXT = """
-<ir_version: 10, opset_import: ["" : {opset}, "ai.pmsm" : 1]>
-carrier (float[N] value, float[M] threshold) => (float[N] spikes)
-{{ spikes = ai.pmsm.PolarityNeuron <negative_levels = 0, positive_levels = 1> (value, threshold) }}
-<domain: "ai.pmsm", opset_import: ["" : {opset}]>
-PolarityNeuron <negative_levels, positive_levels> (value, threshold) => (spikes)
-{{
-  wanted = Div (value, threshold)
+# From the count that a neuron would like to emit to the spikes that it does emit.
+_EMISSION_TEXT = """
   undefined = IsNaN (wanted)
   nothing = Constant <value_float = 0.0> ()
   defined = Where (undefined, nothing, wanted)
@@ -31,7 +24,18 @@ PolarityNeuron <negative_levels, positive_levels> (value, threshold) => (spikes)
   lowest = Neg (negative_float)
   highest = Cast <to = 1> (positive)
   spikes = Clip (rounded, lowest, highest)
-}}
+"""
+
+# A neuron at the first timestep: value and threshold in, spike counts out.
+_NEURON_TEXT = """
+<ir_version: 10, opset_import: ["" : {opset}, "ai.pmsm" : 1]>
+carrier (float[N] value, float[M] threshold) => (float[N] spikes)
+{{ spikes = ai.pmsm.PolarityNeuron <negative_levels = 0, positive_levels = 1> (value, threshold) }}
+<domain: "ai.pmsm", opset_import: ["" : {opset}]>
+PolarityNeuron <negative_levels, positive_levels> (value, threshold) => (spikes)
+{{
+  wanted = Div (value, threshold)
+{emission}}}
 """
 
 # A neuron at any later timestep: it also takes what it has emitted so far and the coding's two numbers of this step.
@@ -51,17 +55,7 @@ PolarityNeuronStep <negative_levels, positive_levels> (value, threshold, emitted
   target = Mul (in_thresholds, horizon)
   missing = Sub (target, emitted)
   wanted = Div (missing, quantum)
-  undefined = IsNaN (wanted)
-  nothing = Constant <value_float = 0.0> ()
-  defined = Where (undefined, nothing, wanted)
-  rounded = Round (defined)
-  negative = Constant <value_int: int = @negative_levels> ()
-  positive = Constant <value_int: int = @positive_levels> ()
-  negative_float = Cast <to = 1> (negative)
-  lowest = Neg (negative_float)
-  highest = Cast <to = 1> (positive)
-  spikes = Clip (rounded, lowest, highest)
-  weighted = Mul (spikes, quantum)
+{emission}  weighted = Mul (spikes, quantum)
   emitted_now = Add (emitted, weighted)
 }}
 """
@@ -78,5 +72,5 @@ def neuron_step_function(opset: int) -> ir.Function:
 
 
 def _parse(text: str, opset: int) -> ir.Function:
-    (function,) = ir.from_onnx_text(text.format(opset=opset)).functions.values()
+    (function,) = ir.from_onnx_text(text.format(opset=opset, emission=_EMISSION_TEXT)).functions.values()
     return function

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.runtime.evaluate import source_outputs
 
 
 class OutputCollector:
@@ -23,8 +23,9 @@ class OutputCollector:
     def npz(self) -> bytes:
         """Every output of all images, by its name."""
         buffer = io.BytesIO()
+        images_first = source_outputs(list(self._batches))  # the others hold the timesteps before the images
         joined = {
-            name: np.concatenate(values, axis=1 if name.endswith(PER_STEP) else 0)
+            name: np.concatenate(values, axis=0 if name in images_first else 1)
             for name, values in self._batches.items()
         }
         np.savez(buffer, **joined)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options

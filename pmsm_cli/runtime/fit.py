@@ -1,11 +1,52 @@
-"""Whether what is to be evaluated fits together, found out before a long run rather than in the midst of it."""
+"""Whether what is handed over fits together, found out before a long run rather than in the midst of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from pmsm_cli.errors import BadInputError, DataError
-from pmsm_cli.graph.unroll import PER_STEP
+import onnx_ir as ir
+
+from pmsm_cli.calibration.calibrate import Calibration
+from pmsm_cli.errors import BadInputError, CalibrationError, DataError, shorten
+from pmsm_cli.graph.matching import matched_readers
+from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.runtime.evaluate import source_outputs
 from pmsm_cli.runtime.session import Session
 from pmsm_cli.sources.images import ImageSet
+
+
+def check_calibration(
+    calibration: Calibration, model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape], *, subject: str
+) -> None:
+    """Fail where a calibration is not one of these sites and synapses.
+
+    Raises:
+        CalibrationError: sites are missing or too many, or hold thresholds or corrections for other channels.
+    """
+    wanted, held = {site.name for site in plan.sites}, {site.name for site in calibration.sites}
+    if wanted != held:
+        raise CalibrationError(
+            "does not hold the sites that this conversion has",
+            subject=subject,
+            details=shorten(sorted(wanted ^ held)),
+            hint="use the same --spiking-input for both, or calibrate again",
+        )
+    outputs = {node.name: node.outputs[0].name or "" for node in model.graph}
+    corrected = {each.node: shapes[outputs[each.node]][each.axis] for each in matched_readers(model, plan, shapes)}
+    channels = {site.name: site.channels for site in plan.sites}
+    damaged = [
+        f"{name}: {threshold.shape} thresholds for {channels[name]} channels"
+        for name, threshold in ((site.name, site.parameters.threshold) for site in calibration.sites)
+        if threshold.shape not in ((), (channels[name],))
+    ] + [
+        f"{each.node}: corrections {each.scale.shape} and {each.shift.shape} for {corrected.get(each.node, 0)} channels"
+        for each in calibration.corrections
+        if not each.scale.shape == each.shift.shape == (corrected.get(each.node),)
+    ]
+    if damaged:
+        raise CalibrationError(
+            "does not fit the network's channels", subject=subject, details=shorten(damaged), hint="calibrate again"
+        )
 
 
 def check_labels(images: ImageSet, session: Session) -> None:
@@ -29,7 +70,8 @@ def check_comparable(spiking: Session, source: Session, *, source_name: str) -> 
     Raises:
         BadInputError: they cannot be the same network.
     """
-    mine = [output for output in spiking.runner.get_outputs() if not output.name.endswith(PER_STEP)]
+    kept = source_outputs(spiking.output_names)
+    mine = [output for output in spiking.runner.get_outputs() if output.name in kept]
     theirs = source.runner.get_outputs()
     pairs = [(spiking.runner.get_inputs()[0], source.runner.get_inputs()[0]), *zip(mine, theirs, strict=False)]
     different = [

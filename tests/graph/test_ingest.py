@@ -20,9 +20,15 @@ def floats(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
+def session_of(proto: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
 def run(model: onnx.ModelProto | ir.Model, inputs: np.ndarray = IMAGES) -> list[np.ndarray]:
     proto = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = session_of(proto)
     return session.run(None, {session.get_inputs()[0].name: inputs})
 
 
@@ -89,7 +95,11 @@ OLD_FORMS = {
     "LogSoftmax": ((7, 12), "y = LogSoftmax <axis = 2> (x)", {}),
     "Squeeze": ((7, 12), "p = GlobalAveragePool (x) y = Squeeze <axes = [2, 3]> (p)", {}),
     "Unsqueeze": ((7, 12), "f = Flatten (x) y = Unsqueeze <axes = [0, 3]> (f)", {}),
-    "Slice with attributes": ((7, 9), "y = Slice <axes = [1, 2], starts = [0, 1], ends = [2, 9223372036854775807]> (x)", {}),
+    "Slice with attributes": (
+        (7, 9),
+        "y = Slice <axes = [1, 2], starts = [0, 1], ends = [2, 9223372036854775807]> (x)",
+        {},
+    ),
     "Slice": ((10, 12), "y = Slice (x, s, e, a)", {"s": np.array([1]), "e": np.array([-1]), "a": np.array([3])}),
     "Reshape": ((7, 12), "y = Reshape (x, s)", {"s": np.array([0, -1])}),
     "Gemm": (
@@ -97,7 +107,11 @@ OLD_FORMS = {
         "f = Flatten (x) y = Gemm <transB = 1, alpha = 0.5, beta = 2.0> (f, w, c)",
         {"w": tiny.weights(5, 192), "c": tiny.weights(1, 5)},
     ),
-    "Gemm plus a number": ((7, 12), "f = Flatten (x) y = Gemm (f, w, c)", {"w": tiny.weights(192, 5), "c": floats(0.5)}),
+    "Gemm plus a number": (
+        (7, 12),
+        "f = Flatten (x) y = Gemm (f, w, c)",
+        {"w": tiny.weights(192, 5), "c": floats(0.5)},
+    ),
     "AveragePool": (
         (7, 12),
         "y = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 0, 1], strides = [2, 2], count_include_pad = 1> (x)",
@@ -114,7 +128,11 @@ OLD_FORMS = {
     ),
     "Split": ((7, 12), "p, q = Split <axis = 1, split = [1, 2]> (x) y = Concat <axis = 1> (q, p)", {}),
     "TopK": ((7, 9), "f = Flatten (x) y, i = TopK <k = 3> (f)", {}),
-    "Activations": ((7, 12), "a = LeakyRelu (x) c = HardSigmoid (a) d = Elu (c) h = PRelu (d, p) y = Sum (h, x)", {"p": tiny.weights(3, 1, 1)}),
+    "Activations": (
+        (7, 12),
+        "a = LeakyRelu (x) c = HardSigmoid (a) d = Elu (c) h = PRelu (d, p) y = Sum (h, x)",
+        {"p": tiny.weights(3, 1, 1)},
+    ),
     "Flattening by hand": (
         (7, 12),
         """h = Shape (x) zero = Constant <value = int64 {0}> () n = Gather (h, zero) one = Unsqueeze <axes = [0]> (n)
@@ -128,8 +146,9 @@ OLD_FORMS = {
 def test_old_opsets_give_the_same_outputs(form: str):
     (first, last), body, weights = OLD_FORMS[form]
     for opset in range(first, last + 1):
-        text = f"g (float[N, 3, 8, 8] x) => (float[?] y) {{ {body} }}".replace("[?]", "")
+        text = f"g (float[N, 3, 8, 8] x) => (float y) {{ {body} }}"
         proto = tiny.model(text, opset=opset, ir_version=8, **weights)
+        proto.graph.output[0].type.tensor_type.ClearField("shape")
         network = ingested(proto if opset % 2 else with_weights_as_inputs(proto))
         assert network.opset == 17
 
@@ -317,7 +336,9 @@ def test_padding_computed_as_exporters_do_is_folded_into_the_convolution():
         ("Pad (x, channel)", False),
     ],
 )
-@pytest.mark.parametrize("own", ["pads = [0, 1, 1, 0]", 'auto_pad = "SAME_UPPER", strides = [2, 2]', 'auto_pad = "VALID"'])
+@pytest.mark.parametrize(
+    "own", ["pads = [0, 1, 1, 0]", 'auto_pad = "SAME_UPPER", strides = [2, 2]', 'auto_pad = "VALID"']
+)
 def test_padding_gives_the_same_outputs_folded_or_not(pad: str, folded: bool, own: str):
     proto = tiny.model(
         f"g (float[N, 3, 8, 8] x) => (float[N, 4, h, k] y) {{ p = {pad} y = Conv <{own}> (p, w) }}",
@@ -480,7 +501,8 @@ def test_a_sum_with_a_computed_bias_is_taken_out_of_gemm():
 
 def test_half_precision_input_is_refused():
     proto = tiny.model(
-        "g (float16[N, 3, 8, 8] x) => (float16[N, 3, 8, 8] y) { y = Conv (x, w) }", w=tiny.weights(3, 3, 1, 1).astype(np.float16)
+        "g (float16[N, 3, 8, 8] x) => (float16[N, 3, 8, 8] y) { y = Conv (x, w) }",
+        w=tiny.weights(3, 3, 1, 1).astype(np.float16),
     )
     assert "its input does not hold 32-bit floats\n  x: float16 Nx3x8x8\n" in refusal_without_weights(proto)
 

@@ -25,9 +25,7 @@ def refusal(path: Path) -> str:
 def external(tmp_path: Path) -> Path:
     """A network whose weights lie in `weights.bin` beside it."""
     path = tmp_path / "network.onnx"
-    onnx.save_model(
-        tiny.convolutional(), path, save_as_external_data=True, location="weights.bin", size_threshold=0
-    )
+    onnx.save_model(tiny.convolutional(), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
     return path
 
 

@@ -334,7 +334,7 @@ def test_a_missing_file_is_refused(tmp_path: Path):
 
 
 def test_a_record_without_layout_is_refused():
-    with pytest.raises(PreprocessingError, match="^does not state layout$"):
+    with pytest.raises(PreprocessingError, match=r"^does not state layout$"):
         Preprocessing.from_json({"height": 8, "width": 8, "channels": "RGB"})
 
 

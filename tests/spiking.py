@@ -1,0 +1,90 @@
+"""Spiking networks for tests, from a tiny source to a checkpoint in memory, without files and the command line."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
+from pmsm_cli.checkpoint.file import Checkpoint, pack
+from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.shapes import infer_shapes
+from pmsm_cli.graph.sites import SitePlan, find_sites
+from pmsm_cli.graph.unroll import unroll_timesteps
+from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.runtime.observe import Observation, observe
+from pmsm_cli.sources.images import Batch, SkippedImage
+from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
+
+Array = np.ndarray
+
+
+def batches_of(
+    images: Array, size: int, *, labels: Array | None = None, skipped: tuple[SkippedImage, ...] = ()
+) -> Iterator[Batch]:
+    """The images in batches; the last one, which may be incomplete, brings what was skipped."""
+    for start in range(0, len(images), size):
+        stop = start + size
+        yield Batch(
+            inputs=images[start:stop],
+            labels=None if labels is None else labels[start:stop],
+            names=tuple(f"image {k}" for k in range(start, min(stop, len(images)))),
+            skipped=skipped if stop >= len(images) else (),
+        )
+
+
+def read(proto: onnx.ModelProto, image_shape: Shape, **options: bool) -> tuple[Network, SitePlan, dict[str, Shape]]:
+    """A source, its sites and its shapes."""
+    network = ingest(proto, subject="net.onnx")
+    shapes = infer_shapes(network.model, (network.image.batch or 1, *image_shape))
+    return network, find_sites(network, shapes, **options), shapes
+
+
+def seen(network: Network, plan: SitePlan, images: Array, *, size: int = 16) -> Observation:
+    """What the sites carry on these images."""
+    return observe(network, plan, lambda: batches_of(images, network.image.batch or size))
+
+
+def checkpoint_of(
+    proto: onnx.ModelProto,
+    images: Array,
+    *,
+    timesteps: int = 1,
+    coding: Coding = Coding.REFINE,
+    levels: int = 7,
+    spiking_input: bool = False,
+) -> Checkpoint:
+    """A checkpoint calibrated on the images, without matching of moments."""
+    network, plan, shapes = read(proto, images.shape[1:], spiking_input=spiking_input)
+    observation = seen(network, plan, images)
+    calibration: Calibration = calibrate(
+        observation.statistics,
+        levels=levels,
+        method=Method.MSE,
+        source_sha256="0" * 64,
+        images=Images(origin="test", images=len(images), skipped=0, digest=observation.digest, seed=0),
+    )
+    model: ir.Model = insert_neurons(network, plan, calibration.parameters, shapes)
+    if timesteps > 1:
+        model = unroll_timesteps(model, plan, timesteps=timesteps, coding=coding)
+    last = network.image.channels_last
+    manifest = Manifest(
+        tool_version="test",
+        timesteps=timesteps,
+        coding=coding,
+        source_name="net",
+        source_sha256="0" * 64,
+        preprocessing=Preprocessing(
+            height=images.shape[1 if last else 2],
+            width=images.shape[2 if last else 3],
+            channels=Channels.RGB if network.image.channels == 3 else Channels.GRAY,
+            layout=Layout.NHWC if last else Layout.NCHW,
+        ),
+        plan=plan,
+        calibration=calibration,
+    )
+    return Checkpoint(subject="net.snn.onnx", model=pack(model, manifest), manifest=manifest)
