@@ -46,6 +46,12 @@ def pmsm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     return call
 
 
+def fails(outcome: Outcome, code: int, message: str) -> None:
+    """The command failed with this message as the last thing on stderr, and gave no result."""
+    assert outcome.err.endswith(f"error: {message}\n"), outcome.err
+    assert (outcome.code, outcome.out) == (code, "")
+
+
 def write_images(folder: Path, count: int, *, size: tuple[int, int] = (8, 8), seed: int = 0) -> None:
     """Seeded colour noise as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)

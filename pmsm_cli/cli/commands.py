@@ -3,8 +3,6 @@
 Everything heavy is imported inside the command that needs it, so that `pmsm --help` answers at once.
 """
 
-from collections.abc import Sequence
-from enum import StrEnum
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmsm_cli.cli import console, options
+from pmsm_cli.cli.written import ReportFormat, check_outputs, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 from pmsm_cli.neuron.coding import Coding
 
 if TYPE_CHECKING:
-    from pmsm_cli.energy.account import EnergyReport
     from pmsm_cli.pipeline import Calibrated, CalibrationSettings, InputSettings
 
 _DEFAULT_SAMPLES = 512
@@ -24,23 +22,17 @@ _DEFAULT_LEVELS = 15
 _DEFAULT_PROFILE = "45nm"
 
 
-class ReportFormat(StrEnum):
-    """The forms that a report comes in."""
-
-    TABLE = "table"
-    JSON = "json"
-    MD = "md"
-
-
 def convert(
     source: options.Source,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.snn.onnx]"),
+        options.path_option("--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.snn.onnx]"),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Images to calibrate on; without any, thresholds come from synthetic ones."),
+        options.path_option(
+            metavar="PATH", help="Images to calibrate on; without any, thresholds come from synthetic ones."
+        ),
     ] = None,
     samples: options.Samples = _DEFAULT_SAMPLES,
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, max=1024, help="Timesteps T.")] = 1,
@@ -51,16 +43,16 @@ def convert(
     ] = Coding.REFINE,
     calibration: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Thresholds from `pmsm calibrate`, instead of --data."),
+        options.path_option(metavar="FILE", help="Thresholds from `pmsm calibrate`, instead of --data."),
     ] = None,
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names, one a line, to store in the checkpoint.")
+        Path | None, options.path_option(metavar="FILE", help="Class names, one a line, to store in the checkpoint.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the energy report: .json or .md.")
+        Path | None, options.path_option(metavar="FILE", help="Also write the energy report: .json or .md.")
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -77,7 +69,7 @@ def convert(
     from pmsm_cli.runtime.session import model_bytes
 
     target = output or Path(f"{source.stem}.snn.onnx")
-    form = _report_form(report)
+    form = report_form(report)
     if calibration and (data or levels or not match_moments):
         raise UsageError(
             "--calibration brings its own thresholds, levels and moments: "
@@ -85,7 +77,7 @@ def convert(
         )
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
-    _check_outputs([target, report], inputs=[source, calibration, labels])
+    check_outputs([target, report], inputs=[source, calibration, labels])
     with console.ProgressBar() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
         names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
@@ -102,7 +94,7 @@ def convert(
             energy = pipeline.report_checkpoint(
                 checkpoint, images, profile=_DEFAULT_PROFILE, threads=threads, progress=progress
             )
-            files[report] = _rendered(energy, form)
+            files[report] = rendered(energy, form)
         write_files(files)
     _say_how_calibrated(calibrated, made.warnings)
     summary = pipeline.summarise(made, target)
@@ -117,7 +109,9 @@ def calibrate(
     path: options.DataPath,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.calibration.json]"),
+        options.path_option(
+            "--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.calibration.json]"
+        ),
     ] = None,
     samples: options.Samples = _DEFAULT_SAMPLES,
     levels: options.Levels = None,
@@ -139,7 +133,7 @@ def calibrate(
     from pmsm_cli.report import tables
 
     target = output or Path(f"{source.stem}.calibration.json")
-    _check_outputs([target], inputs=[source])
+    check_outputs([target], inputs=[source])
     with console.ProgressBar() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
         settings = _calibration_settings(path, samples, levels, match_moments, seed, threads)
@@ -157,7 +151,9 @@ def calibrate(
 def inspect(
     source: Annotated[
         Path,
-        typer.Argument(metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False),
+        options.path_argument(
+            metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False
+        ),
     ],
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
@@ -245,15 +241,15 @@ def evaluate(
 def run(
     checkpoint: options.CheckpointFile,
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Images, folders, or one .npy or .npz file.")
+        list[Path], options.path_argument(metavar="IMAGE...", help="Images, folders, or one .npy or .npz file.")
     ],
     top_k: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to print.")] = 5,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Class names, one a line.  [default: the checkpoint's]")
+        Path | None, options.path_option(metavar="FILE", help="Class names, one a line.  [default: the checkpoint's]")
     ] = None,
     outputs: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write all raw outputs of all images, as .npz; held in memory."),
+        options.path_option(metavar="FILE", help="Also write all raw outputs of all images, as .npz; held in memory."),
     ] = None,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -269,7 +265,7 @@ def run(
     from pmsm_cli.report.records import to_json
     from pmsm_cli.sources.images import SkippedImage
 
-    _check_outputs([outputs], inputs=[checkpoint, labels, *images])
+    check_outputs([outputs], inputs=[checkpoint, labels, *images])
     opened = open_checkpoint(checkpoint)
     names = pipeline.read_labels(labels, opened.model) if labels else opened.manifest.labels
     collector = OutputCollector() if outputs else None
@@ -294,7 +290,9 @@ def report(
     checkpoint: options.CheckpointFile,
     data: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Images to count spikes on; without any, what calibration saw (T = 1)."),
+        options.path_option(
+            metavar="PATH", help="Images to count spikes on; without any, what calibration saw (T = 1)."
+        ),
     ] = None,
     samples: options.SomeSamples = None,
     profile: Annotated[
@@ -303,7 +301,8 @@ def report(
     form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
     all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the report (json or md) to a file.")
+        Path | None,
+        options.path_option("--output", "-o", metavar="FILE", help="Write the report (json or md) to a file."),
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -321,35 +320,22 @@ def report(
         raise UsageError(
             "--json and --format md contradict each other", hint="with --output, one of them may be a file"
         )
-    _check_outputs([output], inputs=[checkpoint, data, Path(profile)])
-    written = _report_form(output) if form is ReportFormat.TABLE else form
+    check_outputs([output], inputs=[checkpoint, data, Path(profile)])
+    written = report_form(output) if form is ReportFormat.TABLE else form
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(data, samples, seed) if data else None
         result = pipeline.report_checkpoint(opened, images, profile=profile, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
     if output:
-        write_file(output, _rendered(result, written))
+        write_file(output, rendered(result, written))
         console.say(f"written to {output}")
     if json:
-        console.print_text(_rendered(result, ReportFormat.JSON))
+        console.print_text(rendered(result, ReportFormat.JSON))
     elif not output and form is ReportFormat.TABLE:
         console.print_result(tables.energy_table(result, all_sites=all_sites))
     elif not output:
-        console.print_text(_rendered(result, form))
-
-
-def _check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | None]) -> None:
-    """Refuse outputs that cannot be written, or that would take the place of an input or of each other."""
-    from pmsm_cli.checkpoint.file import check_writable
-
-    taken = {path.resolve() for path in inputs if path}
-    for path in outputs:
-        if path:
-            check_writable(path)
-            if path.resolve() in taken:
-                raise UsageError("is written and read by one command", subject=str(path), hint="name another file")
-            taken.add(path.resolve())
+        console.print_text(rendered(result, form))
 
 
 def _input_settings(preprocess: str | None, image_size: int | None, spiking_input: bool) -> "InputSettings":
@@ -377,19 +363,3 @@ def _say_how_calibrated(calibrated: "Calibrated", warnings: tuple[str, ...]) -> 
     for warning in warnings:
         console.warn(warning)
     console.warn_skipped(calibrated.skipped)
-
-
-def _report_form(path: Path | None) -> ReportFormat:
-    forms = {".json": ReportFormat.JSON, ".md": ReportFormat.MD}
-    if path is not None and path.suffix not in forms:
-        raise UsageError(
-            f"a report is written as {' or '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)
-        )
-    return forms[path.suffix] if path else ReportFormat.TABLE
-
-
-def _rendered(result: "EnergyReport", form: ReportFormat) -> str:
-    from pmsm_cli.report.markdown import energy_markdown
-    from pmsm_cli.report.records import to_json
-
-    return energy_markdown(result) if form is ReportFormat.MD else dumps(to_json(result), indent=2) + "\n"

@@ -1,17 +1,22 @@
 """Options that several commands share, each with one spelling, one default and one help text."""
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Source = Annotated[Path, typer.Argument(metavar="SOURCE", help="The network: an .onnx file.", show_default=False)]
+# Typer would refuse unreadable paths by itself, as wrong usage and in its own words; our errors say more.
+path_argument = functools.partial(typer.Argument, readable=False)
+path_option = functools.partial(typer.Option, readable=False)
+
+Source = Annotated[Path, path_argument(metavar="SOURCE", help="The network: an .onnx file.", show_default=False)]
 CheckpointFile = Annotated[
-    Path, typer.Argument(metavar="CHECKPOINT", help="A spiking network made by `pmsm convert`.", show_default=False)
+    Path, path_argument(metavar="CHECKPOINT", help="A spiking network made by `pmsm convert`.", show_default=False)
 ]
 DataPath = Annotated[
     Path,
-    typer.Argument(
+    path_argument(
         metavar="PATH",
         help="A folder of images (class sub-folders give labels), or an .npy or .npz file (x, optional y).",
         show_default=False,
@@ -52,6 +57,6 @@ Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads for onnxruntime.  [default: one a core]")
 ]
 Against = Annotated[
-    Path | None, typer.Option(metavar="SOURCE", help="The source network, to compare with.", show_default=False)
+    Path | None, path_option(metavar="SOURCE", help="The source network, to compare with.", show_default=False)
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.profile import EnergyProfile
-from pmsm_cli.graph.sites import AnalogLayer, Site
+from pmsm_cli.graph.sites import AnalogLayer, Site, SitePlan
 from pmsm_cli.runtime.count import SiteCount, SpikeCount
 from pmsm_cli.sources.images import SkippedImage
 
@@ -97,10 +97,18 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         synaptic_ops=synaptic_ops,
         sites=sites,
         analog_layers=plan.analog_layers,
-        assumptions=profile.assumptions,
+        assumptions=(*profile.assumptions, *_not_counted(plan)),
         source=profile.source,
         skipped=count.skipped,
     )
+
+
+def _not_counted(plan: SitePlan) -> list[str]:
+    """What has no number of operations is said, rather than passed off as free."""
+    unknown = [layer for layer in plan.analog_layers if layer.macs is None]
+    return [
+        f"{layer.node} ({layer.op_type}) is not counted, on either side: its size is not known" for layer in unknown
+    ]
 
 
 def _site(site: Site, counted: SiteCount, profile: EnergyProfile) -> SiteReport:

@@ -61,9 +61,10 @@ def open_profile(name: str) -> EnergyProfile:
 
 
 def _from_record(record: dict[str, Any], *, subject: str) -> EnergyProfile:
-    constants = record.get("picojoule", {})
+    table = record.get("picojoule")
+    constants = table if isinstance(table, dict) else {}
     wanted = {field.name for field in dataclasses.fields(Picojoule)}
-    if not isinstance(constants, dict) or set(constants) != wanted:
+    if set(constants) != wanted:
         missing, unknown = sorted(wanted - set(constants)), sorted(set(constants) - wanted)
         raise ProfileError(
             "[picojoule] does not hold the constants needed",
@@ -74,10 +75,13 @@ def _from_record(record: dict[str, Any], *, subject: str) -> EnergyProfile:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not math.isfinite(value) or value < 0:
             raise ProfileError(f"{name} must be a number of pJ, 0 or more, not {value!r}", subject=subject)
+    assumptions = record.get("assumptions", [])
+    if not isinstance(assumptions, list):
+        raise ProfileError("assumptions must be a list of lines", subject=subject)
     return EnergyProfile(
         name=str(record.get("name", Path(subject).stem)),
         description=str(record.get("description", "")),
         source=str(record.get("source", "not stated")),
-        assumptions=tuple(str(line) for line in record.get("assumptions", ())),
+        assumptions=tuple(str(line) for line in assumptions),
         picojoule=Picojoule(**{name: float(value) for name, value in constants.items()}),
     )

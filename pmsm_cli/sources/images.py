@@ -144,6 +144,8 @@ class ImageArray:
             raise DataError(
                 f"holds inputs of shape {value.shape}, the network reads {preprocessing.shape}", subject=self.origin
             )
+        if not np.isfinite(value).all():
+            raise UnreadableImageError("holds infinite values or such that are no numbers", subject=self.name(index))
         return np.asarray(value, np.float32)
 
 

@@ -7,16 +7,10 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from conftest import write_images
+from conftest import fails, write_images
 from PIL import Image
 
 INCOMPLETE = "hint: was the file downloaded or copied completely?\n"
-
-
-def fails(outcome, code: int, message: str) -> None:
-    """The command failed with this message as the last thing on stderr, and gave no result."""
-    assert outcome.err.endswith(f"error: {message}\n"), outcome.err
-    assert (outcome.code, outcome.out) == (code, "")
 
 
 @pytest.fixture(autouse=True)
@@ -125,8 +119,13 @@ def test_missing_external_data_are_named(pmsm, tmp_path: Path):
     onnx.save_model(tiny.convolutional(), path, save_as_external_data=True, location="x.bin", size_threshold=0)
     assert pmsm("inspect", path).code == 0
     (tmp_path / "x.bin").unlink()
-    message = "its external data is missing\n  x.bin\nhint: copy the weight files that were exported with it into the same folder"
-    fails(pmsm("convert", path), 3, f"{path}: {message}")
+    fails(
+        pmsm("convert", path),
+        3,
+        f"{path}: its external data is missing\n"
+        "  x.bin\n"
+        "hint: copy the weight files that were exported with it into the same folder",
+    )
 
 
 def test_a_network_of_open_size_is_refused_with_the_option_that_states_it(pmsm, tmp_path: Path):
@@ -166,7 +165,9 @@ def test_a_checkpoint_of_an_unknown_format_version_is_refused(pmsm, checkpoint, 
             entry.value = "7"
     path = tiny.save(proto, tmp_path / "future.onnx")
     images = [pictures] if command in ("eval", "run") else []
-    message = "has checkpoint format version 7; this pmsm knows version 1\nhint: update pmsm, or convert the source again"
+    message = (
+        "has checkpoint format version 7; this pmsm knows version 1\nhint: update pmsm, or convert the source again"
+    )
     fails(pmsm(command, path, *images), 3, f"{path}: {message}")
 
 
@@ -315,15 +316,29 @@ def test_an_array_beside_a_folder_is_refused(pmsm, checkpoint, pictures, tmp_pat
     fails(pmsm("run", checkpoint, pictures, path), 3, message)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_inputs_that_are_no_numbers_are_refused_for_calibration(with_images, tmp_path: Path, value):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("command", IMAGE_COMMANDS)
+def test_an_input_with_values_that_are_no_numbers_is_skipped_and_named(with_images, tmp_path: Path, command, value):
     values = tiny.images(20)
     values[7, 0, 0, 0] = value
-    np.save(tmp_path / "x.npy", values)
-    made = with_images("convert", tmp_path / "x.npy")
+    path = tmp_path / "x.npy"
+    np.save(path, values)
+    shown = with_images(command, path)
+    assert (shown.code, shown.err.removesuffix(f"written to {tmp_path / 'out'}\n")) == (
+        0,
+        "warning: 1 image(s) could not be read and were skipped:\n"
+        f"  {path}[7]: holds infinite values or such that are no numbers\n",
+    )
+
+
+def test_a_network_that_gives_no_numbers_is_refused(pmsm, pictures, tmp_path: Path):
+    proto = tiny.convolutional()
+    proto.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.full((4, 3, 3, 3), 3e38, np.float32), "w1"))
+    source = tiny.save(proto, tmp_path / "x.onnx")
+    made = pmsm("convert", source, "--data", pictures, "--preprocess", "none", "-o", tmp_path / "out.onnx")
     assert (made.code, made.out) == (3, "")
-    assert made.err.startswith("error: ")
-    assert not (tmp_path / "out").exists()
+    assert "the source network produces values that are infinite or not a number" in made.err
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_labels_beyond_the_networks_classes_are_refused_before_the_run(with_images, tmp_path: Path):
@@ -397,9 +412,7 @@ def test_a_calibration_with_too_few_thresholds_is_refused(pmsm, network, calibra
     fails(pmsm("convert", network, "--calibration", path), 3, f"{path}: {message}")
 
 
-def test_a_calibration_with_corrections_for_other_synapses_is_refused(
-    pmsm, network, calibration_file, tmp_path: Path
-):
+def test_a_calibration_with_corrections_for_other_synapses_is_refused(pmsm, network, calibration_file, tmp_path: Path):
     corrections = json.loads(calibration_file.read_text(encoding="utf-8"))["corrections"]
     name = corrections[0]["node"]
     corrections[0]["shift"] = [0.0]

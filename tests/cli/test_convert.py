@@ -61,7 +61,9 @@ def test_convert_records_how_the_checkpoint_came_about(pmsm, network, pictures, 
 
 
 @pytest.mark.parametrize("timesteps", [1, 2])
-def test_class_names_of_the_data_folder_or_of_a_file_travel_in_the_checkpoint(pmsm, network, pictures, tmp_path: Path, timesteps):
+def test_class_names_of_the_data_folder_or_of_a_file_travel_in_the_checkpoint(
+    pmsm, network, pictures, tmp_path: Path, timesteps
+):
     target = tmp_path / "out.onnx"
     assert pmsm("convert", network, "--data", pictures, "-T", timesteps, "-o", target).code == 0
     assert open_checkpoint(target).manifest.labels == CLASSES

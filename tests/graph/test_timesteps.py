@@ -7,6 +7,7 @@ there the images are drawn such that no value comes near a tie.
 """
 
 import functools
+import itertools
 
 import numpy as np
 import onnx
@@ -338,7 +339,7 @@ def test_the_error_of_refine_falls_with_every_timestep(make):
     (expected,) = session_of(proto.SerializeToString()).run(["scores"], {"image": images})
     per_step = stock(spiking_model(network, plan, parameters, 8, Coding.REFINE), images)[f"scores{PER_STEP}"]
     errors = [float(np.linalg.norm(step - expected)) for step in per_step]
-    assert all(later < earlier for earlier, later in zip(errors, errors[1:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(errors))
     assert errors[-1] < errors[0] / 60
 
 

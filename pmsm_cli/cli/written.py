@@ -1,0 +1,51 @@
+"""What commands write beside their results: whether it can be written, and in which form."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pmsm_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from pmsm_cli.energy.account import EnergyReport
+
+
+class ReportFormat(StrEnum):
+    """The forms that a report comes in."""
+
+    TABLE = "table"
+    JSON = "json"
+    MD = "md"
+
+
+def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | None]) -> None:
+    """Refuse outputs that cannot be written, or that would take the place of an input or of each other."""
+    from pmsm_cli.checkpoint.file import check_writable
+
+    taken = {path.resolve() for path in inputs if path}
+    for path in outputs:
+        if path:
+            check_writable(path)
+            if path.resolve() in taken:
+                raise UsageError("is written and read by one command", subject=str(path), hint="name another file")
+            taken.add(path.resolve())
+
+
+def report_form(path: Path | None) -> ReportFormat:
+    """The form that a report's ending means."""
+    forms = {".json": ReportFormat.JSON, ".md": ReportFormat.MD}
+    if path is not None and path.suffix not in forms:
+        raise UsageError(
+            f"a report is written as {' or '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)
+        )
+    return forms[path.suffix] if path else ReportFormat.TABLE
+
+
+def rendered(result: "EnergyReport", form: ReportFormat) -> str:
+    """A report as the text of a file."""
+    from pmsm_cli.report.markdown import energy_markdown
+    from pmsm_cli.report.records import to_json
+
+    return energy_markdown(result) if form is ReportFormat.MD else dumps(to_json(result), indent=2) + "\n"
