@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
 from pmsm_cli import __version__
 from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
-from pmsm_cli.calibration.record import calibration_from_json
+from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.checkpoint.file import Checkpoint, pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import EnergyReport, account
@@ -191,14 +191,21 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
 
 
+def calibration_record(loaded: Loaded, calibrated: Calibrated) -> dict[str, Any]:
+    """What `read_calibration` reads back: the calibration, and the circumstances that it holds for."""
+    record = calibration_to_json(calibrated.calibration)
+    return {**record, "preprocessing": loaded.preprocessing.to_json(), "labels": calibrated.class_names}
+
+
 def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
-    """A calibration from a file, for the network that it was made with.
+    """A calibration from a file, for the network and the preprocessing that it was made with.
 
     Raises:
-        CalibrationError: the file is unusable, or belongs to another network.
+        CalibrationError: the file is unusable, or belongs to another network or preprocessing.
     """
     try:
-        calibration = calibration_from_json(json.loads(path.read_text(encoding="utf-8")))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        calibration = calibration_from_json(record)
     except OSError as error:
         raise CalibrationError(f"cannot be read ({error.strerror})", subject=str(path)) from error
     except ValueError as error:
@@ -212,9 +219,15 @@ def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
             hint=f"pmsm calibrate {loaded.source.path} IMAGES -o {path}",
         )
     check_calibration(calibration, loaded.network.model, loaded.plan, loaded.shapes, subject=str(path))
+    own = json.loads(json.dumps(loaded.preprocessing.to_json()))
+    if record.get("preprocessing", own) != own:
+        raise CalibrationError(
+            "was made with another preprocessing", subject=str(path), hint="pass the --preprocess that it was made with"
+        )
     ordered = {site.name: site for site in calibration.sites}
     calibration = replace(calibration, sites=tuple(ordered[site.name] for site in loaded.plan.sites))
-    return Calibrated(calibration=calibration, class_names=(), skipped=(), warnings=())
+    names = tuple(str(name) for name in record.get("labels", ()))
+    return Calibrated(calibration=calibration, class_names=names, skipped=(), warnings=())
 
 
 def convert(

@@ -128,7 +128,6 @@ def calibrate(
     pmsm calibrate resnet20.onnx images/ --preprocess imagenet -o r20.calibration.json
     """
     from pmsm_cli import pipeline
-    from pmsm_cli.calibration.record import calibration_to_json
     from pmsm_cli.checkpoint.file import write_file
     from pmsm_cli.report import tables
 
@@ -138,7 +137,7 @@ def calibrate(
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
         settings = _calibration_settings(path, samples, levels, match_moments, seed, threads)
         calibrated = pipeline.calibrate_source(loaded, settings, progress)
-    record = calibration_to_json(calibrated.calibration)
+    record = pipeline.calibration_record(loaded, calibrated)
     write_file(target, dumps(record) + "\n")
     _say_how_calibrated(calibrated, (*loaded.warnings, *calibrated.warnings))
     if json:

@@ -30,7 +30,12 @@ def open_source(path: Path) -> Source:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise ModelFileError("no such file", subject=str(path)) from error
+        hint = (
+            "timm models cannot be read by name yet: export the model to ONNX"
+            if f"{path}".startswith("timm:")
+            else None
+        )
+        raise ModelFileError("no such file", subject=str(path), hint=hint) from error
     except IsADirectoryError as error:
         raise ModelFileError("is a folder, not an ONNX file", subject=str(path)) from error
     except OSError as error:

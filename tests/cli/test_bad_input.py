@@ -371,6 +371,14 @@ def test_a_calibration_of_another_network_is_refused(pmsm, calibration_file, tmp
     )
 
 
+def test_a_calibration_of_another_preprocessing_is_refused(pmsm, network, calibration_file):
+    fails(
+        pmsm("convert", network, "--calibration", calibration_file, "--preprocess", "inception"),
+        3,
+        f"{calibration_file}: was made with another preprocessing\nhint: pass the --preprocess that it was made with",
+    )
+
+
 def test_a_calibration_of_other_sites_is_refused(pmsm, network, calibration_file):
     fails(
         pmsm("convert", network, "--calibration", calibration_file, "--spiking-input"),
