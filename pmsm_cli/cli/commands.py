@@ -15,7 +15,7 @@ from pmsm_cli.errors import CheckFailedError, UsageError
 from pmsm_cli.neuron.coding import Coding
 
 if TYPE_CHECKING:
-    from pmsm_cli.pipeline import Calibrated, CalibrationSettings, InputSettings
+    from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, InputSettings
 
 _DEFAULT_SAMPLES = 512
 _DEFAULT_LEVELS = 15
@@ -223,6 +223,8 @@ def evaluate(
         images = pipeline.open_sample(path, samples, seed)
         result = pipeline.evaluate_checkpoint(opened, images, against=against, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
+    if against and not pipeline.is_source(against, opened):
+        console.warn(f"{against} is not the file that the checkpoint was made from ({opened.manifest.source_name})")
     if json:
         console.print_json(to_json(result))
     else:

@@ -213,7 +213,7 @@ class Counted:
 
 
 def _table(title: str | None) -> Table:
-    return Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan", pad_edge=False)
+    return Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan")
 
 
 def _neuron_cells(site: SiteCalibration) -> Sequence[str]:

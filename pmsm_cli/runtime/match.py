@@ -31,9 +31,10 @@ def match_moments(
     threads: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> tuple[Correction, ...]:
-    """One pass: the source on each batch, then the spiking network matched to it; means over batches.
+    """One pass: the source on each batch, then the spiking network matched to it; means over images.
 
-    `spiking` is the one-timestep graph without corrections. Batches should be of the same size.
+    `spiking` is the one-timestep graph without corrections. Where the graph fixes the batch, an incomplete last one is
+    left out: padding would count as images.
     """
     readers = matched_readers(network.model, plan, shapes)
     source = _source_session(network, readers, threads)
@@ -50,9 +51,9 @@ def match_moments(
             for reader in readers:
                 own = [named[name].reshape(-1).astype(np.float64) for name in reader.outputs]
                 wanted = [moments[reader.node][name].reshape(-1).astype(np.float64) for name in reader.inputs]
-                sums = np.stack([own[0], own[1] ** 2, wanted[0], wanted[1] ** 2])
+                sums = usable * np.stack([own[0], own[1] ** 2, wanted[0], wanted[1] ** 2])
                 totals[reader.node] = totals.get(reader.node, 0) + sums
-            count += 1
+            count += usable
         on_batch(len(batch.inputs) + len(batch.skipped))
     corrections = []
     for reader in readers if count else []:

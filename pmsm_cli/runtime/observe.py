@@ -98,6 +98,8 @@ def _rows(site: Site) -> int:
 
 def _thinned(values: Floats, images: int) -> Floats:
     """An evenly spaced part of each image's values, the same whatever batch the image is in."""
+    if values.shape[1] % images:  # a tensor that does not depend on the image has no batch
+        images = 1
     an_image = values.reshape(len(values), images, -1)
     wanted = an_image.shape[2] / (_VALUES_A_CHANNEL_AND_IMAGE * (1 if len(values) > 1 else 64))
     # A stride of a prime number walks through rows and columns of a map alike.

@@ -1,23 +1,20 @@
-"""The main jobs, one function a command: each reads like the list of its stages, prints nothing and writes nothing."""
+"""From a network to a checkpoint: read it, set its thresholds, put the neurons in."""
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import onnx_ir as ir
 
 from pmsm_cli import __version__
 from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
-from pmsm_cli.checkpoint.file import Checkpoint, pack
+from pmsm_cli.checkpoint.file import pack
 from pmsm_cli.checkpoint.manifest import Manifest
-from pmsm_cli.energy.account import EnergyReport, account
-from pmsm_cli.energy.estimate import estimate_spikes
-from pmsm_cli.energy.profile import open_profile
-from pmsm_cli.errors import CalibrationError, DataError, PmsmError
+from pmsm_cli.errors import CalibrationError, PmsmError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
@@ -26,47 +23,19 @@ from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
 from pmsm_cli.report.summary import ConversionSummary, summary_of
-from pmsm_cli.runtime.count import count_spikes
-from pmsm_cli.runtime.evaluate import Evaluation, evaluate
-from pmsm_cli.runtime.fit import check_calibration, check_comparable, check_labels
+from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.observe import PASSES, observe
-from pmsm_cli.runtime.predict import Prediction, predict
-from pmsm_cli.runtime.session import Array, Session, open_session
-from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches, sample_images
+from pmsm_cli.runtime.session import open_session
+from pmsm_cli.sources.images import ImageSet, SkippedImage, read_batches
 from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.synthetic import SyntheticImages
 
-DEFAULT_LEVELS = 15
-DEFAULT_SAMPLES = 512
 SYNTHETIC_SAMPLES = 64
-_LARGEST_BATCH = 64
-_VALUES_AT_ONCE = 2**24  # activations of all sites that are held at a time, which bounds the batch of large networks
 _FEW_IMAGES = 16
-
-
-class Progress(Protocol):
-    """Told how far a stage has come; the command line draws it."""
-
-    def start(self, stage: str, total: int) -> None:
-        """A stage of `total` images begins."""
-        ...
-
-    def advance(self, images: int) -> None:
-        """So many more images are done."""
-        ...
-
-
-class NoProgress:
-    """For callers who do not care."""
-
-    def start(self, stage: str, total: int) -> None:
-        """Do nothing."""
-
-    def advance(self, images: int) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,9 +83,9 @@ class Conversion:
 class CalibrationSettings:
     """How thresholds are set."""
 
-    data: Path | None = None  # None: synthetic images
-    samples: int = DEFAULT_SAMPLES
-    levels: int = DEFAULT_LEVELS
+    data: Path | None  # None: synthetic images
+    samples: int
+    levels: int
     method: Method = Method.MSE
     match_moments: bool = True  # give each synapse's output the source's mean and deviation back
     seed: int = 0
@@ -154,7 +123,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     else:
         images = open_sample(settings.data, settings.samples, settings.seed)
     read = functools.partial(
-        read_batches, images, loaded.preprocessing, _batch_size(loaded.plan, loaded.network.image.batch)
+        read_batches, images, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch)
     )
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(loaded.network, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
@@ -266,135 +235,9 @@ def summarise(made: Conversion, checkpoint: Path) -> ConversionSummary:
     return summary_of(made.manifest, checkpoint=checkpoint, skipped=made.skipped, warnings=made.warnings)
 
 
-def evaluate_checkpoint(
-    checkpoint: Checkpoint,
-    images: ImageSet,
-    *,
-    against: Path | None,
-    threads: int | None,
-    progress: Progress,
-) -> Evaluation:
-    """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
-    spiking = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
-    check_labels(images, spiking)
-    source = open_reference(against, threads=threads) if against else None
-    if source:
-        check_comparable(spiking, source, source_name=checkpoint.manifest.source_name)
-    progress.start("Evaluating", len(images))
-    return evaluate(
-        spiking,
-        _read_for(checkpoint, images, spiking),
-        timesteps=checkpoint.manifest.timesteps,
-        source=source,
-        on_batch=progress.advance,
-    )
-
-
-def open_reference(path: Path, *, threads: int | None) -> Session:
-    """A source network as it is, ready to run beside its checkpoint."""
-    return open_session(ingest(open_source(path).proto, subject=str(path)).model, subject=str(path), threads=threads)
-
-
-def report_checkpoint(
-    checkpoint: Checkpoint, images: ImageSet | None, *, profile: str, threads: int | None, progress: Progress
-) -> EnergyReport:
-    """Spikes and energy of a checkpoint: counted on images, or else estimated from what calibration saw."""
-    chosen = open_profile(profile)
-    if images is None:
-        return account(checkpoint.manifest, estimate_spikes(checkpoint), chosen)
-    batches = read_batches(
-        images,
-        checkpoint.manifest.preprocessing,
-        _batch_size(checkpoint.manifest.plan, _fixed_batch(checkpoint.model)),
-    )
-    progress.start("Counting spikes", len(images))
-    counted = count_spikes(checkpoint, batches, threads=threads, on_batch=progress.advance)
-    return account(checkpoint.manifest, counted, chosen)
-
-
-def predict_images(
-    checkpoint: Checkpoint,
-    paths: Sequence[Path],
-    *,
-    labels: Sequence[str],
-    top_k: int,
-    threads: int | None,
-    progress: Progress,
-    on_outputs: Callable[[dict[str, Array]], None] | None = None,
-) -> Iterator[Prediction | SkippedImage]:
-    """The outputs for each image, as they come; `on_outputs` is handed the raw outputs of each batch."""
-    images = join_images([open_images(path) for path in paths])
-    session = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
-    progress.start("Running", len(images))
-    return predict(
-        session,
-        _read_for(checkpoint, images, session),
-        labels=labels,
-        top_k=top_k,
-        on_batch=progress.advance,
-        on_outputs=on_outputs or (lambda outputs: None),
-    )
-
-
-def open_sample(path: Path, samples: int | None, seed: int) -> ImageSet:
-    """The images of a path, or so many of them."""
-    return sample_images(open_images(path), samples, seed)
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether an ONNX file is one of our checkpoints (of any format version)."""
-    return any(entry.key.startswith("pmsm.") for entry in open_source(path).proto.metadata_props)
-
-
-def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
-    """Class names for a network, one a line.
-
-    Raises:
-        DataError: the file cannot be read, or holds more or fewer names than the network tells classes apart.
-    """
-    try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", subject=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise DataError("is not a text in UTF-8", subject=str(path)) from error
-    hint = "one name a line, in the order of the classes"
-    if not names:
-        raise DataError("holds no class names", subject=str(path), hint=hint)
-    if (_classes(model) or len(names)) != len(names):
-        raise DataError(
-            f"holds {len(names)} class names, the network has {_classes(model)} classes", subject=str(path), hint=hint
-        )
-    return names
-
-
-def _read_for(checkpoint: Checkpoint, images: ImageSet, session: Session) -> Iterator[Batch]:
-    size = _batch_size(checkpoint.manifest.plan, session.fixed_batch)
-    return read_batches(images, checkpoint.manifest.preprocessing, size)
-
-
-def _batch_size(plan: SitePlan, fixed: int | None) -> int:
-    if fixed:
-        return fixed
-    neurons = sum(site.neurons or 0 for site in plan.sites)
-    return max(1, min(_LARGEST_BATCH, _VALUES_AT_ONCE // max(neurons, 1)))
-
-
-def _fixed_batch(model: ir.Model) -> int | None:
-    shape = model.graph.inputs[0].shape
-    return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
-
-
-def _classes(model: ir.Model) -> int | None:
-    """How many classes a network tells apart: the width of its first list of scores, where that is stated."""
-    shapes = [output.shape for output in model.graph.outputs if output.shape is not None]
-    width = next((shape[1] for shape in shapes if len(shape) == 2), None)
-    return width if isinstance(width, int) else None
-
-
 def _fitting(class_names: tuple[str, ...], model: ir.Model) -> tuple[str, ...]:
     """The names of the data folder's classes, if there are as many as the network tells apart."""
-    return class_names if _classes(model) == len(class_names) else ()
+    return class_names if class_count(model) == len(class_names) else ()
 
 
 def _input_shape(image: ImageInput) -> InputShape:

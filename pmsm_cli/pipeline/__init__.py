@@ -1,0 +1,34 @@
+"""The main jobs, one function a command: each reads like the list of its stages, prints nothing and writes nothing."""
+
+from pmsm_cli.pipeline.conversion import (
+    CalibrationSettings,
+    InputSettings,
+    calibrate_source,
+    calibration_record,
+    convert,
+    load_source,
+    read_calibration,
+    summarise,
+)
+from pmsm_cli.pipeline.inputs import Progress, is_checkpoint, is_source, open_sample, read_labels
+from pmsm_cli.pipeline.measurement import evaluate_checkpoint, open_reference, predict_images, report_checkpoint
+
+__all__ = [
+    "CalibrationSettings",
+    "InputSettings",
+    "Progress",
+    "calibrate_source",
+    "calibration_record",
+    "convert",
+    "evaluate_checkpoint",
+    "is_checkpoint",
+    "is_source",
+    "load_source",
+    "open_reference",
+    "open_sample",
+    "predict_images",
+    "read_calibration",
+    "read_labels",
+    "report_checkpoint",
+    "summarise",
+]

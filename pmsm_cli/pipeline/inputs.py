@@ -1,0 +1,79 @@
+"""What the jobs are handed beside a network: images, class names, files of either kind."""
+
+from pathlib import Path
+from typing import Protocol
+
+import onnx_ir as ir
+
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.errors import DataError
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.sources.images import ImageSet, open_images, sample_images
+from pmsm_cli.sources.onnx_file import open_source
+
+_LARGEST_BATCH = 64
+_VALUES_AT_ONCE = 2**24  # activations of all sites that are held at a time, which bounds the batch of large networks
+
+
+class Progress(Protocol):
+    """Told how far a stage has come; the command line draws it."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` images begins."""
+        ...
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+        ...
+
+
+def open_sample(path: Path, samples: int | None, seed: int) -> ImageSet:
+    """The images of a path, or so many of them."""
+    return sample_images(open_images(path), samples, seed)
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether an ONNX file is one of our checkpoints (of any format version)."""
+    return any(entry.key.startswith("pmsm.") for entry in open_source(path).proto.metadata_props)
+
+
+def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
+    """Class names for a network, one a line.
+
+    Raises:
+        DataError: the file cannot be read, or holds more or fewer names than the network tells classes apart.
+    """
+    try:
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", subject=str(path)) from error
+    except UnicodeDecodeError as error:
+        raise DataError("is not a text in UTF-8", subject=str(path)) from error
+    hint = "one name a line, in the order of the classes"
+    if not names:
+        raise DataError("holds no class names", subject=str(path), hint=hint)
+    classes = class_count(model)
+    if classes not in (None, len(names)):
+        problem = f"holds {len(names)} class names, the network has {classes} classes"
+        raise DataError(problem, subject=str(path), hint=hint)
+    return names
+
+
+def is_source(path: Path, checkpoint: Checkpoint) -> bool:
+    """Whether a file is the very one that a checkpoint was made from."""
+    return open_source(path).sha256 == checkpoint.manifest.source_sha256
+
+
+def batch_size(plan: SitePlan, fixed: int | None) -> int:
+    """How many images to run at a time: the graph's fixed number, or fewer the larger the network."""
+    if fixed:
+        return fixed
+    neurons = sum(site.neurons or 0 for site in plan.sites)
+    return max(1, min(_LARGEST_BATCH, _VALUES_AT_ONCE // max(neurons, 1)))
+
+
+def class_count(model: ir.Model) -> int | None:
+    """How many classes a network tells apart: the width of its first list of scores, where that is stated."""
+    shapes = [output.shape for output in model.graph.outputs if output.shape is not None]
+    width = next((shape[1] for shape in shapes if len(shape) == 2), None)
+    return width if isinstance(width, int) else None

@@ -1,0 +1,100 @@
+"""What a checkpoint does: accuracy, spikes and energy, predictions."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.energy.account import EnergyReport, account
+from pmsm_cli.energy.estimate import estimate_spikes
+from pmsm_cli.energy.profile import open_profile
+from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.pipeline.inputs import Progress, batch_size
+from pmsm_cli.runtime.count import count_spikes
+from pmsm_cli.runtime.evaluate import Evaluation, evaluate
+from pmsm_cli.runtime.fit import check_comparable, check_labels
+from pmsm_cli.runtime.predict import Prediction, predict
+from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches
+from pmsm_cli.sources.onnx_file import open_source
+
+
+def evaluate_checkpoint(
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    *,
+    against: Path | None,
+    threads: int | None,
+    progress: Progress,
+) -> Evaluation:
+    """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
+    spiking = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    check_labels(images, spiking)
+    source = open_reference(against, threads=threads) if against else None
+    if source:
+        check_comparable(spiking, source, source_name=checkpoint.manifest.source_name)
+    progress.start("Evaluating", len(images))
+    return evaluate(
+        spiking,
+        _read_for(checkpoint, images, spiking),
+        timesteps=checkpoint.manifest.timesteps,
+        source=source,
+        on_batch=progress.advance,
+    )
+
+
+def open_reference(path: Path, *, threads: int | None) -> Session:
+    """A source network as it is, ready to run beside its checkpoint."""
+    return open_session(ingest(open_source(path).proto, subject=str(path)).model, subject=str(path), threads=threads)
+
+
+def report_checkpoint(
+    checkpoint: Checkpoint, images: ImageSet | None, *, profile: str, threads: int | None, progress: Progress
+) -> EnergyReport:
+    """Spikes and energy of a checkpoint: counted on images, or else estimated from what calibration saw."""
+    chosen = open_profile(profile)
+    if images is None:
+        return account(checkpoint.manifest, estimate_spikes(checkpoint), chosen)
+    batches = read_batches(
+        images,
+        checkpoint.manifest.preprocessing,
+        batch_size(checkpoint.manifest.plan, _fixed_batch(checkpoint.model)),
+    )
+    progress.start("Counting spikes", len(images))
+    counted = count_spikes(checkpoint, batches, threads=threads, on_batch=progress.advance)
+    return account(checkpoint.manifest, counted, chosen)
+
+
+def predict_images(
+    checkpoint: Checkpoint,
+    paths: Sequence[Path],
+    *,
+    labels: Sequence[str],
+    top_k: int,
+    threads: int | None,
+    progress: Progress,
+    on_outputs: Callable[[dict[str, Array]], None] | None = None,
+) -> Iterator[Prediction | SkippedImage]:
+    """The outputs for each image, as they come; `on_outputs` is handed the raw outputs of each batch."""
+    images = join_images([open_images(path) for path in paths])
+    session = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    progress.start("Running", len(images))
+    return predict(
+        session,
+        _read_for(checkpoint, images, session),
+        labels=labels,
+        top_k=top_k,
+        on_batch=progress.advance,
+        on_outputs=on_outputs or (lambda outputs: None),
+    )
+
+
+def _read_for(checkpoint: Checkpoint, images: ImageSet, session: Session) -> Iterator[Batch]:
+    size = batch_size(checkpoint.manifest.plan, session.fixed_batch)
+    return read_batches(images, checkpoint.manifest.preprocessing, size)
+
+
+def _fixed_batch(model: ir.Model) -> int | None:
+    shape = model.graph.inputs[0].shape
+    return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None
