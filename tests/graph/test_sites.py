@@ -192,7 +192,7 @@ def test_a_network_of_one_layer_can_spike_on_its_image_alone():
 
 
 CONTROL_FLOW = """
-    a = Conv (x, w) m = ReduceMean <keepdims = 0> (a) c = Greater (m, zero)
+    a = Conv (x, w) m = ReduceMean <keepdims = 0> (x) c = Greater (m, zero)
     b = If (c) <then_branch = t () => (float[N, 4, 8, 8] p) { p = Conv (a, v) },
                 else_branch = e () => (float[N, 4, 8, 8] q) { q = Neg (a) }>
     d = Conv (b, v) y = Flatten (d)
