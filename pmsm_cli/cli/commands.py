@@ -26,7 +26,9 @@ def convert(
     source: options.Source,
     output: Annotated[
         Path | None,
-        options.path_option("--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.snn.onnx]"),
+        options.path_option(
+            "--output", "-o", metavar="FILE", help="Where to write it.  [default: SOURCE.snn.onnx, here]"
+        ),
     ] = None,
     data: Annotated[
         Path | None,
@@ -79,7 +81,7 @@ def convert(
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
     check_outputs([target, report], inputs=[source, calibration, labels])
     with console.ProgressBar() as progress:
-        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
+        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input, calibration))
         names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
@@ -110,7 +112,7 @@ def calibrate(
     output: Annotated[
         Path | None,
         options.path_option(
-            "--output", "-o", metavar="FILE", help="Where to write it.  [default: <source>.calibration.json]"
+            "--output", "-o", metavar="FILE", help="Where to write it.  [default: SOURCE.calibration.json, here]"
         ),
     ] = None,
     samples: options.Samples = _DEFAULT_SAMPLES,
@@ -339,10 +341,14 @@ def report(
         console.print_text(rendered(result, form))
 
 
-def _input_settings(preprocess: str | None, image_size: int | None, spiking_input: bool) -> "InputSettings":
+def _input_settings(
+    preprocess: str | None, image_size: int | None, spiking_input: bool, calibration: Path | None = None
+) -> "InputSettings":
     from pmsm_cli.pipeline import InputSettings
 
-    return InputSettings(preprocess=preprocess, image_size=image_size, spiking_input=spiking_input)
+    return InputSettings(
+        preprocess=preprocess, image_size=image_size, spiking_input=spiking_input, calibration=calibration
+    )
 
 
 def _calibration_settings(

@@ -42,7 +42,10 @@ _FEW_IMAGES = 16
 class InputSettings:
     """How a source network's input is to be read."""
 
-    preprocess: str | None = None  # a preset or a JSON file; None: assumed, with a warning
+    preprocess: str | None = (
+        None  # a preset or a JSON file; None: that of the calibration, else assumed, with a warning
+    )
+    calibration: Path | None = None  # a file that says what its calibration was made with
     image_size: int | None = None  # for networks that leave it open
     spiking_input: bool = False  # turn the image itself into spikes
 
@@ -98,10 +101,12 @@ def load_source(path: Path, settings: InputSettings) -> Loaded:
     network = ingest(source.proto, subject=str(path))
     warnings = []
     preset = settings.preprocess
-    if preset is None:
-        preset = "none" if network.image.channels == 1 else "imagenet"
-        warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")
-    preprocessing = resolve_preprocessing(preset, _input_shape(network.image), image_size=settings.image_size)
+    preprocessing = None if preset or not settings.calibration else _stated_preprocessing(settings.calibration)
+    if preprocessing is None or not _fits(preprocessing, network.image):
+        if preset is None:
+            preset = "none" if network.image.channels == 1 else "imagenet"
+            warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")
+        preprocessing = resolve_preprocessing(preset, _input_shape(network.image), image_size=settings.image_size)
     image_shape = network.image.shape(height=preprocessing.height, width=preprocessing.width)
     shapes = infer_shapes(network.model, image_shape)
     return Loaded(
@@ -160,6 +165,20 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
 
 
+def _stated_preprocessing(path: Path) -> Preprocessing | None:
+    """What a calibration was made with; None for a file that is none, which `read_calibration` has words for."""
+    try:
+        return Preprocessing.from_json(json.loads(path.read_text(encoding="utf-8"))["preprocessing"])
+    except (OSError, ValueError, KeyError, TypeError, PmsmError):
+        return None
+
+
+def _fits(preprocessing: Preprocessing, image: ImageInput) -> bool:
+    shape = image.shape(height=preprocessing.height, width=preprocessing.width)
+    sizes = (image.height or preprocessing.height, image.width or preprocessing.width)
+    return preprocessing.shape == shape[1:] and sizes == (preprocessing.height, preprocessing.width)
+
+
 def calibration_record(loaded: Loaded, calibrated: Calibrated) -> dict[str, Any]:
     """What `read_calibration` reads back: the calibration, and the circumstances that it holds for."""
     record = calibration_to_json(calibrated.calibration)
@@ -189,9 +208,15 @@ def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
         )
     check_calibration(calibration, loaded.network.model, loaded.plan, loaded.shapes, subject=str(path))
     own = json.loads(json.dumps(loaded.preprocessing.to_json()))
-    if record.get("preprocessing", own) != own:
+    theirs = record.get("preprocessing", own)
+    if theirs != own:
         raise CalibrationError(
-            "was made with another preprocessing", subject=str(path), hint="pass the --preprocess that it was made with"
+            "was made with another preprocessing",
+            subject=str(path),
+            details=[
+                f"{key}: {value} there, {own.get(key)} here" for key, value in theirs.items() if own.get(key) != value
+            ],
+            hint="leave out --preprocess: the calibration knows its own",
         )
     ordered = {site.name: site for site in calibration.sites}
     calibration = replace(calibration, sites=tuple(ordered[site.name] for site in loaded.plan.sites))

@@ -375,7 +375,10 @@ def test_a_calibration_of_another_preprocessing_is_refused(pmsm, network, calibr
     fails(
         pmsm("convert", network, "--calibration", calibration_file, "--preprocess", "inception"),
         3,
-        f"{calibration_file}: was made with another preprocessing\nhint: pass the --preprocess that it was made with",
+        f"{calibration_file}: was made with another preprocessing\n"
+        "  mean: [0.0] there, [0.5, 0.5, 0.5] here\n"
+        "  std: [1.0] there, [0.5, 0.5, 0.5] here\n"
+        "hint: leave out --preprocess: the calibration knows its own",
     )
 
 

@@ -18,6 +18,12 @@ ASSUMED = "warning: the preprocessing is not stated, 'imagenet' is assumed: a wr
 SYNTHETIC = "warning: no images given: thresholds come from synthetic ones and will fit real images less well\n"
 
 
+def test_convert_takes_the_preprocessing_from_the_calibration(pmsm, network, calibration_file, checkpoint, tmp_path):
+    shown = pmsm("convert", network, "--calibration", calibration_file, "-o", tmp_path / "x.onnx")
+    assert (shown.code, shown.err) == (0, "")
+    assert (tmp_path / "x.onnx").read_bytes() == checkpoint.read_bytes()
+
+
 def test_convert_prints_one_table_and_writes_a_file_that_runs(pmsm, network, pictures, tmp_path: Path):
     target = tmp_path / "out.onnx"
     made = pmsm("convert", network, "--data", pictures, "--preprocess", "none", "-o", target)
