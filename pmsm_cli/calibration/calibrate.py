@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+
 from pmsm_cli.calibration.least_squares import least_squares_parameters
 from pmsm_cli.calibration.quality import SiteQuality, assess
 from pmsm_cli.calibration.statistics import SiteStatistics
@@ -60,11 +62,26 @@ def calibrate(
     method: Method,
     source_sha256: str,
     images: Images,
+    horizon: int = 1,
 ) -> Calibration:
-    """Choose every site's threshold and levels, each site on its own."""
+    """Choose every site's threshold and levels, each site on its own.
+
+    `horizon` is the number of steps that a running value is averaged over at last (T in `rate`, else 1). Averages come
+    in quanta of theta / T, so that the threshold is chosen for T times as many levels, each a T-th of it: with
+    thresholds for a single step, what that step clips would stay clipped.
+    """
     sites = []
     for name, site_statistics in statistics.items():
-        parameters = least_squares_parameters(site_statistics, levels)
+        parameters = _for_horizon(least_squares_parameters(site_statistics, levels * horizon), horizon)
         quality = assess(site_statistics, parameters)
         sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality))
     return Calibration(source_sha256=source_sha256, method=method, levels=levels, images=images, sites=tuple(sites))
+
+
+def _for_horizon(fine: NeuronParameters, horizon: int) -> NeuronParameters:
+    """The neurons of which `horizon` steps together have the fine levels."""
+    return NeuronParameters(
+        threshold=fine.threshold * np.float32(horizon),
+        negative_levels=-(-fine.negative_levels // horizon),
+        positive_levels=-(-fine.positive_levels // horizon),
+    )

@@ -86,7 +86,8 @@ def convert(
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
-            settings = _calibration_settings(data, samples, levels, match_moments, seed, threads)
+            horizon = timesteps if coding is Coding.RATE else 1
+            settings = _calibration_settings(data, samples, levels, match_moments, seed, threads, horizon)
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
         files: dict[Path, bytes | str] = {target: model_bytes(made.model, subject=str(target))}
@@ -352,7 +353,13 @@ def _input_settings(
 
 
 def _calibration_settings(
-    data: Path | None, samples: int, levels: int | None, match_moments: bool, seed: int, threads: int | None
+    data: Path | None,
+    samples: int,
+    levels: int | None,
+    match_moments: bool,
+    seed: int,
+    threads: int | None,
+    horizon: int = 1,
 ) -> "CalibrationSettings":
     from pmsm_cli.pipeline import CalibrationSettings
 
@@ -361,6 +368,7 @@ def _calibration_settings(
         samples=samples,
         levels=levels or _DEFAULT_LEVELS,
         match_moments=match_moments,
+        horizon=horizon,
         seed=seed,
         threads=threads,
     )

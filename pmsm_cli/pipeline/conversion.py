@@ -90,6 +90,7 @@ class CalibrationSettings:
     samples: int
     levels: int
     method: Method = Method.MSE
+    horizon: int = 1  # steps that running values are averaged over: T in `rate`
     match_moments: bool = True  # give each synapse's output the source's mean and deviation back
     seed: int = 0
     threads: int | None = None
@@ -137,6 +138,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     calibration = calibrate(
         seen.statistics,
         levels=settings.levels,
+        horizon=settings.horizon,
         method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from pmsm_cli.calibration.calibrate import Images, Method, calibrate
 from pmsm_cli.calibration.least_squares import least_squares_parameters, squared_error
 from pmsm_cli.calibration.quality import assess
 from pmsm_cli.calibration.statistics import HistogramObserver, RangeObserver, SiteStatistics
@@ -145,3 +146,13 @@ def test_a_channel_that_rests_at_one_value_gets_a_level_there():
     chosen = least_squares_parameters(observe(values), 255)
     steps = 0.7371 / float(chosen.threshold)
     assert abs(steps - round(steps)) < 0.15
+
+
+def test_thresholds_for_an_average_over_steps_clip_less_and_keep_the_levels_of_a_step():
+    statistics = {"site": observe(half_normal(3, 5000))}
+    images = Images(origin="test", images=1, skipped=0, digest="", seed=0)
+    settings = {"levels": 3, "method": Method.MSE, "source_sha256": "", "images": images}
+    (once,), (averaged,) = (calibrate(statistics, horizon=steps, **settings).sites for steps in (1, 4))
+    assert (averaged.parameters.threshold > once.parameters.threshold).all()
+    assert averaged.quality.clipped_high < once.quality.clipped_high
+    assert (averaged.parameters.negative_levels, averaged.parameters.positive_levels) == (0, 3)
