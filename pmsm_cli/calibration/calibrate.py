@@ -9,7 +9,7 @@ import numpy as np
 from pmsm_cli.calibration.least_squares import least_squares_parameters
 from pmsm_cli.calibration.quality import SiteQuality, assess
 from pmsm_cli.calibration.statistics import SiteStatistics
-from pmsm_cli.neuron.parameters import Correction, NeuronParameters
+from pmsm_cli.neuron.parameters import MOST_LEVELS, Correction, NeuronParameters
 
 
 class Method(StrEnum):
@@ -72,7 +72,8 @@ def calibrate(
     """
     sites = []
     for name, site_statistics in statistics.items():
-        parameters = _for_horizon(least_squares_parameters(site_statistics, levels * horizon), horizon)
+        fine = least_squares_parameters(site_statistics, min(levels * horizon, MOST_LEVELS))
+        parameters = _for_horizon(fine, horizon)
         quality = assess(site_statistics, parameters)
         sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality))
     return Calibration(source_sha256=source_sha256, method=method, levels=levels, images=images, sites=tuple(sites))
@@ -81,7 +82,7 @@ def calibrate(
 def _for_horizon(fine: NeuronParameters, horizon: int) -> NeuronParameters:
     """The neurons of which `horizon` steps together have the fine levels."""
     return NeuronParameters(
-        threshold=fine.threshold * np.float32(horizon),
+        threshold=np.asarray(fine.threshold * np.float32(horizon)),  # a product of 0-d arrays is no array
         negative_levels=-(-fine.negative_levels // horizon),
         positive_levels=-(-fine.positive_levels // horizon),
     )
