@@ -42,14 +42,6 @@ ROWS = [
     ),
     Row("fastestdet_coco", *DETECTION, "-T 1 --levels 255", "output error under 5 %"),
     Row("fastestdet_coco", *DETECTION, "-T 4 --levels 255", "output error under 1 %"),
-    Row(
-        "vit5_cifar10",
-        "cifar10/train",
-        "cifar10/test",
-        "cifar10",
-        "-T 1 --levels 15",
-        "attention spiking; no promise yet",
-    ),
     Row("resnet20_cifar10_bn", "", "cifar10/test", "imagenet", "-T 1 --levels 31", "no images: synthetic ones"),
 ]
 
