@@ -68,7 +68,6 @@ def convert(
     from pmsm_cli.checkpoint.file import Checkpoint, write_files
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
-    from pmsm_cli.runtime.session import model_bytes
 
     target = output or Path(f"{source.stem}.snn.onnx")
     form = report_form(report)
@@ -90,7 +89,7 @@ def convert(
             settings = _calibration_settings(data, samples, levels, match_moments, seed, threads, horizon)
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
-        files: dict[Path, bytes | str] = {target: model_bytes(made.model, subject=str(target))}
+        files: dict[Path, bytes | str] = {target: made.data}
         if report:
             checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
             images = pipeline.open_sample(data, samples, seed) if data else None

@@ -2,6 +2,8 @@
 
 import onnx_ir as ir
 
+SHAPE_ONLY = frozenset({"Shape", "Size"})  # what follows them depends on sizes, not on values
+
 
 def inner_graphs(node: ir.Node) -> list[ir.Graph]:
     """The branches of an If, the body of a Loop or a Scan."""

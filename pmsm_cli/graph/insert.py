@@ -64,12 +64,8 @@ def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32
     """Counts times counts stand for values times values, but for both thresholds."""
     output = product.outputs[0]
     scaled = ir.Value(name=output.name, type=output.type, shape=output.shape)
-    users, leaves = list(output.uses()), [index for index, value in enumerate(graph.outputs) if value is output]
     output.name = f"{output.name}/counts"
-    for user, index in users:
-        user.replace_input_with(index, scaled)
-    for index in leaves:
-        graph.outputs[index] = scaled
+    ir.convenience.replace_all_uses_with(output, scaled, replace_graph_outputs=True)
     threshold = add_constant(graph, f"{scaled.name}/thresholds", factor)
     graph.insert_after(
         product, ir.Node("", "Mul", [output, threshold], outputs=[scaled], name=f"{product.name}/scaled")

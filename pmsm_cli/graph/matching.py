@@ -132,7 +132,9 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
     name = correction.node
     output = synapse.node.outputs[0]
     shifted = _like(output, f"{name}{_SHIFT}")
-    _read_instead(graph, output, shifted)
+    if output.is_graph_output():  # which keeps its name
+        output.name, shifted.name = f"{output.name}/unmatched", output.name
+    ir.convenience.replace_all_uses_with(output, shifted, replace_graph_outputs=True)
     nodes, scaled = [], output
     if (correction.scale != 1).any():
         scale = add_constant(graph, f"{name}{_SCALE}/factor", correction.scale.reshape(-1, *trailing))
@@ -141,17 +143,6 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
     shift = add_constant(graph, f"{name}{_SHIFT}/term", correction.shift.reshape(-1, *trailing))
     nodes.append(ir.Node("", "Add", [scaled, shift], outputs=[shifted], name=f"{name}{_SHIFT}"))
     graph.insert_after(synapse.node, nodes)
-
-
-def _read_instead(graph: ir.Graph, old: ir.Value, new: ir.Value) -> None:
-    """Make every reader of a value, and the graph's outputs, read another one; an output keeps its name."""
-    for user, index in list(old.uses()):
-        user.replace_input_with(index, new)
-    for index, output in enumerate(graph.outputs):
-        if output is old:
-            name = old.name
-            old.name, new.name = f"{name}/unmatched", name
-            graph.outputs[index] = new
 
 
 def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError, shorten
-from pmsm_cli.graph.captures import inner_graphs, values_read
+from pmsm_cli.graph.captures import SHAPE_ONLY, inner_graphs, values_read
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.synapse import (
     SYNAPTIC_OPS,
@@ -23,7 +23,6 @@ _READS_IMAGE = "reads the image (direct coding)"
 _NO_CONSTANT_WEIGHTS = "its weights are computed from the image"
 _NO_SPIKING_FORM = "no spiking form yet"
 _CONTROL_FLOW = "control flow: its inner graph is not converted"
-_SHAPE_ONLY = frozenset({"Shape", "Size"})
 _MULTIPLYING_OPS = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 
 
@@ -186,7 +185,7 @@ def _site(data: ir.Value, readings: list[_Reading], shapes: Mapping[str, Shape],
         neurons=_of_one_image(math.prod(shape), batch) if shape else None,
         readers=tuple(reading.reader for reading in readings),
         analog_readers=tuple(
-            user.op_type for user, _ in data.uses() if user not in spiking and user.op_type not in _SHAPE_ONLY
+            user.op_type for user, _ in data.uses() if user not in spiking and user.op_type not in SHAPE_ONLY
         ),
     )
 

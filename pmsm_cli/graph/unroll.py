@@ -20,7 +20,8 @@ import numpy as np
 import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError
-from pmsm_cli.graph.captures import inner_graphs, values_read
+from pmsm_cli.graph.captures import SHAPE_ONLY, inner_graphs, values_read
+from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.matching import is_correcting
 from pmsm_cli.graph.sites import SitePlan
@@ -30,7 +31,6 @@ from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON, NEURON_STEP, neuron_st
 
 PER_STEP = "_per_step"
 SCAN_NAME = "pmsm/timesteps"
-_SHAPE_ONLY = frozenset({"Shape", "Size"})  # what follows them depends on sizes, which do not change
 
 
 def unroll_timesteps(spiking: ir.Model, plan: SitePlan, *, timesteps: int, coding: Coding) -> ir.Model:
@@ -87,7 +87,7 @@ class _LaterSteps:
                 self.inner[node.outputs[0]] = self._running(node.inputs[0])  # later steps correct by spikes
             elif reads_changing and self._is_spiking_product(node):
                 self._add_product(node)
-            elif reads_changing and node.op_type not in _SHAPE_ONLY:
+            elif reads_changing and node.op_type not in SHAPE_ONLY:
                 copy = self._copy(node)
                 if any(value is not None and value.name in self.spikes for value in node.inputs):
                     self._add_membrane(node, copy)
@@ -209,12 +209,7 @@ def _add_scan(graph: ir.Graph, later: _LaterSteps, timesteps: int, coding: Codin
         "pmsm/horizons": np.array([step.horizon for step in steps], np.float32),
         "pmsm/quanta": np.array([step.quantum for step in steps], np.float32),
     }
-    scanned = []
-    for name, array in numbers.items():
-        value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(array.shape)
-        graph.register_initializer(value)
-        scanned.append(value)
+    scanned = [add_constant(graph, name, array) for name, array in numbers.items()]
 
     firsts = list(graph.outputs)
     changing = [first for first in firsts if first in later.inner]
@@ -231,7 +226,7 @@ def _add_scan(graph: ir.Graph, later: _LaterSteps, timesteps: int, coding: Codin
         nodes=later.nodes,
         name="timestep",
     )
-    stacked = [_untyped(f"{first.name}/later_steps", first) for first in changing]
+    stacked = [ir.Value(name=f"{first.name}/later_steps", type=first.type) for first in changing]
     scan = ir.Node(
         "",
         "Scan",
@@ -247,8 +242,8 @@ def _add_scan(graph: ir.Graph, later: _LaterSteps, timesteps: int, coding: Codin
 def _replace_outputs(
     graph: ir.Graph, firsts: list[ir.Value], stacked: dict[ir.Value, ir.Value], timesteps: int
 ) -> None:
-    axes = _int64(graph, "pmsm/axis", [0])
-    last_index = _int64(graph, "pmsm/last", timesteps - 1)
+    axes = add_constant(graph, "pmsm/axis", np.array([0], np.int64))
+    last_index = add_constant(graph, "pmsm/last", np.array(timesteps - 1, np.int64))
     lasts, all_steps = [], []
     for first in firsts:
         name, shape, dtype = first.name, first.shape, first.dtype
@@ -282,18 +277,5 @@ def _like(value: ir.Value, suffix: str) -> ir.Value:
     return ir.Value(name=f"{value.name}/{suffix}", type=value.type, shape=value.shape)
 
 
-def _untyped(name: str, like: ir.Value) -> ir.Value:
-    return ir.Value(name=name, type=like.type)
-
-
 def _scalar(name: str) -> ir.Value:
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
-
-
-def _int64(graph: ir.Graph, name: str, value: int | list[int]) -> ir.Value:
-    tensor = ir.tensor(np.array(value, np.int64), name=name)
-    constant = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-    )
-    graph.register_initializer(constant)
-    return constant

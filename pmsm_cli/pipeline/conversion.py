@@ -28,7 +28,7 @@ from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.observe import PASSES, observe
-from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, read_batches
 from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
@@ -77,6 +77,7 @@ class Conversion:
     """A checkpoint, not yet written."""
 
     model: ir.Model
+    data: bytes  # the model as it is written
     manifest: Manifest
     skipped: tuple[SkippedImage, ...]
     warnings: tuple[str, ...]
@@ -248,9 +249,11 @@ def convert(
         labels=tuple(labels) or loaded.network.class_names or _fitting(calibrated.class_names, spiking),
     )
     model = pack(spiking, manifest)
-    open_session(model, subject=str(loaded.source.path))
+    data = model_bytes(model, subject=str(loaded.source.path))
+    open_session(data, subject=str(loaded.source.path))
     return Conversion(
         model=model,
+        data=data,
         manifest=manifest,
         skipped=calibrated.skipped,
         warnings=(*loaded.warnings, *calibrated.warnings),

@@ -17,6 +17,7 @@ from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
 from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.runtime.session import Array, open_session
@@ -94,21 +95,15 @@ def _steps(named: dict[str, Array], name: str) -> Totals:
 
 def _measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """The shapes of all spikes and of what their readers make of them, for one image (or the fixed batch)."""
-    model = checkpoint.model.clone()
-    later = [node for node in model.graph if node.name == SCAN_NAME]
     wanted = {spikes_name(site.name) for site in checkpoint.manifest.plan.sites}
     outputs = [
-        output
-        for node in model.graph
+        output.name or ""
+        for node in checkpoint.model.graph
         for output in node.outputs
-        if node not in later
+        if node.name != SCAN_NAME
         and (output.name in wanted or any(value is not None and value.name in wanted for value in node.inputs))
     ]
-    model.graph.outputs.clear()
-    for output in outputs:
-        output.type = output.type or ir.TensorType(ir.DataType.FLOAT)
-        model.graph.outputs.append(output)
-    session = open_session(model, subject=checkpoint.subject)
+    session = open_session(with_outputs(checkpoint.model, outputs), subject=checkpoint.subject)
     blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
     return {name: result.shape for name, result in zip(session.output_names, session.run(blank), strict=True)}
 

@@ -15,6 +15,7 @@ from pmsm_cli.graph.matching import (
     matched_readers,
 )
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import Correction
 from pmsm_cli.runtime.session import Array, Session, open_session
@@ -70,13 +71,8 @@ def match_moments(
 
 
 def _source_session(network: Network, readers: list[MatchedReader], threads: int | None) -> Session:
-    model = network.model.clone()
-    nodes = {node.name: node for node in model.graph}
-    model.graph.outputs.clear()
-    for reader in readers:
-        output = nodes[reader.node].outputs[0]
-        output.type = output.type or ir.TensorType(ir.DataType.FLOAT)
-        model.graph.outputs.append(output)
+    outputs = {node.name: node.outputs[0].name or "" for node in network.model.graph}
+    model = with_outputs(network.model, (outputs[reader.node] for reader in readers))
     return open_session(model, subject=network.subject, threads=threads)
 
 

@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import onnx_ir as ir
 
 from pmsm_cli.calibration.statistics import Floats, HistogramObserver, RangeObserver, SiteStatistics
 from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.images import Batch, SkippedImage
@@ -48,13 +48,8 @@ def observe(
         UnsupportedGraphError: onnxruntime cannot run the network.
         CalibrationError: a site carries infinite values or values that are not numbers.
     """
-    model = network.model.clone()
-    names = [site.name for site in plan.sites]
-    graph = model.graph
     image_name = network.image.name
-    outputs = {value.name: value for node in graph for value in node.outputs}
-    graph.outputs.clear()
-    graph.outputs.extend(_with_type(outputs[name]) for name in names if name != image_name)
+    model = with_outputs(network.model, (site.name for site in plan.sites if site.name != image_name))
     session = open_session(model, subject=network.subject, threads=threads)
 
     def activations(batch: Batch) -> Iterator[tuple[Site, Floats]]:
@@ -105,9 +100,3 @@ def _thinned(values: Floats, images: int) -> Floats:
     # A stride of a prime number walks through rows and columns of a map alike.
     stride = next((stride for stride in _STRIDES if stride >= wanted), _STRIDES[-1])
     return an_image[:, :, ::stride].reshape(len(values), -1)
-
-
-def _with_type(value: ir.Value) -> ir.Value:
-    if value.type is None:
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-    return value
