@@ -6,8 +6,9 @@ from enum import StrEnum
 
 import numpy as np
 
+from pmsm_cli.calibration.adequacy import Adequacy, compare_halves
 from pmsm_cli.calibration.least_squares import least_squares_parameters
-from pmsm_cli.calibration.quality import SiteQuality, assess
+from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality, assess, assess_channels
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.neuron.parameters import MOST_LEVELS, Correction, NeuronParameters
 
@@ -36,6 +37,7 @@ class SiteCalibration:
     name: str
     parameters: NeuronParameters
     quality: SiteQuality
+    channels: ChannelQuality | None = None  # not part of checkpoints, which stay small
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +50,7 @@ class Calibration:
     images: Images
     sites: tuple[SiteCalibration, ...]
     corrections: tuple[Correction, ...] = ()  # matched moments; none: not matched
+    adequacy: Adequacy | None = None  # whether there were enough images; None: not known
 
     @property
     def parameters(self) -> dict[str, NeuronParameters]:
@@ -70,13 +73,25 @@ def calibrate(
     in quanta of theta / T, so that the threshold is chosen for T times as many levels, each a T-th of it: with
     thresholds for a single step, what that step clips would stay clipped.
     """
+
+    def choose(site_statistics: SiteStatistics) -> NeuronParameters:
+        fine = least_squares_parameters(site_statistics, min(levels * horizon, MOST_LEVELS))
+        return _for_horizon(fine, horizon)
+
     sites = []
     for name, site_statistics in statistics.items():
-        fine = least_squares_parameters(site_statistics, min(levels * horizon, MOST_LEVELS))
-        parameters = _for_horizon(fine, horizon)
-        quality = assess(site_statistics, parameters)
-        sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality))
-    return Calibration(source_sha256=source_sha256, method=method, levels=levels, images=images, sites=tuple(sites))
+        parameters = choose(site_statistics)
+        channels = assess_channels(site_statistics, parameters)
+        quality = assess(site_statistics, parameters, channels)
+        sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels))
+    return Calibration(
+        source_sha256=source_sha256,
+        method=method,
+        levels=levels,
+        images=images,
+        sites=tuple(sites),
+        adequacy=compare_halves(statistics, choose),
+    )
 
 
 def _for_horizon(fine: NeuronParameters, horizon: int) -> NeuronParameters:

@@ -76,9 +76,7 @@ def _entropy(counts: Doubles) -> Doubles:
 def _spike_entropy(statistics: SiteStatistics, parameters: NeuronParameters) -> tuple[Doubles, Counts]:
     """H(s) and the number of levels used. Spikes rise along the bins, so that equal ones lie side by side."""
     threshold = np.broadcast_to(parameters.threshold, statistics.lowest.shape)[:, None]
-    spikes = np.clip(
-        np.round(statistics.centres / threshold), -parameters.negative_levels, parameters.positive_levels
-    )
+    spikes = np.clip(np.round(statistics.centres / threshold), -parameters.negative_levels, parameters.positive_levels)
     begins = np.ones(spikes.shape, bool)
     np.not_equal(spikes[:, 1:], spikes[:, :-1], out=begins[:, 1:])
     begins[:, 1:] &= statistics.bin_width > 0  # all bins of a constant channel are the same value
@@ -96,9 +94,7 @@ def _conveyed(statistics: SiteStatistics, parameters: NeuronParameters) -> Doubl
     threshold = np.broadcast_to(parameters.threshold, statistics.lowest.shape).astype(np.float64)
 
     def squared_error(values: Doubles) -> Doubles:  # of values [channels, n]
-        spikes = np.clip(
-            np.round(values / threshold[:, None]), -parameters.negative_levels, parameters.positive_levels
-        )
+        spikes = np.clip(np.round(values / threshold[:, None]), -parameters.negative_levels, parameters.positive_levels)
         return np.asarray((values - spikes * threshold[:, None]) ** 2)
 
     rest, atoms = _without_atoms(statistics)
@@ -116,9 +112,9 @@ def _conveyed(statistics: SiteStatistics, parameters: NeuronParameters) -> Doubl
     alive = (unbound >= 1) & (distortion > 0) & (width > 0)
     density = np.zeros_like(width)
     per_rest = distortion[alive] * total[alive] / unbound[alive]
-    density[alive] = (
-        _entropy(rest[alive]) + np.log2(width[alive]) - 0.5 * np.log2(2 * np.pi * np.e * per_rest)
-    ) * (unbound / total)[alive]
+    density[alive] = (_entropy(rest[alive]) + np.log2(width[alive]) - 0.5 * np.log2(2 * np.pi * np.e * per_rest)) * (
+        unbound / total
+    )[alive]
     return np.asarray(_entropy(np.column_stack([atoms, unbound])) + density)
 
 

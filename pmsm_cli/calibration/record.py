@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
 from pmsm_cli.calibration.calibrate import Calibration, Images, Method, SiteCalibration
-from pmsm_cli.calibration.quality import SiteQuality
+from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.errors import CalibrationError
 from pmsm_cli.neuron.parameters import Correction, NeuronParameters
 
@@ -21,7 +22,8 @@ def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
         "method": calibration.method.value,
         "levels": calibration.levels,
         "images": dataclasses.asdict(calibration.images),
-        "sites": [site_to_json(site) for site in calibration.sites],
+        "sites": [{**site_to_json(site), "channels": _channels_to_json(site.channels)} for site in calibration.sites],
+        "adequacy": dataclasses.asdict(calibration.adequacy) if calibration.adequacy else None,
         "corrections": [
             {"node": each.node, "scale": each.scale.tolist(), "shift": each.shift.tolist()}
             for each in calibration.corrections
@@ -48,7 +50,10 @@ def calibration_from_json(record: Any) -> Calibration:
             method=Method(record["method"]),
             levels=int(record["levels"]),
             images=Images(**record["images"]),
-            sites=tuple(site_from_json(site) for site in record["sites"]),
+            sites=tuple(
+                dataclasses.replace(site_from_json(site), channels=_channels_from_json(site.get("channels")))
+                for site in record["sites"]
+            ),
             corrections=tuple(
                 Correction(
                     node=each["node"],
@@ -57,13 +62,14 @@ def calibration_from_json(record: Any) -> Calibration:
                 )
                 for each in record["corrections"]
             ),
+            adequacy=_adequacy_from_json(record.get("adequacy")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(f"is damaged ({error})", hint="calibrate again") from error
 
 
 def site_to_json(site: SiteCalibration) -> dict[str, Any]:
-    """One site: its threshold (a number, or a list with one a channel), N, P and what they keep."""
+    """One site: its threshold (a number, or a list with one a channel), N, P and what they keep; not channel by channel."""
     return {
         "name": site.name,
         "threshold": site.parameters.threshold.tolist(),
@@ -84,3 +90,31 @@ def site_from_json(record: dict[str, Any]) -> SiteCalibration:
         ),
         quality=SiteQuality(**record["statistics"]),
     )
+
+
+def _channels_to_json(channels: ChannelQuality | None) -> dict[str, list[float | None]] | None:
+    """One list a field, rounded to what the figures are good for; an undefined value becomes null."""
+    if channels is None:
+        return None
+    record: dict[str, list[float | None]] = {}
+    for field in dataclasses.fields(channels):
+        values = getattr(channels, field.name).tolist()
+        exact = field.name == "threshold"
+        record[field.name] = [
+            None if np.isnan(value) else value if exact else float(f"{value:.5g}") for value in values
+        ]
+    return record
+
+
+def _channels_from_json(record: dict[str, list[float | None]] | None) -> ChannelQuality | None:
+    if record is None:
+        return None
+    arrays = {name: np.array(values, np.float64) for name, values in record.items()}  # None becomes NaN
+    return ChannelQuality(threshold=arrays.pop("threshold").astype(np.float32), **arrays)
+
+
+def _adequacy_from_json(record: dict[str, Any] | None) -> Adequacy | None:
+    if record is None:
+        return None
+    sites = tuple(SiteAdequacy(**site) for site in record["sites"])
+    return Adequacy(median=float(record["median"]), worst_site=str(record["worst_site"]), sites=sites)

@@ -14,6 +14,7 @@ from pmsm_cli.errors import CalibrationError
 MOST_BINS = 2048
 _MOST_COUNTERS = 2**22  # bins x channels of one site
 _FEWEST_BINS = 256
+_HALVES_MERGE = 8  # bins of the whole to a bin of a half: thresholds to compare need less resolution
 
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
@@ -26,6 +27,42 @@ class SiteStatistics:
     lowest: Floats  # [channels], the smallest value seen
     highest: Floats  # [channels], the largest
     counts: Counts  # [channels, bins], equal bins from lowest to highest
+    even_counts: Counts | None = None  # [channels, bins / n], those of every second image; None: not told apart
+
+    @property
+    def halves(self) -> "tuple[SiteStatistics, SiteStatistics] | None":
+        """What the images of even and of odd number show by themselves, each over its own range, in coarser bins.
+
+        None where the images were not told apart, or where there is a single one.
+        """
+        if self.even_counts is None:
+            return None
+        bins = self.even_counts.shape[1]
+        odd = self.counts.reshape(len(self.counts), bins, -1).sum(axis=2) - self.even_counts
+        if not (self.even_counts.sum(axis=1).all() and odd.sum(axis=1).all()):
+            return None
+        return self._over_own_range(self.even_counts), self._over_own_range(odd)
+
+    def _over_own_range(self, counts: Counts) -> "SiteStatistics":
+        """Statistics of a part of the values, whose counts are in bins over the range of all.
+
+        The limits are known to a bin; a bin's values are taken as spread evenly over it.
+        """
+        bins = counts.shape[1]
+        first = (counts > 0).argmax(axis=1)
+        end = bins - (counts[:, ::-1] > 0).argmax(axis=1)
+        width = (self.highest - self.lowest) / np.float32(bins)
+        edges = first[:, None] + (end - first)[:, None] * np.linspace(0, 1, bins + 1)
+        below = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 1)), mode="edge")
+        below[:, 0] = 0
+        whole = np.minimum(edges.astype(np.int64), bins)
+        start = np.take_along_axis(below, whole, axis=1)
+        inside = (edges - whole) * (np.take_along_axis(below, whole + 1, axis=1) - start)
+        return SiteStatistics(
+            lowest=np.where(first == 0, self.lowest, self.lowest + first.astype(np.float32) * width),
+            highest=np.where(end == bins, self.highest, self.lowest + end.astype(np.float32) * width),
+            counts=np.diff(np.round(start + inside).astype(np.int64), axis=1),
+        )
 
     @property
     def bin_width(self) -> Floats:
@@ -90,14 +127,33 @@ class HistogramObserver:
         spread = width > np.finfo(np.float32).tiny * self._bins  # a constant channel has all its values in one bin
         self._bins_per_unit = np.divide(self._bins, width, out=np.zeros_like(width), where=spread)[:, None]
         self._first_bin = (np.arange(channels, dtype=np.int64) * self._bins)[:, None]
+        # One bin of a half is a whole number of bins, for any number of bins.
+        self._merge = _HALVES_MERGE if self._bins % _HALVES_MERGE == 0 else 1
+        self._even_counts = np.zeros((channels, self._bins // self._merge), np.int64)
+        self._told_apart = False
 
-    def update(self, values: Floats) -> None:
-        """Take in values of shape [channels, n]."""
+    def update(self, values: Floats, *, images: int | None = None, first: int = 0) -> None:
+        """Take in values of shape [channels, n].
+
+        `images` is how many images they come from, equally many values each and one image after the other, of which
+        the first has number `first` in the stream; None: the values are not told apart.
+        """
         position = ((values - self._lowest[:, None]) * self._bins_per_unit).astype(np.int64)
         np.clip(position, 0, self._bins - 1, out=position)
         position += self._first_bin
         self._counts += np.bincount(position.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
+        if images is not None and values.shape[1] % images == 0:
+            an_image = position.reshape(len(position), images, -1)
+            even = an_image[:, first % 2 :: 2].ravel() // self._merge
+            counts = np.bincount(even, minlength=self._even_counts.size)
+            self._even_counts += counts.reshape(self._even_counts.shape)
+            self._told_apart = True
 
     def result(self) -> SiteStatistics:
         """What was counted."""
-        return SiteStatistics(lowest=self._lowest, highest=self._highest, counts=self._counts)
+        return SiteStatistics(
+            lowest=self._lowest,
+            highest=self._highest,
+            counts=self._counts,
+            even_counts=self._even_counts if self._told_apart else None,
+        )

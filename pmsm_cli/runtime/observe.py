@@ -71,10 +71,12 @@ def observe(
                 ranges[site.name].update(values)
         on_batch(len(batch.inputs) + len(batch.skipped))
     histograms = {site.name: HistogramObserver(ranges[site.name]) for site in plan.sites}
+    first = 0  # the number of a batch's first image in the stream
     for batch in batches():
-        if len(batch.inputs):
+        if count := len(batch.inputs):
             for site, values in activations(batch):
-                histograms[site.name].update(_thinned(values, len(batch.inputs)))
+                histograms[site.name].update(_thinned(values, count), images=count, first=first)
+            first += count
         on_batch(len(batch.inputs) + len(batch.skipped))
     statistics = {name: histogram.result() for name, histogram in histograms.items()}
     return Observation(statistics, images, tuple(skipped), digest.hexdigest())

@@ -12,8 +12,9 @@ import onnx_ir as ir
 import pytest
 import tiny
 
+from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
 from pmsm_cli.calibration.calibrate import Calibration, Images, Method, SiteCalibration
-from pmsm_cli.calibration.quality import SiteQuality
+from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.checkpoint.file import open_checkpoint, pack, unpack, write_file
 from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
@@ -24,6 +25,17 @@ from pmsm_cli.neuron.parameters import Correction, NeuronParameters
 from pmsm_cli.runtime.session import model_bytes
 from pmsm_cli.sources.preprocessing import Channels, Fit, Layout, Preprocessing
 
+# The statistics of the first format, which files may hold alone.
+OLDER = [
+    "signal_to_distortion_db",
+    "clipped_high",
+    "clipped_low",
+    "mean_spikes",
+    "firing",
+    "entropy_bits",
+    "levels_used",
+    "silent_channels",
+]
 QUALITY = SiteQuality(
     signal_to_distortion_db=31.25,
     clipped_high=0.5,
@@ -33,6 +45,21 @@ QUALITY = SiteQuality(
     entropy_bits=2.125,
     levels_used=9,
     silent_channels=1,
+    activation_entropy_bits=7.5,
+    channel_entropy_bits=2.0,
+    information_bits=1.75,
+    lost_bits=5.5,
+    idle_bits=0.25,
+    level_use=87.5,
+    constant_channels=2,
+)
+CHANNELS = ChannelQuality(
+    threshold=np.array([0.1, 1 / 3, 1e-30], np.float32),
+    **{
+        field.name: np.array([0.25 * index, 1.5, 40.125])
+        for index, field in enumerate(dataclasses.fields(ChannelQuality))
+        if field.name != "threshold"
+    },
 )
 CALIBRATION = Calibration(
     source_sha256="5eed",
@@ -46,6 +73,7 @@ CALIBRATION = Calibration(
                 threshold=np.array([0.1, 1 / 3, 1e-30], np.float32), negative_levels=3, positive_levels=4
             ),
             quality=QUALITY,
+            channels=CHANNELS,
         ),
         SiteCalibration(
             name="whole",
@@ -56,6 +84,7 @@ CALIBRATION = Calibration(
     corrections=(
         Correction(node="/conv", scale=np.array([1.1, 0.9], np.float32), shift=np.array([-0.1, 0.2], np.float32)),
     ),
+    adequacy=Adequacy(median=3.5, worst_site="whole", sites=(SiteAdequacy(name="whole", median=4.25, worst=20.0),)),
 )
 MANIFEST = Manifest(
     tool_version="9.8.7",
@@ -94,7 +123,12 @@ MANIFEST = Manifest(
         ),
         other_ops={"Relu": 3, "Add": 1},
     ),
-    calibration=dataclasses.replace(CALIBRATION, corrections=()),  # they are in the weights
+    calibration=dataclasses.replace(
+        CALIBRATION,
+        corrections=(),  # they are in the weights
+        adequacy=None,
+        sites=tuple(dataclasses.replace(site, channels=None) for site in CALIBRATION.sites),  # checkpoints stay small
+    ),
     labels=("cat", "chien", "犬"),
     moments_matched=True,
 )
@@ -169,7 +203,47 @@ def test_the_record_tried_has_a_value_of_its_own_in_every_field(record):
 
     visit(record)
     forgotten = {f"{kind.__name__}.{name}" for kind, name in fields - seen}
-    assert forgotten <= {"Calibration.corrections"}  # of a manifest's calibration
+    assert forgotten <= (
+        {"Calibration.corrections", "Calibration.adequacy", "SiteCalibration.channels"} if record is MANIFEST else set()
+    )
+
+
+def test_what_older_versions_wrote_is_still_read():
+    record = calibration_to_json(CALIBRATION)
+    del record["adequacy"]
+    for site in record["sites"]:
+        del site["channels"]
+        for name in [name for name in site["statistics"] if name not in OLDER]:
+            del site["statistics"][name]
+    read = calibration_from_json(record)
+    assert read.adequacy is None
+    assert read.sites[0].channels is None
+    assert read.sites[0].quality.levels_used == QUALITY.levels_used
+    assert read.sites[0].quality.information_bits is None
+    entries = manifest_to_metadata(MANIFEST)
+    sites = json.loads(entries["pmsm.sites"])
+    for site in sites:
+        site["statistics"] = {name: value for name, value in site["statistics"].items() if name in OLDER}
+    manifest = manifest_from_metadata(entries | {"pmsm.sites": json.dumps(sites)}, subject="x.onnx")
+    assert manifest.calibration.sites[0].quality.activation_entropy_bits is None
+
+
+def test_figures_channel_by_channel_stay_out_of_checkpoints():
+    calibration = dataclasses.replace(MANIFEST.calibration, sites=CALIBRATION.sites, adequacy=CALIBRATION.adequacy)
+    assert manifest_to_metadata(dataclasses.replace(MANIFEST, calibration=calibration)) == manifest_to_metadata(
+        MANIFEST
+    )
+
+
+def test_an_undefined_figure_of_a_channel_is_null_in_json():
+    channels = dataclasses.replace(CHANNELS, signal_to_distortion_db=np.array([np.nan, 1.0, 2.0]))
+    (site, _) = CALIBRATION.sites
+    record = calibration_to_json(
+        dataclasses.replace(CALIBRATION, sites=(dataclasses.replace(site, channels=channels),))
+    )
+    assert record["sites"][0]["channels"]["signal_to_distortion_db"] == [None, 1.0, 2.0]
+    json.dumps(record, allow_nan=False)
+    assert np.isnan(calibration_from_json(record).sites[0].channels.signal_to_distortion_db[0])
 
 
 # Metadata
