@@ -1,8 +1,8 @@
 """How much the spikes of each channel say about its activations, in bits; pure functions of the histogram.
 
 Three numbers a channel. H(X) is the entropy of the activations at the resolution of the histogram. H(s) is the entropy
-of the spike counts: they are a function of the activation, so that I(X; s) = H(s). R is the information that counts: the
-least that any code must convey to reach the distortion D = E (X - theta s)^2 that these spikes make. What H(s) has
+of the spike counts: they are a function of the activation, so that I(X; s) = H(s). R is the information that counts:
+the least that any code must convey to reach the distortion D = E (X - theta s)^2 that these spikes make. What H(s) has
 beyond R says nothing about the value: bits that are sent in vain.
 
 R by Shannon's lower bound, for a source with density and differential entropy h(X) in bits:
@@ -38,8 +38,10 @@ Doubles = npt.NDArray[np.float64]
 
 _NEIGHBOURS = 4  # bins on each side that tell what a bin would hold without an atom
 _DEVIATIONS = 3  # an atom stands out from its neighbours by more than so many standard deviations of a count
-# Finer bins do not change h(X), but see too many gaps: between few samples, and between the 256 values of a pixel.
+# h(X) needs no finer bins than these, and finer ones see gaps: between the 256 values of a pixel, between few samples.
 _BINS_A_THRESHOLD = 8
+_BINS_A_THRESHOLD_AT_LEAST = 2
+_VALUES_A_BIN = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -106,7 +108,9 @@ def _conveyed(statistics: SiteStatistics, parameters: NeuronParameters) -> Doubl
     error += np.einsum("ca,ca->c", atoms, squared_error(places.astype(np.float64)))
     distortion = (error + unbound * width**2 / 12) / total  # values are spread within a bin
     # D / (1 - p) = D total / unbound; where nothing but atoms is left, Z is all there is to say.
-    wanted = np.max((statistics.highest - statistics.lowest) / threshold) * _BINS_A_THRESHOLD
+    thresholds = np.max((statistics.highest - statistics.lowest) / threshold)
+    most, least = thresholds * _BINS_A_THRESHOLD, thresholds * _BINS_A_THRESHOLD_AT_LEAST
+    wanted = max(least, min(most, total.max() / _VALUES_A_BIN))
     while rest.shape[1] % 2 == 0 and rest.shape[1] // 2 >= wanted:
         rest, width = rest[:, ::2] + rest[:, 1::2], 2 * width
     alive = (unbound >= 1) & (distortion > 0) & (width > 0)

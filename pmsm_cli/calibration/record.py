@@ -69,7 +69,7 @@ def calibration_from_json(record: Any) -> Calibration:
 
 
 def site_to_json(site: SiteCalibration) -> dict[str, Any]:
-    """One site: its threshold (a number, or a list with one a channel), N, P and what they keep; not channel by channel."""
+    """One site: its threshold (a number, or a list with one a channel), N, P and what they keep over all channels."""
     return {
         "name": site.name,
         "threshold": site.parameters.threshold.tolist(),

@@ -3,6 +3,7 @@
 Everything heavy is imported inside the command that needs it, so that `pmsm --help` answers at once.
 """
 
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmsm_cli.cli import console, options
-from pmsm_cli.cli.written import ReportFormat, check_outputs, rendered, report_form
+from pmsm_cli.cli.written import ReportFormat, check_outputs, plot_form, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 from pmsm_cli.neuron.coding import Coding
 
@@ -121,6 +122,18 @@ def calibrate(
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
+    plot: Annotated[
+        Path | None,
+        options.path_option(
+            metavar="FILE", help="Also draw the activations with their levels: .png, .svg or .pdf (needs matplotlib)."
+        ),
+    ] = None,
+    plot_sites: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="The tensors to draw.  [default: the 12 with the lowest SDR]", show_default=False
+        ),
+    ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -130,23 +143,35 @@ def calibrate(
     pmsm calibrate resnet20.onnx images/ --preprocess imagenet -o r20.calibration.json
     """
     from pmsm_cli import pipeline
-    from pmsm_cli.checkpoint.file import write_file
+    from pmsm_cli.checkpoint.file import write_files
     from pmsm_cli.report import tables
+    from pmsm_cli.report.plot import calibration_plot, check_plotting
 
     target = output or Path(f"{source.stem}.calibration.json")
-    check_outputs([target], inputs=[source])
+    form = plot_form(plot)
+    if plot_sites is not None and not plot:
+        raise UsageError("--plot-sites says what --plot draws: name a file with --plot")
+    check_outputs([target, plot], inputs=[source])
+    if plot:
+        check_plotting()
     with console.ProgressBar() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
         settings = _calibration_settings(path, samples, levels, match_moments, seed, threads)
+        settings = replace(settings, keep_statistics=plot is not None)
         calibrated = pipeline.calibrate_source(loaded, settings, progress)
     record = pipeline.calibration_record(loaded, calibrated)
-    write_file(target, dumps(record) + "\n")
+    files: dict[Path, bytes | str] = {target: dumps(record) + "\n"}
+    if plot:
+        names = [name.strip() for name in plot_sites.split(",")] if plot_sites else []
+        statistics = calibrated.statistics or {}
+        files[plot] = calibration_plot(calibrated.calibration, statistics, form=form, names=names)
+    write_files(files)
     _say_how_calibrated(calibrated, (*loaded.warnings, *calibrated.warnings))
     if json:
         console.print_json({"file": str(target), **record})
     else:
         console.print_result(tables.calibration_table(calibrated.calibration))
-        console.say(f"written to {target}")
+        console.say(f"written to {' and '.join(map(str, files))}")
 
 
 def inspect(

@@ -43,6 +43,16 @@ def report_form(path: Path | None) -> ReportFormat:
     return forms[path.suffix] if path else ReportFormat.TABLE
 
 
+def plot_form(path: Path | None) -> str:
+    """The form that a picture's ending means; png where there is none to draw."""
+    forms = (".png", ".svg", ".pdf")
+    if path is not None and path.suffix.lower() not in forms:
+        raise UsageError(
+            f"a plot is written as {', '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)
+        )
+    return path.suffix.lower()[1:] if path else "png"
+
+
 def rendered(result: "EnergyReport", form: ReportFormat) -> str:
     """A report as the text of a file."""
     from pmsm_cli.report.markdown import energy_markdown

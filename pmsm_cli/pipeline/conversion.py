@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from pmsm_cli import __version__
 from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
+from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.checkpoint.file import pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.errors import CalibrationError, PmsmError
@@ -24,6 +25,7 @@ from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
+from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
@@ -35,7 +37,6 @@ from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, re
 from pmsm_cli.sources.synthetic import SyntheticImages
 
 SYNTHETIC_SAMPLES = 64
-_FEW_IMAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +71,7 @@ class Calibrated:
     class_names: tuple[str, ...]
     skipped: tuple[SkippedImage, ...]
     warnings: tuple[str, ...]
+    statistics: Mapping[str, SiteStatistics] | None = None  # only where they were asked for: they are large
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,6 +97,7 @@ class CalibrationSettings:
     match_moments: bool = True  # give each synapse's output the source's mean and deviation back
     seed: int = 0
     threads: int | None = None
+    keep_statistics: bool = False  # hand the histograms out, to draw them
 
 
 def load_source(path: Path, settings: InputSettings) -> Loaded:
@@ -134,8 +137,6 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(loaded.network, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
-    if seen.images < _FEW_IMAGES:
-        warnings.append(f"calibrated on {seen.images} image(s) only: a few hundred give steadier thresholds")
     calibration = calibrate(
         seen.statistics,
         levels=settings.levels,
@@ -150,6 +151,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             seed=settings.seed,
         ),
     )
+    warnings += remarks(calibration, synthetic=settings.data is None)
     if settings.match_moments:
         progress.start("Matching moments", len(images))
         spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
@@ -164,7 +166,11 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         )
         calibration = replace(calibration, corrections=corrections)
     return Calibrated(
-        calibration=calibration, class_names=images.class_names, skipped=seen.skipped, warnings=tuple(warnings)
+        calibration=calibration,
+        class_names=images.class_names,
+        skipped=seen.skipped,
+        warnings=tuple(warnings),
+        statistics=seen.statistics if settings.keep_statistics else None,
     )
 
 

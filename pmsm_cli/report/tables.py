@@ -11,6 +11,7 @@ from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import EnergyReport, SiteReport
 from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.report.calibration_table import CalibrationTable
 from pmsm_cli.report.numbers import count, energy, percent, steps
 from pmsm_cli.report.summary import ConversionSummary
 from pmsm_cli.runtime.evaluate import Evaluation
@@ -81,24 +82,7 @@ def plan_table(plan: SitePlan, manifest: Manifest | None = None) -> RenderableTy
 
 def calibration_table(calibration: Calibration) -> RenderableType:
     """Thresholds, levels and what they keep of the activations."""
-    table = _table(f"Calibration by {calibration.method} on {calibration.images.images} images")
-    table.add_column("tensor", overflow="fold")
-    for name in ("threshold", "levels", "used", "clipped", "SDR dB", "H(s) bit", "spikes", "firing"):
-        table.add_column(name, justify="right")
-    for site in calibration.sites:
-        quality = site.quality
-        distortion = quality.signal_to_distortion_db
-        table.add_row(
-            site.name,
-            *_neuron_cells(site),
-            str(quality.levels_used),
-            percent(quality.clipped_low + quality.clipped_high, 2),
-            "-" if distortion is None else f"{distortion:.1f}",
-            f"{quality.entropy_bits:.2f}",
-            f"{quality.mean_spikes:.2f}",
-            percent(quality.firing),
-        )
-    return table
+    return CalibrationTable(calibration)
 
 
 def evaluation_table(evaluation: Evaluation) -> RenderableType:

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tiny
-from conftest import CLASSES, write_images
+from conftest import CLASSES, fails, write_images
 
 from pmsm_cli import __version__
 from pmsm_cli.checkpoint.file import open_checkpoint
@@ -209,3 +209,74 @@ def test_calibrate_names_its_output_after_the_source_in_the_working_folder(
 def test_calibrate_without_matching_leaves_the_moments_alone(pmsm, network, pictures, tmp_path: Path):
     made = pmsm("calibrate", network, pictures, "--no-match-moments", "-o", tmp_path / "out.json", "--json")
     assert made.record["corrections"] == []
+
+
+def test_calibrate_writes_figures_channel_by_channel_and_the_comparison_of_halves(pmsm, network, pictures, tmp_path):
+    record = pmsm("calibrate", network, pictures, "--preprocess", "none", "-o", tmp_path / "x.json", "--json").record
+    for site in record["sites"]:
+        lengths = {len(values) for values in site["channels"].values()}
+        assert len(lengths) == 1
+        assert site["channels"].keys() >= {"threshold", "entropy_bits", "activation_entropy_bits", "information_bits"}
+        assert site["channels"]["threshold"] == site["threshold"]
+        quality = site["statistics"]
+        assert quality["activation_entropy_bits"] >= quality["channel_entropy_bits"] >= quality["information_bits"] >= 0
+    assert record["adequacy"]["median"] > 0
+    assert [site["name"] for site in record["adequacy"]["sites"]] == ["b", "f"]
+
+
+def test_a_checkpoint_holds_no_figures_channel_by_channel(checkpoint):
+    metadata = {entry.key: entry.value for entry in onnx.load(checkpoint).metadata_props}
+    assert all(isinstance(site["channels"], int) for site in json.loads(metadata["pmsm.sites"]))
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_calibrate_draws_a_plot_beside_the_file(pmsm, network, pictures, tmp_path: Path, ending: str):
+    target, plot = tmp_path / "x.json", tmp_path / f"x.{ending}"
+    made = pmsm(
+        "calibrate", network, pictures, "--preprocess", "none", "-o", target, "--plot", plot, "--plot-sites", "f"
+    )
+    assert (made.code, made.err) == (0, f"written to {target} and {plot}\n")
+    assert plot.stat().st_size > 1000
+
+
+def test_a_plot_of_unknown_tensors_leaves_no_files(pmsm, network, pictures, tmp_path: Path):
+    target, plot = tmp_path / "x.json", tmp_path / "x.png"
+    made = pmsm("calibrate", network, pictures, "-o", target, "--plot", plot, "--plot-sites", "f,g")
+    assert made.code == 2
+    assert "--plot-sites: no tensor is called g\n  b\n  f\n" in made.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plot_of_another_kind_of_file_is_refused(pmsm, network, pictures, tmp_path: Path):
+    path = tmp_path / "x.jpg"
+    fails(
+        pmsm("calibrate", network, pictures, "--plot", path),
+        2,
+        f"{path}: a plot is written as .png, .svg, .pdf, not .jpg",
+    )
+
+
+def test_without_matplotlib_a_plot_is_refused_before_the_work(pmsm, network, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    made = pmsm("calibrate", network, pictures, "--plot", "x.png")
+    fails(made, 4, "--plot needs matplotlib\nhint: pip install 'pmsm-cli[plot]'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_are_all_alike_are_warned_of_in_one_line(pmsm, network, tmp_path: Path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((20, 3, 8, 8), np.float32))
+    made = pmsm("calibrate", network, path, "--preprocess", "none", "-o", tmp_path / "x.json")
+    assert made.code == 0
+    warned = [line for line in made.err.splitlines() if line.startswith("warning: ")]
+    assert len(warned) <= 1
+
+
+def test_images_unlike_each_other_are_warned_of(pmsm, network, tmp_path: Path):
+    random = np.random.default_rng(0)
+    images = random.normal(size=(20, 3, 8, 8)) * np.array([1, 5] * 10).reshape(-1, 1, 1, 1)
+    np.save(tmp_path / "x.npy", images.astype(np.float32))
+    made = pmsm("calibrate", network, tmp_path / "x.npy", "--preprocess", "none", "-o", tmp_path / "x.json")
+    assert made.code == 0
+    assert "warning: 20 images are too few, or too unlike each other: thresholds from two halves" in made.err
