@@ -88,7 +88,7 @@ def calibration_plot(
         fontsize=11,
     )
     figure.supxlabel("activation in units of its channel's threshold", fontsize=10)
-    figure.supylabel("density (share of the values, per threshold)", fontsize=10)
+    figure.supylabel("density", fontsize=10)
     data = io.BytesIO()
     # Without a date and with fixed ids the same calibration gives the same file.
     metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]
