@@ -48,7 +48,8 @@ ROWS = [
 
 def pmsm(*arguments: str) -> dict:
     """One command's JSON."""
-    done = subprocess.run(["pmsm", *arguments, "--json"], check=True, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "pmsm_cli", *arguments, "--json"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout)
 
 
