@@ -66,9 +66,9 @@ def main() -> None:
     print("# Conversions without images\n")
     print(f"`{' '.join(['python', *sys.argv])}`\n\n{describe()}; seed 0.\n")
     print(
-        "Top-1 in percent at T = 1, and in brackets the share of images that get the source's class. Last: the threshold"
+        "Top-1 in percent at T = 1, and in brackets the share of images that get the source's class. The last column is"
     )
-    print("without images as a multiple of that with them, the median over all channels.\n")
+    print("the threshold without images as a multiple of that with them, the median over all channels.\n")
     print("| network | levels | images | source | without images | with 512 real images | thresholds |")
     print("|---|--:|--:|--:|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
