@@ -19,6 +19,7 @@ from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import ImageInput, Network, Shape
+from pmsm_cli.graph.normalise import normalised_tensors
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
@@ -125,9 +126,10 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     """Run a network over images and set the thresholds of all its sites."""
     warnings = []
     images: ImageSet
+    normalised = settings.data is None and bool(normalised_tensors(loaded.network, loaded.shapes))
     if settings.data is None:
-        images = data_free.synthetic_images(loaded.network, seed=settings.seed)
-        warnings.append(data_free.warning(loaded.network))
+        images = data_free.synthetic_images(loaded.network.image.batch, seed=settings.seed, normalised=normalised)
+        warnings.append(data_free.warning(normalised=normalised))
     else:
         images = open_sample(settings.data, settings.samples, settings.seed)
     read = functools.partial(
@@ -135,7 +137,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
     # What is observed, and what moments are matched to: the source as it is on real images, or brought near that.
     teacher, shapes = loaded.network, loaded.shapes
-    if settings.data is None and teacher.moments:
+    if normalised:
         progress.start("Following batch norm statistics", len(images))
         teacher, shapes = normalise_source(teacher, shapes, read(), threads=settings.threads, on_batch=progress.advance)
     progress.start("Observing the source network", PASSES * len(images))
