@@ -34,7 +34,7 @@ def convert(
     data: Annotated[
         Path | None,
         options.path_option(
-            metavar="PATH", help="Images to calibrate on; without any, thresholds come from synthetic ones."
+            metavar="PATH", help="Images to calibrate on; without any, batch norm statistics and made-up ones do."
         ),
     ] = None,
     samples: options.Samples = _DEFAULT_SAMPLES,

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from types import MappingProxyType
 
 import onnx
 import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError, shorten
 from pmsm_cli.graph import clean
+from pmsm_cli.graph.moments import batch_norm_moments
 from pmsm_cli.graph.network import Network, find_image_input
 from pmsm_cli.graph.opset import old_resizes, restore_resizes, to_current_opset
 from pmsm_cli.graph.synapse import SYNAPTIC_OPS
@@ -44,6 +46,7 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
         model, _ = clean.fold_shape_arithmetic(model)
         restore_resizes(model, old_resizes(proto), subject=subject)
         model, _ = clean.name_nodes(model)
+        moments = batch_norm_moments(model)  # folding forgets them
         model, _ = clean.fold_batch_norm(model)
         model, _ = clean.separate_computed_bias(model)
         model, _ = clean.fold_padding(model)
@@ -61,6 +64,7 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
         image=find_image_input(model.graph, subject=subject),
         outputs=tuple(value.name or "" for value in model.graph.outputs),
         class_names=_class_names(proto),
+        moments=MappingProxyType(moments),
     )
 
 

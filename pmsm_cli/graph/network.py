@@ -1,10 +1,13 @@
 """A cleaned network, and what can be read off it: its image input, its outputs, its shapes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError
+from pmsm_cli.graph.moments import ChannelMoments
 
 Shape = tuple[int, ...]  # the batch first
 
@@ -38,6 +41,8 @@ class Network:
     image: ImageInput
     outputs: tuple[str, ...]
     class_names: tuple[str, ...] = ()  # where the file's metadata states them
+    # Of each tensor that a batch norm puts out, folded or not, on the training data; empty where a file has none.
+    moments: Mapping[str, ChannelMoments] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def opset(self) -> int:

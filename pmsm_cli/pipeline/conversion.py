@@ -20,23 +20,23 @@ from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import ImageInput, Network, Shape
+from pmsm_cli.graph.normalise import normalised_tensors
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
+from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, read_batches
 from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
-from pmsm_cli.sources.synthetic import SyntheticImages
-
-SYNTHETIC_SAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,18 +127,25 @@ def load_source(path: Path, settings: InputSettings) -> Loaded:
 def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Progress) -> Calibrated:
     """Run a network over images and set the thresholds of all its sites."""
     warnings = []
+    images: ImageSet
+    normalised = settings.data is None and bool(normalised_tensors(loaded.network, loaded.shapes))
     if settings.data is None:
-        images: ImageSet = SyntheticImages(count=SYNTHETIC_SAMPLES, seed=settings.seed)
-        warnings.append("no images given: thresholds come from synthetic ones and will fit real images less well")
+        images = data_free.synthetic_images(loaded.network.image.batch, seed=settings.seed, normalised=normalised)
+        warnings.append(data_free.warning(normalised=normalised))
     else:
         images = open_sample(settings.data, settings.samples, settings.seed)
     read = functools.partial(
         read_batches, images, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch)
     )
+    # What is observed, and what moments are matched to: the source as it is on real images, or brought near that.
+    teacher, shapes = loaded.network, loaded.shapes
+    if normalised:
+        progress.start("Following batch norm statistics", len(images))
+        teacher, shapes = normalise_source(teacher, shapes, read(), threads=settings.threads, on_batch=progress.advance)
     progress.start("Observing the source network", PASSES * len(images))
-    seen = observe(loaded.network, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
+    seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
     calibration = calibrate(
-        seen.statistics,
+        data_free.widened(seen.statistics) if settings.data is None else seen.statistics,
         levels=settings.levels,
         horizon=settings.horizon,
         method=settings.method,
@@ -154,12 +161,12 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     warnings += remarks(calibration, synthetic=settings.data is None)
     if settings.match_moments:
         progress.start("Matching moments", len(images))
-        spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
+        spiking = insert_neurons(teacher, loaded.plan, calibration.parameters, shapes)
         corrections = match_moments(
-            loaded.network,
+            teacher,
             loaded.plan,
             spiking,
-            loaded.shapes,
+            shapes,
             read(),
             threads=settings.threads,
             on_batch=progress.advance,

@@ -31,7 +31,7 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
     table.add_row("spiking tensors", f"{summary.sites}, at most {summary.levels} spikes of one sign")
     table.add_row("driven by spikes", f"{percent(summary.spiking_share)} of the multiply-accumulates")
     table.add_row("stays analog", ", ".join(summary.analog) or "nothing")
-    table.add_row("calibrated on", f"{summary.images} images of {summary.origin}")
+    table.add_row("calibrated on", f"{summary.origin} ({summary.images} images)")
     table.add_row("spikes per neuron", f"{summary.mean_spikes:.2f} at the first timestep")
     worst = f"{summary.worst_db:.1f} dB at the worst tensor, {summary.worst_site}"
     table.add_row("signal to distortion", worst if np.isfinite(summary.worst_db) else "no distortion")

@@ -49,6 +49,22 @@ def test_neighbouring_pixels_are_alike_as_in_photographs():
     assert abs(np.corrcoef(image.ravel(), np.random.default_rng(0).permutation(image.ravel()))[0, 1]) < 0.2
 
 
+def test_edges_stand_out_between_areas_that_are_alike_as_in_photographs():
+    plain = Preprocessing(height=32, width=32, channels=Channels.GRAY, layout=Layout.NCHW)
+    (batch,) = read_batches(SyntheticImages(count=32, seed=0), plain, 32)
+    steps = np.diff(batch.inputs, axis=3)
+    kurtosis = (steps**4).mean() / (steps**2).mean() ** 2
+    assert kurtosis > 8  # of plain noise: 3, over images of different contrast a little more
+
+
+def test_images_differ_in_brightness_and_contrast():
+    plain = Preprocessing(height=32, width=32, channels=Channels.RGB, layout=Layout.NCHW)
+    (batch,) = read_batches(SyntheticImages(count=32, seed=0), plain, 32)
+    assert np.ptp(batch.inputs.mean(axis=(1, 2, 3))) > 0.2
+    contrast = batch.inputs.std(axis=(1, 2, 3))
+    assert contrast.max() > 3 * contrast.min()
+
+
 def test_a_set_is_as_long_as_asked_for_and_has_no_labels():
     images = SyntheticImages(count=3, seed=0)
     assert len(images) == 3
