@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from observing import observe
 
-from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
+from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.pipeline.remarks import remarks
 
 

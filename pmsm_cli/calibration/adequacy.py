@@ -41,9 +41,9 @@ class Adequacy:
 
 
 def compare_halves(
-    statistics: Mapping[str, SiteStatistics], choose: Callable[[SiteStatistics], NeuronParameters]
+    statistics: Mapping[str, SiteStatistics], choose: Callable[[str, SiteStatistics], NeuronParameters]
 ) -> Adequacy | None:
-    """The differences between the thresholds that `choose` makes of either half.
+    """The differences between the thresholds that `choose` makes of either half of each site, by its name.
 
     Of a site with many channels an evenly spaced part is compared. Channels that are constant in one half are left out:
     there is nothing to choose by. None where nothing is left, or where the images were not told apart.
@@ -54,7 +54,7 @@ def compare_halves(
         if halves is None:
             continue
         halves = (_spaced(halves[0]), _spaced(halves[1]))
-        one, other = (np.atleast_1d(choose(half).threshold).astype(np.float64) for half in halves)
+        one, other = (np.atleast_1d(choose(name, half).threshold).astype(np.float64) for half in halves)
         alive = (halves[0].highest > halves[0].lowest) & (halves[1].highest > halves[1].lowest)
         if alive.any():
             alive = np.broadcast_to(alive, one.shape) if len(alive) == len(one) else np.ones(one.shape, bool)

@@ -1,22 +1,16 @@
 """From the statistics of all sites to their thresholds and levels."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, compare_halves
-from pmsm_cli.calibration.least_squares import least_squares_parameters
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality, assess, assess_channels
 from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import MOST_LEVELS, Correction, NeuronParameters
-
-
-class Method(StrEnum):
-    """The objectives that thresholds can be chosen by."""
-
-    MSE = "mse"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,21 +60,24 @@ def calibrate(
     source_sha256: str,
     images: Images,
     horizon: int = 1,
+    resting_sites: Collection[str] = (),
 ) -> Calibration:
     """Choose every site's threshold and levels, each site on its own.
 
     `horizon` is the number of steps that a running value is averaged over at last (T in `rate`, else 1). Averages come
     in quanta of theta / T, so that the threshold is chosen for T times as many levels, each a T-th of it: with
-    thresholds for a single step, what that step clips would stay clipped.
+    thresholds for a single step, what that step clips would stay clipped. The neurons of `resting_sites` can rest at
+    another value than 0 (averages over steps do without).
     """
 
-    def choose(site_statistics: SiteStatistics) -> NeuronParameters:
-        fine = least_squares_parameters(site_statistics, min(levels * horizon, MOST_LEVELS))
-        return _for_horizon(fine, horizon)
+    def choose(name: str, site_statistics: SiteStatistics) -> NeuronParameters:
+        may_rest = horizon == 1 and name in resting_sites
+        fine = choose_parameters(site_statistics, method, min(levels * horizon, MOST_LEVELS), may_rest=may_rest)
+        return _for_horizon(fine, horizon) if horizon > 1 else fine
 
     sites = []
     for name, site_statistics in statistics.items():
-        parameters = choose(site_statistics)
+        parameters = choose(name, site_statistics)
         channels = assess_channels(site_statistics, parameters)
         quality = assess(site_statistics, parameters, channels)
         sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels))

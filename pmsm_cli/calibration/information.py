@@ -31,7 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.statistics import Counts, SiteStatistics
+from pmsm_cli.calibration.emission import Neurons, carried, emit
+from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 Doubles = npt.NDArray[np.float64]
@@ -77,8 +78,7 @@ def _entropy(counts: Doubles) -> Doubles:
 
 def _spike_entropy(statistics: SiteStatistics, parameters: NeuronParameters) -> tuple[Doubles, Counts]:
     """H(s) and the number of levels used. Spikes rise along the bins, so that equal ones lie side by side."""
-    threshold = np.broadcast_to(parameters.threshold, statistics.lowest.shape)[:, None]
-    spikes = np.clip(np.round(statistics.centres / threshold), -parameters.negative_levels, parameters.positive_levels)
+    spikes = emit(statistics.centres, Neurons.of(parameters, len(statistics.lowest)))
     begins = np.ones(spikes.shape, bool)
     np.not_equal(spikes[:, 1:], spikes[:, :-1], out=begins[:, 1:])
     begins[:, 1:] &= statistics.bin_width > 0  # all bins of a constant channel are the same value
@@ -93,22 +93,21 @@ def _spike_entropy(statistics: SiteStatistics, parameters: NeuronParameters) -> 
 
 def _conveyed(statistics: SiteStatistics, parameters: NeuronParameters) -> Doubles:
     """R as the bound gives it, before it is held against H(s)."""
-    threshold = np.broadcast_to(parameters.threshold, statistics.lowest.shape).astype(np.float64)
+    neurons = Neurons.of(parameters, len(statistics.lowest))
 
-    def squared_error(values: Doubles) -> Doubles:  # of values [channels, n]
-        spikes = np.clip(np.round(values / threshold[:, None]), -parameters.negative_levels, parameters.positive_levels)
-        return np.asarray((values - spikes * threshold[:, None]) ** 2)
+    def squared_error(values: Floats) -> Doubles:  # of values [channels, n]
+        return np.asarray((values.astype(np.float64) - carried(emit(values, neurons), neurons)) ** 2)
 
     rest, atoms = _without_atoms(statistics)
     places = np.stack([statistics.lowest, np.zeros_like(statistics.lowest), statistics.highest], axis=1)
     width = statistics.bin_width[:, 0].astype(np.float64)
     total = np.maximum(statistics.counts.sum(axis=1), 1)
     unbound = rest.sum(axis=1)
-    error = np.einsum("cb,cb->c", rest, squared_error(statistics.centres.astype(np.float64)))
-    error += np.einsum("ca,ca->c", atoms, squared_error(places.astype(np.float64)))
+    error = np.einsum("cb,cb->c", rest, squared_error(statistics.centres))
+    error += np.einsum("ca,ca->c", atoms, squared_error(places))
     distortion = (error + unbound * width**2 / 12) / total  # values are spread within a bin
     # D / (1 - p) = D total / unbound; where nothing but atoms is left, Z is all there is to say.
-    thresholds = np.max((statistics.highest - statistics.lowest) / threshold)
+    thresholds = np.max((statistics.highest - statistics.lowest) / neurons.threshold)
     most, least = thresholds * _BINS_A_THRESHOLD, thresholds * _BINS_A_THRESHOLD_AT_LEAST
     wanted = max(least, min(most, total.max() / _VALUES_A_BIN))
     while rest.shape[1] % 2 == 0 and rest.shape[1] // 2 >= wanted:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pmsm_cli.calibration.emission import Neurons, emit, squared_error
 from pmsm_cli.calibration.information import Doubles, information
-from pmsm_cli.calibration.least_squares import squared_error
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.neuron.parameters import NeuronParameters
 
@@ -42,6 +42,7 @@ class ChannelQuality:
     """The same for each channel, as arrays of [channels]; one entry where the site has one threshold in all."""
 
     threshold: npt.NDArray[np.float32]  # in the unit of the activations
+    rest: npt.NDArray[np.float32]  # the count that silence stands for
     signal_to_distortion_db: Doubles  # NaN: no signal, or no distortion
     clipped_high: Doubles  # percent
     clipped_low: Doubles  # percent
@@ -58,12 +59,12 @@ def assess(
     """How well spikes of these parameters stand for the activations; `channels` where they are assessed already."""
     each = channels or assess_channels(statistics, parameters)
     negative, positive = parameters.negative_levels, parameters.positive_levels
-    threshold = np.broadcast_to(parameters.threshold, statistics.lowest.shape)
+    neurons = Neurons.of(parameters, len(statistics.lowest))
     centres, weights = statistics.centres, statistics.counts
     per_channel = np.maximum(weights.sum(axis=1), 1)
     total = int(per_channel.sum())
-    spikes = np.clip(np.round(centres / threshold[:, None]), -negative, positive)
-    errors = squared_error(statistics, threshold, negative, positive)
+    spikes = emit(centres, neurons)
+    errors = squared_error(statistics, neurons)
     distortion = float((errors * per_channel).sum()) / total
     power = float((centres.astype(np.float64) ** 2 * weights).sum()) / total
     use = np.bincount((spikes + negative).astype(np.int64).ravel(), weights=weights.ravel())
@@ -97,18 +98,19 @@ def assess(
 def assess_channels(statistics: SiteStatistics, parameters: NeuronParameters) -> ChannelQuality:
     """How well spikes of these parameters stand for the activations of each channel."""
     negative, positive = parameters.negative_levels, parameters.positive_levels
-    threshold = np.broadcast_to(parameters.threshold, statistics.lowest.shape)
+    neurons = Neurons.of(parameters, len(statistics.lowest))
     centres, weights = statistics.centres, statistics.counts
     total = np.maximum(weights.sum(axis=1), 1)
-    wanted = np.round(centres / threshold[:, None])
+    wanted = np.round(centres / neurons.threshold[:, None]) - neurons.rest[:, None]
     power = np.einsum("cb,cb,cb->c", centres, centres, weights, dtype=np.float64) / total
-    errors = squared_error(statistics, threshold, negative, positive).astype(np.float64)
+    errors = squared_error(statistics, neurons).astype(np.float64)
     defined = (power > 0) & (errors > 0)
     ratio = np.full(len(power), np.nan)
     ratio[defined] = 10 * np.log10(power[defined] / errors[defined])
     bits = information(statistics, parameters)
     return ChannelQuality(
-        threshold=threshold,
+        threshold=neurons.threshold,
+        rest=neurons.rest,
         signal_to_distortion_db=ratio,
         clipped_high=100 * np.where(wanted > positive, weights, 0).sum(axis=1) / total,
         clipped_low=100 * np.where(wanted < -negative, weights, 0).sum(axis=1) / total,

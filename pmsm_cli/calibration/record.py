@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
-from pmsm_cli.calibration.calibrate import Calibration, Images, Method, SiteCalibration
+from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.errors import CalibrationError
 from pmsm_cli.neuron.parameters import Correction, NeuronParameters
 
 FORMAT_VERSION = 1
+_EXACT = ("threshold", "rest")  # single precision, as neurons use them
 
 
 def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
@@ -69,10 +71,11 @@ def calibration_from_json(record: Any) -> Calibration:
 
 
 def site_to_json(site: SiteCalibration) -> dict[str, Any]:
-    """One site: its threshold (a number, or a list with one a channel), N, P and what they keep over all channels."""
+    """One site: threshold and resting count (a number, or a list with one a channel), N, P and what they keep."""
     return {
         "name": site.name,
         "threshold": site.parameters.threshold.tolist(),
+        "rest": site.parameters.rest.tolist(),
         "negative_levels": site.parameters.negative_levels,
         "positive_levels": site.parameters.positive_levels,
         "statistics": dataclasses.asdict(site.quality),
@@ -87,6 +90,7 @@ def site_from_json(record: dict[str, Any]) -> SiteCalibration:
             threshold=np.asarray(record["threshold"], np.float32),
             negative_levels=int(record["negative_levels"]),
             positive_levels=int(record["positive_levels"]),
+            rest=np.asarray(record.get("rest", 0), np.float32),  # unknown to older files, whose neurons rest at 0
         ),
         quality=SiteQuality(**record["statistics"]),
     )
@@ -99,7 +103,7 @@ def _channels_to_json(channels: ChannelQuality | None) -> dict[str, list[float |
     record: dict[str, list[float | None]] = {}
     for field in dataclasses.fields(channels):
         values = getattr(channels, field.name).tolist()
-        exact = field.name == "threshold"
+        exact = field.name in _EXACT
         record[field.name] = [
             None if np.isnan(value) else value if exact else float(f"{value:.5g}") for value in values
         ]
@@ -109,8 +113,10 @@ def _channels_to_json(channels: ChannelQuality | None) -> dict[str, list[float |
 def _channels_from_json(record: dict[str, list[float | None]] | None) -> ChannelQuality | None:
     if record is None:
         return None
-    arrays = {name: np.array(values, np.float64) for name, values in record.items()}  # None becomes NaN
-    return ChannelQuality(threshold=arrays.pop("threshold").astype(np.float32), **arrays)
+    arrays: dict[str, Any] = {  # None becomes NaN
+        name: np.array(values, np.float32 if name in _EXACT else np.float64) for name, values in record.items()
+    }
+    return ChannelQuality(**arrays)
 
 
 def _adequacy_from_json(record: dict[str, Any] | None) -> Adequacy | None:

@@ -8,7 +8,7 @@ Every key begins with `pmsm.` and holds JSON:
     pmsm.coding          refine or rate
     pmsm.source          name and sha256 of the source file
     pmsm.preprocessing   size, crop, mean, std, channel order, layout, interpolation
-    pmsm.sites           per site: the neurons (threshold, N, P), what reads it, what it keeps of the activations
+    pmsm.sites           per site: the neurons (threshold, rest, N, P), what reads it, what it keeps of the activations
     pmsm.calibration     method, bound on the levels, whether moments were matched, and the images (number, digest)
     pmsm.analog          the layers not driven by spikes and why, and the other operators by type
     pmsm.labels          the class names, where known
@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pmsm_cli.calibration.calibrate import Calibration, Images, Method
+from pmsm_cli.calibration.calibrate import Calibration, Images
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.record import site_from_json, site_to_json
 from pmsm_cli.errors import CheckpointError, PmsmError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan

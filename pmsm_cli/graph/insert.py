@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.rest import add_drive, resting_drive, subtract_rest
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Synapse, fold_threshold, product_of, synapse_of
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
@@ -21,8 +22,10 @@ def insert_neurons(
     """A copy of the network in which every site's tensor passes a neuron before its synaptic operators read it.
 
     Spikes are whole counts; the thresholds are folded into the weights that read them. Whatever else reads a site's
-    tensor goes on reading the value itself. `parameters` maps each site's name to its neurons; `shapes` are those of
-    one image, by name, from which values of unknown shape get at least their rank (later timesteps need it).
+    tensor goes on reading the value itself. Where neurons rest at another value than 0 they read what lies above it,
+    and their synapses get what rests as a constant (`pmsm_cli.graph.rest`). `parameters` maps each site's name to its
+    neurons; `shapes` are those of one image, by name, from which values of unknown shape get at least their rank (later
+    timesteps need it).
     """
     model = network.model.clone()
     graph = model.graph
@@ -32,19 +35,37 @@ def insert_neurons(
     products = {product.node.name: product.node for node in graph if (product := product_of(node))}
     factors: dict[str, NDArray[np.float32]] = defaultdict(lambda: np.ones((), np.float32))
     for site in plan.sites:
-        spikes = _add_neuron(graph, values[site.name], site, parameters[site.name])
+        neuron, value = parameters[site.name], values[site.name]
+        resting = neuron.resting_value
+        if not neuron.rests_at_zero:
+            value = subtract_rest(graph, value, site.name, _along(site, resting))
+        spikes = _add_neuron(graph, value, site, neuron)
         for reader in site.readers:
             if reader.node in synapses:
-                _read_spikes(graph, synapses[reader.node], spikes, parameters[site.name])
+                synapse = synapses[reader.node]
+                drive = None if neuron.rests_at_zero else _drive(synapse, resting, shapes)
+                _read_spikes(graph, synapse, spikes, neuron)
+                if drive is not None:
+                    add_drive(graph, synapse, drive)
             else:
                 products[reader.node].replace_input_with(reader.operand, spikes)
-                factors[reader.node] *= parameters[site.name].threshold
+                factors[reader.node] = factors[reader.node] * _along(site, neuron.threshold)
     for name, factor in factors.items():
         _scale_product(graph, products[name], factor)
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     function = neuron_function(network.opset)
     model.functions[function.identifier()] = function
     return model
+
+
+def _along(site: Site, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Values [] or [channels], shaped to broadcast against the site's tensor."""
+    trailing = () if site.channel_axis is None or values.ndim == 0 else (1,) * (-site.channel_axis - 1)
+    return values.reshape((*values.shape, *trailing))
+
+
+def _drive(synapse: Synapse, resting: NDArray[np.float32], shapes: Mapping[str, Shape]) -> NDArray[np.float32]:
+    return resting_drive(synapse, np.broadcast_to(resting, (synapse.channels,)), shapes)
 
 
 def _state_ranks(graph: ir.Graph, shapes: Mapping[str, Shape]) -> None:
@@ -73,10 +94,7 @@ def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32
 
 
 def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> ir.Value:
-    trailing = () if site.channel_axis is None or neuron.threshold.ndim == 0 else (1,) * (-site.channel_axis - 1)
-    threshold = add_constant(
-        graph, f"{site.name}/threshold", neuron.threshold.reshape((*neuron.threshold.shape, *trailing))
-    )
+    threshold = add_constant(graph, f"{site.name}/threshold", _along(site, neuron.threshold))
     spikes = ir.Value(name=spikes_name(site.name), type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
     node = ir.Node(
         DOMAIN,

@@ -16,6 +16,7 @@ import onnx_ir.passes.common as common_passes
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.rest import drive_node, driven_output
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Synapse, scale_outputs, synapse_of
 from pmsm_cli.neuron.parameters import Correction
@@ -117,6 +118,8 @@ def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
         return
     weights = add_constant(graph, f"{name}/matched_weights", scale_outputs(synapse, correction.scale))
     node.replace_input_with(synapse.weight_index, weights)
+    if (adding := drive_node(node)) is not None:
+        _scale_drive(graph, synapse, adding, correction)
     if takes_bias:
         old = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
         total = np.asarray(old * correction.scale + correction.shift, np.float32)
@@ -127,10 +130,18 @@ def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
         _add_correcting_nodes(graph, synapse, only_shift)
 
 
+def _scale_drive(graph: ir.Graph, synapse: Synapse, adding: ir.Node, correction: Correction) -> None:
+    drive = adding.inputs[1]
+    assert drive is not None
+    assert drive.const_value is not None
+    scale = correction.scale.reshape(-1, *(1,) * (-synapse.output_axis - 1))
+    adding.replace_input_with(1, add_constant(graph, f"{adding.name}/matched_drive", drive.const_value.numpy() * scale))
+
+
 def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
     trailing = (1,) * (-synapse.output_axis - 1)
     name = correction.node
-    output = synapse.node.outputs[0]
+    output = driven_output(synapse.node)
     shifted = _like(output, f"{name}{_SHIFT}")
     if output.is_graph_output():  # which keeps its name
         output.name, shifted.name = f"{output.name}/unmatched", output.name
@@ -142,12 +153,12 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
         nodes.append(ir.Node("", "Mul", [output, scale], outputs=[scaled], name=f"{name}{_SCALE}"))
     shift = add_constant(graph, f"{name}{_SHIFT}/term", correction.shift.reshape(-1, *trailing))
     nodes.append(ir.Node("", "Add", [scaled, shift], outputs=[shifted], name=f"{name}{_SHIFT}"))
-    graph.insert_after(synapse.node, nodes)
+    graph.insert_after(drive_node(synapse.node) or synapse.node, nodes)
 
 
 def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) -> None:
     """(U - mean) scale + source mean, with scale = source deviation / deviation, both of this batch."""
-    output, name = node.outputs[0], reader.node
+    output, name = driven_output(node), reader.node
     measured = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.outputs]
     source = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.inputs]
     for value in source:
@@ -187,7 +198,7 @@ def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) ->
         value.shape = None
     for user, index in users:
         user.replace_input_with(index, matched)
-    graph.insert_after(node, steps)
+    graph.insert_after(drive_node(node) or node, steps)
     graph.outputs.extend(measured)
 
 

@@ -14,6 +14,7 @@ from pmsm_cli.graph.synapse import (
     SYNAPTIC_OPS,
     computed_macs,
     multiply_accumulates,
+    product_heads,
     product_macs,
     product_of,
     synapse_of,
@@ -165,7 +166,7 @@ def _readings(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> list[_R
             _Reading(
                 data=data,
                 node=node,
-                channels=None,
+                channels=product_heads(product, shapes),
                 reader=Reader(node=name, op_type=op_type, macs=work[operand], operand=operand),
             )
             for operand, data in enumerate(product.operands)

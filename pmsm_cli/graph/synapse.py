@@ -101,6 +101,17 @@ def product_of(node: ir.Node) -> Product | None:
     return Product(node=node)
 
 
+def product_heads(product: Product, shapes: Mapping[str, Shape]) -> tuple[int, int] | None:
+    """The axis in front of the matrices, and its length: attention heads, whose thresholds scale whole products.
+
+    None where there is no such axis, or where one operand is repeated along it.
+    """
+    left, right = (shapes.get(value.name or "") for value in product.operands)
+    if left is None or right is None or min(len(left), len(right)) < 4 or left[-3] != right[-3] or left[-3] < 2:
+        return None
+    return -3, left[-3]
+
+
 def product_macs(product: Product, shapes: Mapping[str, Shape]) -> int | None:
     """The multiply-accumulates of one image (of a whole batch, where its size is fixed)."""
     left = shapes.get(product.operands[0].name or "")
@@ -132,6 +143,13 @@ def fold_threshold(synapse: Synapse, threshold: Floats) -> Floats:
         return weights * threshold.reshape(-1, *([1] * (weights.ndim - 1)))
     axis = _contracted_axis(node, synapse.weight_index, rank=weights.ndim)
     return weights * threshold.reshape(-1, *([1] * (-axis - 1)))
+
+
+def contracted_weights(synapse: Synapse) -> Floats:
+    """The matrix [inputs, outputs] of a Gemm or MatMul with weights of two axes."""
+    weights = synapse.weights
+    contracted = _contracted_axis(synapse.node, synapse.weight_index, rank=weights.ndim)
+    return weights if contracted == -2 else weights.T
 
 
 def scale_outputs(synapse: Synapse, scale: Floats) -> Floats:
@@ -211,21 +229,11 @@ def _contracted_axis(node: ir.Node, index: int, *, rank: int | None = None) -> i
 
 
 def _convolution_fan_out(node: ir.Node, weights: Shape, data: Shape, result: Shape) -> Floats:
-    kernel = weights[2:]
-    spatial = len(kernel)
-    strides = _integers(node, "strides", [1] * spatial)
-    dilations = _integers(node, "dilations", [1] * spatial)
-    pads = _begin_pads(node, data, result, kernel, strides, dilations)
     groups = _integer(node, "group", 1)
     outputs_a_group = weights[0] // groups if node.op_type == "Conv" else weights[1]
     counts = np.asarray(float(outputs_a_group), np.float32)
-    for axis in range(spatial):
-        size, out = data[2 + axis], result[2 + axis]
-        inner, outer = (out, size) if node.op_type == "Conv" else (size, out)
-        # reach[i, k]: position of the larger grid that step i of the strided grid meets through kernel element k
-        reach = (
-            np.arange(inner)[:, None] * strides[axis] - pads[axis] + np.arange(kernel[axis])[None, :] * dilations[axis]
-        )
+    for axis, reach in enumerate(kernel_reach(node, weights, data, result)):
+        outer = result[2 + axis] if node.op_type == "ConvTranspose" else data[2 + axis]
         valid = (reach >= 0) & (reach < outer)
         if node.op_type == "Conv":
             along = np.bincount(reach[valid], minlength=outer).astype(np.float32)
@@ -233,6 +241,23 @@ def _convolution_fan_out(node: ir.Node, weights: Shape, data: Shape, result: Sha
             along = valid.sum(axis=1).astype(np.float32)
         counts = np.multiply.outer(counts, along)
     return counts[None]
+
+
+def kernel_reach(node: ir.Node, weights: Shape, data: Shape, result: Shape) -> list[npt.NDArray[np.int64]]:
+    """For each spatial axis of a convolution, the position of the larger grid that step i of the strided grid meets.
+
+    Each array is [steps, kernel elements]; positions outside the larger grid are padding.
+    """
+    kernel = weights[2:]
+    spatial = len(kernel)
+    strides = _integers(node, "strides", [1] * spatial)
+    dilations = _integers(node, "dilations", [1] * spatial)
+    pads = _begin_pads(node, data, result, kernel, strides, dilations)
+    steps = (result if node.op_type == "Conv" else data)[2:]
+    return [
+        np.arange(steps[axis])[:, None] * strides[axis] - pads[axis] + np.arange(size)[None, :] * dilations[axis]
+        for axis, size in enumerate(kernel)
+    ]
 
 
 def _begin_pads(

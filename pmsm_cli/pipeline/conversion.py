@@ -10,7 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from pmsm_cli import __version__
-from pmsm_cli.calibration.calibrate import Calibration, Images, Method, calibrate
+from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.checkpoint.file import pack
@@ -21,6 +22,7 @@ from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import ImageInput, Network, Shape
 from pmsm_cli.graph.normalise import normalised_tensors
+from pmsm_cli.graph.rest import resting_sites
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
@@ -92,7 +94,7 @@ class CalibrationSettings:
     data: Path | None  # None: synthetic images
     samples: int
     levels: int
-    method: Method = Method.MSE
+    method: Method = Method.ENTROPY
     horizon: int = 1  # steps that running values are averaged over: T in `rate`
     match_moments: bool = True  # give each synapse's output the source's mean and deviation back
     seed: int = 0
@@ -148,6 +150,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         data_free.widened(seen.statistics) if settings.data is None else seen.statistics,
         levels=settings.levels,
         horizon=settings.horizon,
+        resting_sites=resting_sites(loaded.network, loaded.plan, loaded.shapes),
         method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(

@@ -5,16 +5,17 @@ import pytest
 from observing import observe
 
 from pmsm_cli.calibration.adequacy import STEADY, compare_halves
-from pmsm_cli.calibration.least_squares import least_squares_parameters
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 
-def by_least_squares(statistics: SiteStatistics) -> NeuronParameters:
-    return least_squares_parameters(statistics, 15)
+def by_least_squares(name: str, statistics: SiteStatistics) -> NeuronParameters:
+    return choose_parameters(statistics, Method.MSE, 15)
 
 
-def by_largest(statistics: SiteStatistics) -> NeuronParameters:
+def by_largest(name: str, statistics: SiteStatistics) -> NeuronParameters:
     return NeuronParameters(threshold=statistics.highest / 15, negative_levels=0, positive_levels=15)
 
 
@@ -87,9 +88,9 @@ def test_dead_channels_are_left_out_of_the_comparison():
 def test_of_wide_sites_a_part_is_compared_and_chosen_for():
     seen = []
 
-    def choose(statistics: SiteStatistics) -> NeuronParameters:
+    def choose(name: str, statistics: SiteStatistics) -> NeuronParameters:
         seen.append(len(statistics.lowest))
-        return by_largest(statistics)
+        return by_largest(name, statistics)
 
     compare_halves({"wide": observe(heavy(1000, 4), images=4)}, choose)
     assert seen == [125, 125]

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from pmsm_cli.calibration.calibrate import Images, Method, calibrate
-from pmsm_cli.calibration.least_squares import least_squares_parameters, squared_error
+from pmsm_cli.calibration.calibrate import Images, calibrate
+from pmsm_cli.calibration.emission import Neurons, squared_error
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.quality import assess
 from pmsm_cli.calibration.statistics import HistogramObserver, RangeObserver, SiteStatistics
+from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.errors import CalibrationError
 from pmsm_cli.neuron.parameters import NeuronParameters
 
@@ -57,7 +59,7 @@ def test_values_that_are_not_finite_are_refused_by_the_name_of_their_site(bad: f
 @pytest.mark.parametrize("levels", [1, 3, 7, 15, 63])
 def test_the_threshold_is_within_a_percent_of_the_least_error_found_by_brute_force(levels: int):
     values = half_normal(1, 20000)
-    chosen = least_squares_parameters(observe(values), levels)
+    chosen = choose_parameters(observe(values), Method.MSE, levels)
 
     def error(theta: float) -> float:
         return float(np.mean((values - theta * np.clip(np.round(values / theta), 0, levels)) ** 2))
@@ -68,22 +70,22 @@ def test_the_threshold_is_within_a_percent_of_the_least_error_found_by_brute_for
 
 def test_each_channel_gets_the_threshold_that_suits_its_own_scale():
     values = half_normal(1, 5000)
-    threshold = least_squares_parameters(observe(np.concatenate([values, 10 * values])), 7).threshold
+    threshold = choose_parameters(observe(np.concatenate([values, 10 * values])), Method.MSE, 7).threshold
     assert threshold[1] == pytest.approx(10 * threshold[0], rel=1e-3)
 
 
 def test_n_is_zero_where_no_value_is_negative():
-    assert least_squares_parameters(observe(half_normal(4, 1000)), 15).negative_levels == 0
+    assert choose_parameters(observe(half_normal(4, 1000)), Method.MSE, 15).negative_levels == 0
 
 
 def test_a_symmetric_tensor_gets_as_many_negative_levels_as_positive_ones():
-    chosen = least_squares_parameters(observe(np.random.default_rng(0).normal(size=(1, 50000))), 7)
+    chosen = choose_parameters(observe(np.random.default_rng(0).normal(size=(1, 50000))), Method.MSE, 7)
     assert (chosen.negative_levels, chosen.positive_levels) == (7, 7)
 
 
 def test_a_mostly_positive_tensor_gets_only_the_negative_levels_that_it_needs():
     values = np.concatenate([half_normal(1, 5000), [[-0.2]]], axis=1)
-    chosen = least_squares_parameters(observe(values), 15)
+    chosen = choose_parameters(observe(values), Method.MSE, 15)
     assert chosen.positive_levels == 15
     assert 0 <= chosen.negative_levels <= 2
 
@@ -91,21 +93,21 @@ def test_a_mostly_positive_tensor_gets_only_the_negative_levels_that_it_needs():
 def test_a_channel_that_never_fires_gets_the_median_threshold_of_the_others():
     values = half_normal(3, 1000)
     values[1] = 0
-    threshold = least_squares_parameters(observe(values), 15).threshold
+    threshold = choose_parameters(observe(values), Method.MSE, 15).threshold
     assert threshold[1] == np.median(threshold[[0, 2]])
 
 
 def test_a_tensor_that_is_zero_everywhere_gets_a_usable_neuron():
-    chosen = least_squares_parameters(observe(np.zeros((2, 10))), 15)
+    chosen = choose_parameters(observe(np.zeros((2, 10))), Method.MSE, 15)
     assert (chosen.threshold == 1).all()
     assert chosen.positive_levels == 1
 
 
 def test_a_constant_tensor_is_carried_without_error():
     statistics = observe(np.full((1, 100), 0.3))
-    chosen = least_squares_parameters(statistics, 15)
+    chosen = choose_parameters(statistics, Method.MSE, 15)
     assert assess(statistics, chosen).clipped_high == 0
-    assert squared_error(statistics, np.atleast_1d(chosen.threshold), 0, chosen.positive_levels)[0] < 1e-8
+    assert squared_error(statistics, Neurons.of(chosen, 1))[0] < 1e-8
 
 
 def test_quality_equals_what_the_values_themselves_give():
@@ -143,7 +145,7 @@ def test_merged_bins_keep_the_counts_and_the_range():
 def test_a_channel_that_rests_at_one_value_gets_a_level_there():
     resting = np.full(5000, 0.7371)
     values = np.concatenate([resting, np.random.default_rng(0).uniform(0, 2, 50)])[None]
-    chosen = least_squares_parameters(observe(values), 255)
+    chosen = choose_parameters(observe(values), Method.MSE, 255)
     steps = 0.7371 / float(chosen.threshold)
     assert abs(steps - round(steps)) < 0.15
 

@@ -5,8 +5,9 @@ import pytest
 from observing import observe
 
 from pmsm_cli.calibration.information import Information, information
-from pmsm_cli.calibration.least_squares import least_squares_parameters
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.quality import assess, assess_channels
+from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 VALUES = 200_000
@@ -112,7 +113,7 @@ def mixed() -> np.ndarray:
 
 def test_each_channel_is_assessed_as_if_it_were_alone():
     statistics = observe(mixed())
-    neuron = least_squares_parameters(statistics, 7)
+    neuron = choose_parameters(statistics, Method.MSE, 7)
     channels = assess_channels(statistics, neuron)
     for index, values in enumerate(mixed()):
         alone = observe(values[None])
@@ -134,7 +135,7 @@ def test_each_channel_is_assessed_as_if_it_were_alone():
 
 def test_a_site_s_bits_are_the_means_of_its_channels_and_add_up():
     statistics = observe(mixed())
-    neuron = least_squares_parameters(statistics, 7)
+    neuron = choose_parameters(statistics, Method.MSE, 7)
     quality, channels = assess(statistics, neuron), assess_channels(statistics, neuron)
     assert quality.activation_entropy_bits == pytest.approx(channels.activation_entropy_bits.mean())
     assert quality.information_bits == pytest.approx(channels.information_bits.mean())

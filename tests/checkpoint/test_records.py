@@ -13,7 +13,8 @@ import pytest
 import tiny
 
 from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
-from pmsm_cli.calibration.calibrate import Calibration, Images, Method, SiteCalibration
+from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
+from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.checkpoint.file import open_checkpoint, pack, unpack, write_file
@@ -55,10 +56,11 @@ QUALITY = SiteQuality(
 )
 CHANNELS = ChannelQuality(
     threshold=np.array([0.1, 1 / 3, 1e-30], np.float32),
+    rest=np.array([0, 3, -2], np.float32),
     **{
         field.name: np.array([0.25 * index, 1.5, 40.125])
         for index, field in enumerate(dataclasses.fields(ChannelQuality))
-        if field.name != "threshold"
+        if field.name not in ("threshold", "rest")
     },
 )
 CALIBRATION = Calibration(
@@ -70,7 +72,10 @@ CALIBRATION = Calibration(
         SiteCalibration(
             name="/layer.0/Relu [b]",
             parameters=NeuronParameters(
-                threshold=np.array([0.1, 1 / 3, 1e-30], np.float32), negative_levels=3, positive_levels=4
+                threshold=np.array([0.1, 1 / 3, 1e-30], np.float32),
+                negative_levels=3,
+                positive_levels=4,
+                rest=np.array([0, 2, -1], np.float32),
             ),
             quality=QUALITY,
             channels=CHANNELS,

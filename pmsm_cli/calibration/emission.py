@@ -1,0 +1,50 @@
+"""What neurons make of a histogram: the spikes of every bin, and how far they are from the values."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from pmsm_cli.calibration.statistics import Floats, SiteStatistics
+from pmsm_cli.neuron.parameters import NeuronParameters
+
+
+class Neurons(NamedTuple):
+    """The neurons of a site while they are being chosen: one row a channel, nothing checked."""
+
+    threshold: Floats  # [channels]
+    rest: Floats  # [channels], whole numbers: the count at which a neuron emits nothing
+    negative_levels: int
+    positive_levels: int
+
+    @classmethod
+    def of(cls, parameters: NeuronParameters, channels: int) -> "Neurons":
+        """The chosen ones, one row a channel."""
+        return cls(
+            np.broadcast_to(parameters.threshold, (channels,)),
+            np.broadcast_to(parameters.rest, (channels,)),
+            parameters.negative_levels,
+            parameters.positive_levels,
+        )
+
+
+def emit(values: Floats, neurons: Neurons) -> Floats:
+    """The spikes for values of shape [channels, n]."""
+    return np.clip(
+        np.round(values / neurons.threshold[:, None]) - neurons.rest[:, None],
+        -neurons.negative_levels,
+        neurons.positive_levels,
+    )
+
+
+def carried(spikes: Floats, neurons: Neurons) -> Floats:
+    """The values that spikes stand for, [channels, n]."""
+    return (spikes + neurons.rest[:, None]) * neurons.threshold[:, None]
+
+
+def squared_error(statistics: SiteStatistics, neurons: Neurons) -> Floats:
+    """The mean squared difference between the activations and what the spikes stand for, [channels]."""
+    centres = statistics.centres
+    difference = centres - carried(emit(centres, neurons), neurons)
+    total = np.maximum(statistics.counts.sum(axis=1), 1)
+    error: Floats = np.einsum("cb,cb,cb->c", difference, difference, statistics.counts.astype(np.float32)) / total
+    return error
