@@ -60,6 +60,16 @@ def spikes_name(site: str) -> str:
     return f"{site}/spikes"
 
 
+def neuron_name(site: str) -> str:
+    """The name of the node that is a site's neurons."""
+    return f"{site}/neuron"
+
+
+def product_scale_name(product: str) -> str:
+    """The name of the node that multiplies a product of counts by both thresholds (its second input)."""
+    return f"{product}/scaled"
+
+
 def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32]) -> None:
     """Counts times counts stand for values times values, but for both thresholds."""
     output = product.outputs[0]
@@ -68,7 +78,8 @@ def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32
     ir.convenience.replace_all_uses_with(output, scaled, replace_graph_outputs=True)
     threshold = add_constant(graph, f"{scaled.name}/thresholds", factor)
     graph.insert_after(
-        product, ir.Node("", "Mul", [output, threshold], outputs=[scaled], name=f"{product.name}/scaled")
+        product,
+        ir.Node("", "Mul", [output, threshold], outputs=[scaled], name=product_scale_name(product.name or "")),
     )
 
 
@@ -87,7 +98,7 @@ def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronPara
             ir.AttrInt64("positive_levels", neuron.positive_levels),
         ],
         outputs=[spikes],
-        name=f"{site.name}/neuron",
+        name=neuron_name(site.name),
     )
     producer = value.producer()
     if producer is None:  # the image itself
