@@ -16,11 +16,22 @@ ALLOWED = {
     "calibration": {"neuron"},
     "checkpoint": {"neuron", "sources", "graph", "calibration"},
     "runtime": {"neuron", "sources", "graph", "calibration", "checkpoint"},
+    "finetune": {"neuron", "sources", "graph"},
     "energy": {"graph", "checkpoint", "runtime", "sources"},
-    "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "energy"},
-    "pipeline": {"neuron", "sources", "graph", "calibration", "checkpoint", "runtime", "energy", "report"},
+    "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "finetune", "energy"},
+    "pipeline": {
+        "neuron",
+        "sources",
+        "graph",
+        "calibration",
+        "checkpoint",
+        "runtime",
+        "finetune",
+        "energy",
+        "report",
+    },
     "__main__": {"cli"},
-    "cli": {"neuron", "sources", "calibration", "checkpoint", "runtime", "energy", "report", "pipeline"},
+    "cli": {"neuron", "sources", "calibration", "checkpoint", "runtime", "finetune", "energy", "report", "pipeline"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

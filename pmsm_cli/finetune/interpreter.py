@@ -88,7 +88,7 @@ class TorchGraph(torch.nn.Module):
                 raise UnsupportedGraphError(
                     "cannot be computed in torch",
                     subject=self.subject,
-                    details=[f"{step.node.name}: {step.node.op_type}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"],
+                    details=[f"{step.node.name}: {step.node.op_type}: {_first_line(error)}"],
                 ) from error
             results = result if isinstance(result, tuple) else (result,)
             for name, value in zip(step.outputs, results, strict=False):
@@ -119,12 +119,16 @@ def _steps_of(graph: ir.Graph, subject: str, neuron: Function | None) -> tuple[_
         outputs = tuple(value.name or "" for value in node.outputs)
         reads.subtract(name for name in inputs if name is not None)
         done = tuple(name for name in dict.fromkeys((*inputs, *outputs)) if name is not None and reads[name] <= 0)
-        call = Call(attributes={name: _plain(attribute) for name, attribute in node.attributes.items()}, outputs=len(outputs))
-        function = table[_domain(node), node.op_type]
-        steps.append(
-            _Step(node=node, function=function, call=call, inputs=inputs, outputs=outputs, last_uses=done)
+        call = Call(
+            attributes={name: _plain(attribute) for name, attribute in node.attributes.items()}, outputs=len(outputs)
         )
+        function = table[_domain(node), node.op_type]
+        steps.append(_Step(node=node, function=function, call=call, inputs=inputs, outputs=outputs, last_uses=done))
     return tuple(steps)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _domain(node: ir.Node) -> str:

@@ -13,10 +13,13 @@ from pmsm_cli.finetune.operators import Call
 from pmsm_cli.graph.insert import neuron_name, product_scale_name
 from pmsm_cli.graph.refold import refold_thresholds, unfold_thresholds
 from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.synapse import output_dimension, synapse_of
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.neuron.torch_form import carried
 
 Floats = npt.NDArray[np.float32]
+
+_SMALLEST_UNIT = 0.01  # of the largest channel's: one that is silent must not be stuck
 
 # operator -> the inputs that may be trained; the moments of a batch norm and the like are measured, not learned
 _TRAINED_INPUTS = {
@@ -41,7 +44,9 @@ class Student(torch.nn.Module):
     """A one-timestep spiking graph whose weights and thresholds are parameters.
 
     Thresholds are kept as logarithms: they stay positive, and a step of the optimiser changes each by a share of
-    itself, whatever the unit of its tensor.
+    itself, whatever the unit of its tensor. Weights are kept in units of the root mean square of each output channel's,
+    biases in those times the root of how many inputs a channel has, for the same reason: where batch norm was folded
+    into them, channels differ by orders of magnitude, and Adam steps equally far in all of them.
     """
 
     def __init__(
@@ -59,39 +64,67 @@ class Student(torch.nn.Module):
         self._model = unfold_thresholds(model, plan, thresholds)
         self.graph = TorchGraph(self._model, subject=subject, neuron=_carrying_neuron)
         nodes = {node.name: node for node in self._model.graph}
-        self._threshold_names = {
-            site.name: _constant_name(nodes[neuron_name(site.name)], 1) for site in plan.sites
-        }
+        self._threshold_names = {site.name: _constant_name(nodes[neuron_name(site.name)], 1) for site in plan.sites}
         constants = self.graph.constants
         self.weights = torch.nn.ParameterDict()
         self.log_thresholds = torch.nn.ParameterDict()
-        self._weight_keys = {name: f"w{index}" for index, name in enumerate(self._trained(nodes.values()))}
+        self._weight_keys = {name: f"w{index}" for index, name in enumerate(self._trained())}
+        units = self._units(constants)
         self._threshold_keys = {site.name: f"t{index}" for index, site in enumerate(plan.sites)}
         for name, key in self._weight_keys.items():
-            self.weights[key] = torch.nn.Parameter(constants[name].clone())
+            unit = units[name]
+            self.register_buffer(f"unit_{key}", unit)
+            self.weights[key] = torch.nn.Parameter(constants[name] / unit)
         for site, key in self._threshold_keys.items():
             self.log_thresholds[key] = torch.nn.Parameter(constants[self._threshold_names[site]].log())
 
-    def _trained(self, nodes: Sequence[ir.Node] | object) -> list[str]:
+    def _trained(self) -> list[str]:
         """Weights, biases and scales: constants of more than one number in the places of such."""
-        scales = {
-            product_scale_name(reader.node) for site in self._plan.sites for reader in site.readers
-        }
+        scales = {product_scale_name(reader.node) for site in self._plan.sites for reader in site.readers}
         names: dict[str, None] = {}
         for node in self._model.graph:
             for index in _TRAINED_INPUTS.get(node.op_type, ()) if node.name not in scales else ():
                 value = node.inputs[index] if index < len(node.inputs) else None
-                if value is not None and value.const_value is not None and value.dtype is ir.DataType.FLOAT:
-                    if value.const_value.size > 1:
-                        names[value.name or ""] = None
+                tensor = None if value is None else value.const_value
+                if value is not None and tensor is not None and tensor.dtype is ir.DataType.FLOAT and tensor.size > 1:
+                    names[value.name or ""] = None
         return list(names)
+
+    def _units(self, constants: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """For each trained constant what one step of the optimiser is measured in; it broadcasts against it."""
+        units = {name: _size(constants[name]) for name in self._weight_keys}
+        for node in self._model.graph:
+            synapse = synapse_of(node)
+            weights = node.inputs[synapse.weight_index] if synapse else None
+            if synapse is None or weights is None or weights.name not in self._weight_keys:
+                continue
+            constant = constants[weights.name]
+            own = output_dimension(synapse)
+            if own is None:
+                continue
+            others = [axis for axis in range(constant.ndim) if axis != own]
+            unit = constant.square().mean(dim=others, keepdim=True).sqrt()
+            units[weights.name] = unit.clamp_min(_SMALLEST_UNIT * float(unit.max()) + 1e-12)
+            bias = node.inputs[2] if len(node.inputs) > 2 else None
+            if (
+                bias is not None
+                and bias.name in self._weight_keys
+                and constants[bias.name].shape == unit.flatten().shape
+            ):
+                fan_in = constant.numel() / constant.shape[own]
+                units[bias.name] = units[weights.name].flatten() * fan_in**0.5
+        return units
 
     def forward(self, images: Tensor, *, also: Sequence[str] = ()) -> dict[str, Tensor]:
         """The outputs for a batch, by name, and the values named in `also`."""
-        replaced = {name: self.weights[key] for name, key in self._weight_keys.items()}
+        replaced = {name: self._weight(key) for name, key in self._weight_keys.items()}
         for site, key in self._threshold_keys.items():
             replaced[self._threshold_names[site]] = self.log_thresholds[key].exp()
-        return self.graph(images, replaced, also=also)
+        outputs: dict[str, Tensor] = self.graph(images, replaced, also=also)
+        return outputs
+
+    def _weight(self, key: str) -> Tensor:
+        return torch.mul(self.weights[key], self.get_buffer(f"unit_{key}"))
 
     def folded(self) -> tuple[ir.Model, dict[str, NeuronParameters]]:
         """The graph as a checkpoint holds it, thresholds in the weights, and the neurons of each site."""
@@ -104,7 +137,7 @@ class Student(torch.nn.Module):
         }
         current = self._model.clone()
         for name, key in self._weight_keys.items():
-            array = self.weights[key].detach().cpu().contiguous().numpy()
+            array = self._weight(key).detach().cpu().contiguous().numpy()
             current.graph.initializers[name].const_value = ir.tensor(np.array(array), name=name)
         neurons = {
             site: NeuronParameters(
@@ -115,6 +148,12 @@ class Student(torch.nn.Module):
             for site, threshold in thresholds.items()
         }
         return refold_thresholds(current, self._plan, thresholds), neurons
+
+
+def _size(constant: Tensor) -> Tensor:
+    """The root mean square of a scale or a bias as a whole, or 1 where it is nothing so far."""
+    size = constant.square().mean().sqrt()
+    return torch.where(size > 0, size, 1.0)
 
 
 def _carrying_neuron(call: Call, value: Tensor, threshold: Tensor) -> Tensor:

@@ -17,11 +17,13 @@ def unfold_thresholds(model: ir.Model, plan: SitePlan, thresholds: Mapping[str, 
     `thresholds` are the sites' own, [] or [channels], by the site's name. The graph itself gives the source's values
     only where its neurons put out theta s instead of s (`pmsm_cli.neuron.torch_form.carried`).
     """
-    return _with_factors(model, plan, {name: 1 / threshold for name, threshold in thresholds.items()}, scaled=False)
+    return _with_factors(
+        model, plan, {name: np.float32(1) / threshold for name, threshold in thresholds.items()}, scaled=False
+    )
 
 
 def refold_thresholds(model: ir.Model, plan: SitePlan, thresholds: Mapping[str, Floats]) -> ir.Model:
-    """A copy of an unfolded graph with these thresholds in its neurons and weights: the inverse of `unfold_thresholds`."""
+    """A copy of an unfolded graph with these thresholds in its neurons and weights: `unfold_thresholds` undone."""
     folded = _with_factors(model, plan, thresholds, scaled=True)
     nodes = {node.name: node for node in folded.graph}
     for site in plan.sites:

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (the name that every reader of torch knows)
+import torch.nn.functional as F
 from torch import Tensor
 
 from pmsm_cli.finetune.operators.table import Call, operator

@@ -1,7 +1,7 @@
 """Operators that multiply and accumulate: convolutions and matrix products; and the neuron."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from pmsm_cli.finetune.operators.padding import pads_of
@@ -67,7 +67,7 @@ def transposed_convolution(call: Call, x: Tensor, weights: Tensor, bias: Tensor 
 
 @operator("Gemm")
 def general_product(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    """alpha A B + beta C, either matrix transposed on request."""
+    """Alpha A B + beta C, either matrix transposed on request."""
     a = a.t() if call.get("transA", 0) else a
     alpha, beta = call.get("alpha", 1.0), call.get("beta", 1.0)
     if alpha == 1 and beta == 1 and call.get("transB", 0):

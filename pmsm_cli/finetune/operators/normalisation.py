@@ -1,7 +1,7 @@
 """Normalisations, and softmax."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from pmsm_cli.finetune.operators.table import Call, operator
@@ -50,7 +50,7 @@ def group_norm(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 def lp_norm(call: Call, x: Tensor) -> Tensor:
     """Divided by the p-norm along an axis."""
     norm = torch.linalg.vector_norm(x, ord=call.get("p", 2), dim=call.get("axis", -1), keepdim=True)
-    return x / norm.clamp_min(1e-30)
+    return torch.div(x, norm.clamp_min(1e-30))
 
 
 @operator("Softmax")

@@ -68,7 +68,7 @@ def arg_min(call: Call, x: Tensor) -> Tensor:
 def _position(call: Call, x: Tensor) -> Tensor:
     axis, keep = call.get("axis", 0), bool(call.get("keepdims", 1))
     if call.get("select_last_index", 0):
-        return x.shape[axis] - 1 - x.flip(axis).argmax(dim=axis, keepdim=keep)
+        return torch.rsub(x.flip(axis).argmax(dim=axis, keepdim=keep), x.shape[axis] - 1)
     return x.argmax(dim=axis, keepdim=keep)
 
 

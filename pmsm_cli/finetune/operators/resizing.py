@@ -1,5 +1,7 @@
 """Resizing of maps, and moving channels into space and back."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -8,7 +10,9 @@ from torch import Tensor
 from pmsm_cli.errors import UnsupportedGraphError
 from pmsm_cli.finetune.operators.table import Call, integers, operator
 
-_ROUNDING = {
+_Grid = npt.NDArray[np.float64]
+
+_ROUNDING: dict[str, Callable[[_Grid], _Grid]] = {
     "round_prefer_floor": lambda x: np.ceil(x - 0.5),
     "round_prefer_ceil": lambda x: np.floor(x + 0.5),
     "floor": np.floor,
@@ -48,20 +52,20 @@ def resize(
     return x
 
 
-def _half_pixel(x: npt.NDArray[np.float64], ratio: float, old: int, new: int) -> npt.NDArray[np.float64]:
+def _half_pixel(x: _Grid, ratio: float, old: int, new: int) -> _Grid:
     return (x + 0.5) / ratio - 0.5
 
 
-def _half_pixel_symmetric(x: npt.NDArray[np.float64], ratio: float, old: int, new: int) -> npt.NDArray[np.float64]:
+def _half_pixel_symmetric(x: _Grid, ratio: float, old: int, new: int) -> _Grid:
     centre = old / 2 * (1 - new / (ratio * old))
     return centre + (x + 0.5) / ratio - 0.5
 
 
-def _corners(x: npt.NDArray[np.float64], ratio: float, old: int, new: int) -> npt.NDArray[np.float64]:
+def _corners(x: _Grid, ratio: float, old: int, new: int) -> _Grid:
     return x * (old - 1) / (new - 1) if new > 1 else x * 0
 
 
-_COORDINATES = {
+_COORDINATES: dict[str, Callable[[_Grid, float, int, int], _Grid]] = {
     "half_pixel": _half_pixel,
     "half_pixel_symmetric": _half_pixel_symmetric,
     "pytorch_half_pixel": lambda x, ratio, old, new: _half_pixel(x, ratio, old, new) if new > 1 else x * 0,
@@ -70,13 +74,13 @@ _COORDINATES = {
 }
 
 
-def _nearest(call: Call, x: Tensor, axis: int, where: npt.NDArray[np.float64]) -> Tensor:
+def _nearest(call: Call, x: Tensor, axis: int, where: _Grid) -> Tensor:
     rounded = _ROUNDING[call.get("nearest_mode", "round_prefer_floor")](where)
     chosen = np.clip(rounded, 0, x.shape[axis] - 1).astype(np.int64)
     return x.index_select(axis, torch.from_numpy(chosen).to(x.device))
 
 
-def _linear(x: Tensor, axis: int, where: npt.NDArray[np.float64]) -> Tensor:
+def _linear(x: Tensor, axis: int, where: _Grid) -> Tensor:
     inside = np.clip(where, 0, x.shape[axis] - 1)
     left = np.floor(inside).astype(np.int64)
     right = np.minimum(left + 1, x.shape[axis] - 1)

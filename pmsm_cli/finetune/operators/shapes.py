@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from pmsm_cli.finetune.operators.table import Call, Result, integers, operator
@@ -155,7 +155,7 @@ def unsqueeze(call: Call, x: Tensor, axes: Tensor) -> Tensor:
 @operator("Expand")
 def expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
     """Repeated along axes of size 1."""
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))  # type: ignore[no-untyped-call]
 
 
 @operator("Tile")
