@@ -35,8 +35,17 @@ class _Step:
 class TorchGraph(torch.nn.Module):
     """A graph whose constants can be replaced from call to call; floats move with the module, whole numbers do not."""
 
-    def __init__(self, model: ir.Model, *, subject: str, neuron: Function | None = None) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        subject: str,
+        neuron: Function | None = None,
+        functions: Mapping[str, Function] | None = None,
+    ) -> None:
         """`neuron` computes the PolarityNeuron nodes; without one they emit spike counts.
+
+        `functions` take the place of the table's for single nodes, by their names.
 
         Raises:
             UnsupportedGraphError: some operators have no torch function here.
@@ -51,7 +60,7 @@ class TorchGraph(torch.nn.Module):
         for name, value in graph.initializers.items():
             assert value.const_value is not None
             self._add_constant(name, torch.from_numpy(np.array(value.const_value.numpy())))
-        self._steps = _steps_of(graph, subject, neuron)
+        self._steps = _steps_of(graph, subject, neuron, functions or {})
 
     def _add_constant(self, name: str, constant: Tensor) -> None:
         if not constant.is_floating_point():
@@ -100,7 +109,9 @@ class TorchGraph(torch.nn.Module):
         return {name: kept[name] for name in (*self.output_names, *also)}
 
 
-def _steps_of(graph: ir.Graph, subject: str, neuron: Function | None) -> tuple[_Step, ...]:
+def _steps_of(
+    graph: ir.Graph, subject: str, neuron: Function | None, functions: Mapping[str, Function]
+) -> tuple[_Step, ...]:
     table = dict(OPERATORS)
     if neuron is not None:
         table[DOMAIN, NEURON] = neuron
@@ -122,7 +133,7 @@ def _steps_of(graph: ir.Graph, subject: str, neuron: Function | None) -> tuple[_
         call = Call(
             attributes={name: _plain(attribute) for name, attribute in node.attributes.items()}, outputs=len(outputs)
         )
-        function = table[_domain(node), node.op_type]
+        function = functions.get(node.name or "") or table[_domain(node), node.op_type]
         steps.append(_Step(node=node, function=function, call=call, inputs=inputs, outputs=outputs, last_uses=done))
     return tuple(steps)
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-TEMPERATURE = 4.0
+TEMPERATURE = 2.0
 _LEAST_POWER = 1e-12
 
 

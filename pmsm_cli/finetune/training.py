@@ -23,11 +23,14 @@ from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.sources.preprocessing import Preprocessing
 
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 2000
-_LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_AN_EPOCH = 64, 8, 64
+_LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_AN_EPOCH = 64, 16, 64
+_MEASURED = 512  # images that give the moments before training
 _WARM_UP = 0.05  # of all steps
 _LARGEST_GRADIENT = 5.0  # norm over all parameters
 _MEMORY = 0.9  # of the running mean of the loss, from step to step
 _DIVERGED = 3.0  # times the loss at the start, or that of a network which says the same of every image
+
+_SMALL_LOSS = 0.1  # where the goal hardly differs from image to image, noise is no divergence
 
 Indices = npt.NDArray[np.int64]
 
@@ -60,7 +63,8 @@ def finetune(
     """
     device = _device(settings.device)
     with _threads(settings.threads):
-        student = Student(model, plan, neurons, subject=subject).to(device)
+        live_norm = fixed_batch is None or fixed_batch >= _SMALLEST_BATCH  # moments of fewer images say little
+        student = Student(model, plan, neurons, subject=subject, live_norm=live_norm).to(device)
         guide = TorchGraph(teacher, subject=subject).to(device) if teacher is not None else None
         run = _Run(student, Objective(model, guide), images, preprocessing, settings, device, fixed_batch)
         return run.train(listener, subject=subject)
@@ -103,9 +107,12 @@ class _Run:
         stopped = None
         try:
             start = time.perf_counter()
+            with self.student.measuring():
+                for inputs, _ in self._batches(self.random.permutation(training)[:_MEASURED]):
+                    self.student(inputs)
             loss, agreement, top1 = self._measure(held_out)
             self._note(listener, loss, None, agreement, top1, 0, start)
-            self.limit = _DIVERGED * max(loss, self._loss_of_silence())
+            self.limit = _DIVERGED * max(loss, self._loss_of_silence(), _SMALL_LOSS)
             for epoch in range(1, self.settings.epochs + 1):
                 listener.start(f"Epoch {epoch} of {self.settings.epochs}", len(training))
                 start = time.perf_counter()
@@ -122,6 +129,7 @@ class _Run:
         if self.best == 0:
             raise self._failure(subject, diverged=stopped is Stop.DIVERGED)
         self.student.load_state_dict(self.best_state)
+        self.student.eval()
         folded, neurons = self.student.folded()
         return Outcome(model=folded, neurons=neurons, epochs=tuple(self.epochs), best=self.best, stopped=stopped)
 
@@ -141,7 +149,10 @@ class _Run:
     def _optimiser(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(
             [
-                {"params": list(self.student.weights.values()), "lr": self.settings.learning_rate},
+                {
+                    "params": [*self.student.weights.values(), *self.student.norms.parameters()],
+                    "lr": self.settings.learning_rate,
+                },
                 {"params": list(self.student.log_thresholds.values()), "lr": self.settings.threshold_rate},
             ]
         )
@@ -156,6 +167,7 @@ class _Run:
         """The mean loss, or None where it diverged."""
         flip = self.objective.distils  # a mirrored image may belong to another class; a teacher says to which
         total, count, running = 0.0, 0, math.nan
+        self.student.train()
         for inputs, labels in self._batches(self.random.permutation(training), augmented=True, flip=flip):
             goal = self.objective.goal(inputs, labels)
             loss = self.objective.loss(self.student(inputs), goal)
@@ -176,6 +188,7 @@ class _Run:
         """Loss, agreement and top-1 (percent) on the held-out images; the teacher sees them only once."""
         total, count, same, right = 0.0, 0, 0, 0
         known: tuple[int | None, int | None] = (None, None)
+        self.student.eval()
         with torch.no_grad():
             for position, (inputs, labels) in enumerate(self._batches(held_out)):
                 if position == len(self.goals):
