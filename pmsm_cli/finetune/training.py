@@ -25,7 +25,7 @@ from pmsm_cli.sources.preprocessing import Preprocessing
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 2000
 _LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_AN_EPOCH = 64, 16, 64
 _MEASURED = 512  # images that give the moments before training
-_WARM_UP = 0.05  # of all steps
+_WARM_UP, _LONGEST_WARM_UP = 0.05, 200  # share of all steps, and steps
 _LARGEST_GRADIENT = 5.0  # norm over all parameters
 _MEMORY = 0.9  # of the running mean of the loss, from step to step
 _DIVERGED = 3.0  # times the loss at the start, or that of a network which says the same of every image
@@ -263,7 +263,7 @@ class _Run:
 
 
 def _schedule(steps: int) -> Callable[[int], float]:
-    warm = max(1, round(_WARM_UP * steps))
+    warm = max(1, min(round(_WARM_UP * steps), _LONGEST_WARM_UP))
 
     def factor(step: int) -> float:
         return min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * min(step / max(steps, 1), 1.0)))

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import tiny
-from tuning import IMAGES, Listening, attention, tune, varied
+from tuning import IMAGES, Listening, digits, tune, varied
 
 from pmsm_cli.errors import CheckFailedError, DataError, SetupError
 from pmsm_cli.finetune.records import EpochRecord, Stop
@@ -15,15 +14,9 @@ from pmsm_cli.runtime.session import open_session
 
 torch = pytest.importorskip("torch")
 
-NETWORKS = [varied, tiny.convolutional, tiny.batch_norm, tiny.residual, tiny.channels_last, attention, tiny.two_outputs]
 
-
-def images_of(make: Callable) -> np.ndarray:
-    return IMAGES.transpose(0, 2, 3, 1).copy() if make is tiny.channels_last else IMAGES
-
-
-def scores(model: object) -> np.ndarray:
-    return open_session(model, subject="net.onnx", threads=1).run(tiny.images(400, seed=9))[0]
+def scores(model: object, inputs: np.ndarray) -> np.ndarray:
+    return open_session(model, subject="net.onnx", threads=1).run(inputs)[0]
 
 
 def raising_after(epoch: int) -> Callable[[EpochRecord], None]:
@@ -34,34 +27,36 @@ def raising_after(epoch: int) -> Callable[[EpochRecord], None]:
     return on_epoch
 
 
-def test_it_brings_a_binary_network_closer_to_its_source_on_images_that_it_never_saw():
-    proto = varied()
-    source = scores(ingest(proto, subject="net.onnx").model)
-    made, outcome = tune(proto, epochs=8)
-    before, after = (np.linalg.norm(scores(model) - source) for model in (made.model, outcome.model))
-    assert after < 0.8 * before
-    assert outcome.epochs[outcome.best].loss < 0.8 * outcome.epochs[0].loss
+def test_it_brings_a_network_with_binary_spikes_closer_to_its_source_on_images_that_it_never_saw():
+    proto, images, _ = digits()
+    others, listener = images[300:], Listening()
+    made, outcome = tune(proto, images=images[:300], listener=listener)
+    source = scores(ingest(proto, subject="n").model, others).argmax(1)
+    before, after = (np.mean(scores(model, others).argmax(1) == source) for model in (made.model, outcome.model))
+    assert before < 0.9
+    assert after > before + 0.05
+    assert [record.epoch for record in listener.records] == [0, 1, 2, 3, 4]
+    assert listener.images == 300 + 4 * 270  # read once, trained on in each epoch
+    assert outcome.epochs == tuple(listener.records)
     assert outcome.stopped is None
 
 
-@pytest.mark.parametrize("make", NETWORKS)
-def test_what_is_handed_back_is_the_network_that_was_measured(make):
-    """The loss of the best epoch, from the folded graph in onnxruntime and not from torch."""
-    listener = Listening()
-    proto = make()
-    made, outcome = tune(proto, images=images_of(make), listener=listener, epochs=2)
-    held_out = np.sort(np.random.default_rng(0).permutation(len(IMAGES))[:16])
-    inputs = images_of(make)[held_out]
-    spiking = open_session(outcome.model, subject="net.snn.onnx", threads=1).run(inputs)
-    source = open_session(ingest(proto, subject="net.onnx").model, subject="net.onnx", threads=1).run(inputs)
-    agreement = 100 * np.mean(spiking[0].argmax(1) == source[0].argmax(1))
-    assert agreement == pytest.approx(outcome.epochs[outcome.best].agreement, abs=100 / 16 + 1e-6)
-    assert set(outcome.neurons) == {site.name for site in made.manifest.plan.sites}
-    assert [record.epoch for record in listener.records] == [0, 1, 2]
+def test_what_is_handed_back_is_the_best_epoch_as_it_was_measured():
+    """Loss and agreement, from the folded graph in onnxruntime and not from torch."""
+    proto, images, _ = digits()
+    _, outcome = tune(proto, images=images[:300])
+    held_out = np.sort(np.random.default_rng(0).permutation(300)[:30])
+    source = scores(ingest(proto, subject="n").model, images[held_out])
+    agreement = 100 * np.mean(scores(outcome.model, images[held_out]).argmax(1) == source.argmax(1))
+    best = outcome.epochs[outcome.best]
+    assert best.loss == min(record.loss for record in outcome.epochs)
+    assert agreement == pytest.approx(best.agreement, abs=100 / 30 + 0.01)  # a rounding may flip a spike
 
 
 def test_equal_seeds_give_equal_results_and_others_do_not():
-    (_, first), (_, second), (_, third) = (tune(varied(), epochs=2, seed=seed) for seed in (3, 3, 4))
+    (_, first), (_, second), (_, third) = (
+        tune(digits()[0], images=digits()[1][:200], epochs=2, seed=seed) for seed in (3, 3, 4)
+    )
     weights = [
         {name: value.const_value.numpy() for name, value in outcome.model.graph.initializers.items()}
         for outcome in (first, second, third)
@@ -81,12 +76,11 @@ def test_thresholds_are_learned_and_stay_positive():
 
 
 def test_without_a_teacher_the_labels_are_the_goal():
-    proto = varied()
-    labels = open_session(ingest(proto, subject="n").model, subject="n", threads=1).run(IMAGES)[0].argmax(1)
-    _, outcome = tune(proto, teacher=False, labels=labels.astype(np.int64), epochs=6)
+    proto, images, labels = digits()
+    _, outcome = tune(proto, teacher=False, images=images[:300], labels=labels[:300])
     first, best = outcome.epochs[0], outcome.epochs[outcome.best]
     assert first.agreement is best.agreement is None
-    assert best.loss < first.loss
+    assert best.loss < 0.7 * first.loss
     assert best.top1 > first.top1
 
 
@@ -146,10 +140,10 @@ def test_cuda_that_is_not_there_is_said():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("make", NETWORKS)
-def test_cuda_trains_too(make):
-    _, outcome = tune(make(), images=images_of(make), device=Device.CUDA, epochs=6)
-    assert outcome.epochs[outcome.best].loss < outcome.epochs[0].loss
+def test_cuda_trains_too():
+    proto, images, _ = digits()
+    _, outcome = tune(proto, images=images[:300], device=Device.CUDA)
+    assert outcome.epochs[outcome.best].loss < 0.7 * outcome.epochs[0].loss
 
 
 def test_the_number_of_threads_is_that_of_before():

@@ -1,6 +1,8 @@
 """Fine-tuning in tests: tiny networks and their checkpoints, and a listener that remembers."""
 
+import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,9 +14,26 @@ from pmsm_cli.finetune.images import TrainingImages
 from pmsm_cli.finetune.records import EpochRecord, Outcome, TuningSettings
 from pmsm_cli.finetune.training import finetune
 from pmsm_cli.graph.ingest import ingest
-from pmsm_cli.sources.images import ImageArray
+from pmsm_cli.sources.images import ImageArray, open_images, read_batches
+from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 
 IMAGES = tiny.images(160)
+
+
+SAMPLES = Path(__file__).parent.parent.parent / "sample_models"
+
+
+@functools.cache
+def digits() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    """The bundled network, its 597 test images as it reads them, and their labels."""
+    images = open_images(SAMPLES / "digits" / "test")
+    proto = open_source(SAMPLES / "digits.onnx").proto
+    channels, size = (proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value for axis in (1, 2))
+    preprocessing = Preprocessing(height=size, width=size, channels=Channels.GRAY, layout=Layout.NCHW)
+    assert channels == 1
+    (batch,) = read_batches(images, preprocessing, len(images))
+    return proto, batch.inputs, batch.labels
 
 
 class Listening:
@@ -119,7 +138,7 @@ def tune(
         source.model if teacher else None,
         TrainingImages(ImageArray(origin="x.npy", values=images, labels=labels), made.manifest.preprocessing),
         made.manifest.preprocessing,
-        TuningSettings(**{"epochs": 4, "threads": 1, "learning_rate": 1e-2, **settings}),
+        TuningSettings(**{"epochs": 4, "threads": 1, **settings}),
         listener or Listening(),
         subject="net.snn.onnx",
         fixed_batch=source.image.batch,
