@@ -92,8 +92,8 @@ class TorchGraph(torch.nn.Module):
             try:
                 result = step.function(step.call, *(None if name is None else values[name] for name in step.inputs))
             except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-                if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error):
-                    raise MemoryError(str(error)) from error
+                if is_out_of_memory(error):
+                    raise
                 raise UnsupportedGraphError(
                     "cannot be computed in torch",
                     subject=self.subject,
@@ -107,6 +107,11 @@ class TorchGraph(torch.nn.Module):
             for name in step.last_uses:
                 values.pop(name, None)
         return {name: kept[name] for name in (*self.output_names, *also)}
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch failed for want of memory; on the CPU it has no error of its own for that."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _steps_of(

@@ -53,21 +53,19 @@ class LiveNorm(torch.nn.Module):
         self.centre.add_(self.mean)
         self._sums = None
 
-    def __call__(self, call: Call, x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, call: Call, x: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
         """The convolution's output, normalised; the interpreter calls this in the place of `convolution`."""
+        if not self.training and self._sums is None:
+            weights, bias = self.folded(weights)
+            return _convolve(call, x, weights, bias)
+        sums = _convolve(call, x, weights)
         if self._sums is not None:
-            sums = convolution(call, x, weights)
-            assert isinstance(sums, Tensor)
             others = [axis for axis in range(sums.ndim) if axis != 1]
             exact = sums.double()
             seen = (torch.as_tensor(sums.numel() / sums.shape[1]), exact.sum(others), exact.square().sum(others))
             self._sums = [old.to(new.device) + new for old, new in zip(self._sums, seen, strict=True)]
             return sums + bias.reshape(-1, *([1] * (sums.ndim - 2)))
         scale, shift = self.scale * self.deviation, self.centre + self.shift * self.deviation
-        if not self.training:
-            return convolution(call, x, *self.folded(weights))  # type: ignore[return-value]
-        sums = convolution(call, x, weights)
-        assert isinstance(sums, Tensor)
         return F.batch_norm(sums, self.mean, self.variance, scale, shift, True, _MEMORY, _LEAST_VARIANCE)
 
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,3 +73,9 @@ class LiveNorm(torch.nn.Module):
         factor = self.scale * self.deviation / (self.variance + _LEAST_VARIANCE).sqrt()
         bias = self.centre + self.shift * self.deviation - self.mean * factor
         return weights * factor.reshape(-1, *([1] * (weights.ndim - 1))), bias
+
+
+def _convolve(call: Call, x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
+    result = convolution(call, x, weights, bias)
+    assert isinstance(result, Tensor)
+    return result

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pmsm_cli.errors import CheckFailedError, DataError, SetupError
 from pmsm_cli.finetune.images import TrainingImages, augment
-from pmsm_cli.finetune.interpreter import TorchGraph
+from pmsm_cli.finetune.interpreter import TorchGraph, is_out_of_memory
 from pmsm_cli.finetune.objective import Goal, Objective
 from pmsm_cli.finetune.records import EpochRecord, Listener, Outcome, Stop, TuningSettings
 from pmsm_cli.finetune.settings import Device
@@ -57,7 +57,7 @@ def finetune(
     Raises:
         CheckFailedError: the loss diverged, or no epoch was better than the start.
         DataError: there are fewer than two images.
-        SetupError: CUDA is asked for and not there.
+        SetupError: CUDA is asked for and not there, or there is not enough memory.
         UnsupportedGraphError: some operators have no torch function here.
         KeyboardInterrupt: interrupted before there was anything to keep.
     """
@@ -67,7 +67,16 @@ def finetune(
         student = Student(model, plan, neurons, subject=subject, live_norm=live_norm).to(device)
         guide = TorchGraph(teacher, subject=subject).to(device) if teacher is not None else None
         run = _Run(student, Objective(model, guide), images, preprocessing, settings, device, fixed_batch)
-        return run.train(listener, subject=subject)
+        try:
+            return run.train(listener, subject=subject)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise SetupError(
+                "there is not enough memory to train the network",
+                subject=subject,
+                hint=f"--batch {max(run.size // 4, 1)}",
+            ) from error
 
 
 class _Run:

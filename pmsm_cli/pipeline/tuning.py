@@ -85,9 +85,11 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Path | None)
         warning = f"{path} is not the file that the checkpoint was made from ({manifest.source_name})"
         warnings = (warning,) if other else ()
         return Guide(kind=Teacher.SOURCE, name=str(path), model=network.model, warnings=warnings)
-    if images.labels is None:
+    scored = any(value.shape is not None and len(value.shape) == 2 for value in checkpoint.model.graph.outputs)
+    if images.labels is None or not scored:
+        lack = "the images have no labels" if scored else "the network gives no class scores"
         raise UsageError(
-            "there is nothing to train towards: the images have no labels, "
+            f"there is nothing to train towards: {lack}, "
             f"and {manifest.source_name}.onnx does not lie beside the checkpoint",
             subject=checkpoint.subject,
             hint=f"name the network that it was made from: --source {manifest.source_name}.onnx",

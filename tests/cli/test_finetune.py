@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
 from conftest import fails
+from trainable import grouped
 
 from pmsm_cli.checkpoint.file import open_checkpoint
 from pmsm_cli.cli.app import run
@@ -143,6 +145,20 @@ def test_without_source_and_labels_there_is_nothing_to_learn(pmsm, binary, unlab
         "and digits.onnx does not lie beside the checkpoint\n"
         "hint: name the network that it was made from: --source digits.onnx",
     )
+
+
+def test_labels_are_no_goal_for_a_network_without_class_scores(pmsm, pictures, tmp_path):
+    source = tiny.save(grouped(), tmp_path / "grouped.onnx")
+    checkpoint = tmp_path / "elsewhere" / "g.onnx"
+    checkpoint.parent.mkdir()
+    assert pmsm("convert", source, "--data", pictures, "--preprocess", "none", "-o", checkpoint).code == 0
+    shown = pmsm("finetune", checkpoint, "--data", pictures, "-o", tmp_path / "t.onnx")
+    assert shown.code == 2
+    assert "nothing to train towards: the network gives no class scores, and grouped.onnx does not lie" in shown.err
+    arguments = ["--source", source, "--epochs", 20, "--learning-rate", 0.001, "-o", tmp_path / "t.onnx", "--json"]
+    epochs = pmsm("finetune", checkpoint, "--data", pictures, *arguments).record["epochs"]
+    assert epochs[0]["agreement"] is epochs[0]["top1"] is None
+    assert min(each["loss"] for each in epochs) < epochs[0]["loss"]
 
 
 def test_another_form_of_the_source_serves_and_is_said(pmsm, binary, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import spiking
 import tiny
-from tuning import attention, varied
+from trainable import attention, grouped, varied
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.finetune.student import Student
@@ -17,26 +17,6 @@ torch = pytest.importorskip("torch")
 
 IMAGES = tiny.images(64)
 W = tiny.weights
-
-
-def grouped():
-    """Grouped and depthwise convolutions, a transposed one, none with a bias."""
-    return tiny.model(
-        """
-        tiny_grouped (float[N, 3, 8, 8] image) => (float[N, 4, 14, 14] map) {
-            a = Conv <pads = [1, 1, 1, 1]> (image, w1)
-            b = Relu (a)
-            c = Conv <group = 4> (b, w2)
-            d = LeakyRelu (c)
-            e = Conv <group = 2, pads = [1, 1, 1, 1]> (d, w3)
-            f = Relu (e)
-            map = ConvTranspose <strides = [2, 2], group = 2, output_padding = [1, 1], pads = [0, 0, 0, 0]> (f, w4)
-        }""",
-        w1=W(4, 3, 3, 3),
-        w2=W(4, 1, 3, 3),
-        w3=W(4, 2, 3, 3),
-        w4=W(4, 2, 3, 3),
-    )
 
 
 def square():

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tuning import IMAGES, Listening, digits, tune, varied
+from trainable import varied
+from tuning import IMAGES, Listening, digits, tune
 
 from pmsm_cli.errors import CheckFailedError, DataError, SetupError
 from pmsm_cli.finetune.records import EpochRecord, Stop
@@ -144,6 +145,17 @@ def test_cuda_trains_too():
     proto, images, _ = digits()
     _, outcome = tune(proto, images=images[:300], device=Device.CUDA)
     assert outcome.epochs[outcome.best].loss < 0.7 * outcome.epochs[0].loss
+
+
+def test_too_little_memory_is_said_with_a_smaller_batch(monkeypatch: pytest.MonkeyPatch):
+    def full(*arguments: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr("pmsm_cli.finetune.operators.layers.F.linear", full)
+    with pytest.raises(SetupError) as failed:
+        tune(varied(), batch=32)
+    message = "net.snn.onnx: there is not enough memory to train the network\nhint: --batch 8"
+    assert str(failed.value) == message
 
 
 def test_the_number_of_threads_is_that_of_before():
