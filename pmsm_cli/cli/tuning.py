@@ -1,5 +1,6 @@
 """`pmsm finetune`, and what `pmsm convert --finetune` shares with it."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,7 @@ def finetune(
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the images.")] = DEFAULT_EPOCHS,
     learning_rate: Annotated[
-        float, typer.Option(min=0, metavar="X", help="Learning rate of the weights at its peak.")
+        float, typer.Option(metavar="X", help="Learning rate of the weights at its peak.")
     ] = DEFAULT_LEARNING_RATE,
     batch: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Images a step.  [default: 64, fewer where there are few]")
@@ -72,6 +73,8 @@ def finetune(
     from pmsm_cli.report.records import to_json
 
     target = output or Path(f"{checkpoint.stem.removesuffix('.snn')}.tuned.snn.onnx")
+    if not 0 < learning_rate < math.inf:
+        raise UsageError(f"a learning rate must be above 0 and finite, not {learning_rate:g}")
     check_outputs([target], inputs=[checkpoint, source])
     pipeline.check_torch()
     opened = open_checkpoint(checkpoint)

@@ -215,6 +215,12 @@ def test_a_learning_rate_that_diverges_is_named_and_nothing_is_lost(pmsm, beside
     assert target.read_text() == "precious"
 
 
+@pytest.mark.parametrize("rate", ["0", "-1", "nan", "inf"])
+def test_a_learning_rate_that_cannot_be_is_refused(pmsm, tmp_path, rate: str):
+    shown = pmsm("finetune", tmp_path / "none.onnx", "--data", tmp_path, f"--learning-rate={rate}")
+    fails(shown, 2, f"a learning rate must be above 0 and finite, not {rate}")
+
+
 def test_an_interruption_writes_the_best_epoch_and_says_so(pmsm, beside, tmp_path, monkeypatch):
     monkeypatch.setattr(EpochProgress, "epoch", raising_after(2))
     target = tmp_path / "t.onnx"
