@@ -26,14 +26,15 @@ SAMPLES = Path(__file__).parent.parent.parent / "sample_models"
 
 @functools.cache
 def digits() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
-    """The bundled network, its 597 test images as it reads them, and their labels."""
+    """The bundled network, its 597 test images as it reads them, mixed, and their labels."""
     images = open_images(SAMPLES / "digits" / "test")
     proto = open_source(SAMPLES / "digits.onnx").proto
     channels, size = (proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value for axis in (1, 2))
     preprocessing = Preprocessing(height=size, width=size, channels=Channels.GRAY, layout=Layout.NCHW)
     assert channels == 1
     (batch,) = read_batches(images, preprocessing, len(images))
-    return proto, batch.inputs, batch.labels
+    order = np.random.default_rng(0).permutation(len(images))  # they come class by class
+    return proto, batch.inputs[order], batch.labels[order]
 
 
 class Listening:
