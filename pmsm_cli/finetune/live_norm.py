@@ -16,7 +16,7 @@ from torch import Tensor
 from pmsm_cli.finetune.operators import Call
 from pmsm_cli.finetune.operators.layers import convolution
 
-MEMORY = 0.05  # share of the newest batch in the running moments
+_MEMORY = 0.05  # share of the newest batch in the running moments
 _LEAST_VARIANCE = 1e-8
 
 
@@ -36,7 +36,6 @@ class LiveNorm(torch.nn.Module):
         for name, value in (("mean", 0 * bias), ("variance", 0 * bias + 1), ("deviation", 0 * bias + 1)):
             self.register_buffer(name, value)
         self.register_buffer("centre", bias.clone())
-        self.memory = MEMORY
         self._sums: list[Tensor] | None = None  # count, sums and sums of squares, while measuring
 
     def start_measuring(self) -> None:
@@ -70,7 +69,7 @@ class LiveNorm(torch.nn.Module):
             self._sums = [old.to(new.device) + new for old, new in zip(self._sums, seen, strict=True)]
             return sums + bias.reshape(-1, *([1] * (sums.ndim - 2)))
         scale, shift = self.scale * self.deviation, self.centre + self.shift * self.deviation
-        return F.batch_norm(sums, self.mean, self.variance, scale, shift, True, self.memory, _LEAST_VARIANCE)
+        return F.batch_norm(sums, self.mean, self.variance, scale, shift, True, _MEMORY, _LEAST_VARIANCE)
 
     def folded(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and bias that give the same by themselves, with the running moments."""

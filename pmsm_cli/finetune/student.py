@@ -1,7 +1,7 @@
 """The spiking network as something to train: unfolded weights and log thresholds in, a checkpoint's graph out."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pmsm_cli.finetune.interpreter import TorchGraph
-from pmsm_cli.finetune.live_norm import MEMORY, LiveNorm
+from pmsm_cli.finetune.live_norm import LiveNorm
 from pmsm_cli.finetune.operators import Call
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import neuron_name, product_scale_name
@@ -110,26 +110,6 @@ class Student(torch.nn.Module):
             yield
             for norm in norms:
                 norm.stop_measuring()
-
-    def settle(self, batches: Iterable[Tensor]) -> None:
-        """Give the norms the plain means of the moments of these batches, in the place of their running means.
-
-        The latter rest on the last few batches, on augmented images, and on weights that have moved on since; with few
-        levels that costs accuracy (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, section 3).
-        """
-        if not self._norm_keys:
-            return
-        norms = [self._norm(key) for key in self.norms]
-        was_training = self.training
-        self.train()
-        with torch.no_grad():
-            for index, images in enumerate(batches):
-                for norm in norms:
-                    norm.memory = 1 / (index + 1)
-                self(images)
-        for norm in norms:
-            norm.memory = MEMORY
-        self.train(was_training)
 
     def folded(self) -> tuple[ir.Model, dict[str, NeuronParameters]]:
         """The graph as a checkpoint holds it, norms and thresholds in the weights, and the neurons of each site."""

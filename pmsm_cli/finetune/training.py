@@ -25,7 +25,6 @@ from pmsm_cli.sources.preprocessing import Preprocessing
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 2000
 _LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_AN_EPOCH = 64, 16, 64
 _MEASURED = 512  # images that give the moments before training
-_SETTLING = 2048  # images that give the moments after each epoch
 _WARM_UP, _LONGEST_WARM_UP = 0.05, 200  # share of all steps, and steps
 _LARGEST_GRADIENT = 5.0  # norm over all parameters
 _MEMORY = 0.9  # of the running mean of the loss, from step to step
@@ -130,8 +129,6 @@ class _Run:
                 if mean is None:
                     stopped = Stop.DIVERGED
                     break
-                some = self.random.permutation(training)[:_SETTLING]
-                self.student.settle(inputs for inputs, _ in self._batches(some, moments=True))
                 loss, agreement, top1 = self._measure(held_out)
                 self._note(listener, loss, mean, agreement, top1, len(training), start)
         except KeyboardInterrupt:
@@ -180,7 +177,7 @@ class _Run:
         flip = self.objective.distils  # a mirrored image may belong to another class; a teacher says to which
         total, count, running = 0.0, 0, math.nan
         self.student.train()
-        for inputs, labels in self._batches(self.random.permutation(training), augmented=True, flip=flip, moments=True):
+        for inputs, labels in self._batches(self.random.permutation(training), augmented=True, flip=flip):
             goal = self.objective.goal(inputs, labels)
             loss = self.objective.loss(self.student(inputs), goal)
             value = float(loss.detach())
@@ -219,9 +216,9 @@ class _Run:
             return self.objective.loss_of_silence(goal)
 
     def _batches(
-        self, order: Indices, *, augmented: bool = False, flip: bool = False, moments: bool = False
+        self, order: Indices, *, augmented: bool = False, flip: bool = False
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        least = self.size if self.whole_batches else self.size // 2 if moments and len(order) > self.size else 0
+        least = self.size if self.whole_batches else self.size // 2 if augmented and len(order) > self.size else 0
         for batch in self.images.batches(order, self.size):
             inputs = batch.inputs
             if len(inputs) < least:  # a remainder whose moments say little

@@ -131,28 +131,6 @@ def test_a_norm_alive_gives_what_it_folds_into_where_a_batch_has_the_measured_mo
     np.testing.assert_allclose(got, want, rtol=0.02, atol=0.05)
 
 
-def test_settling_gives_the_norms_the_moments_of_all_batches_alike():
-    checkpoint, images = made(varied)
-    student = student_of(checkpoint).eval()
-    with student.measuring():
-        student(torch.from_numpy(images))
-    wanted = student.norms["n0"].mean.clone()  # the first convolution reads the images, whatever the spikes do
-    student.norms["n0"].mean.add_(7)
-    parts = torch.from_numpy(images).split(16)
-    student.settle(iter(parts))
-    torch.testing.assert_close(student.norms["n0"].mean, wanted, rtol=1e-4, atol=1e-5)
-    variances = torch.stack([part_variance(student, part) for part in parts])
-    torch.testing.assert_close(student.norms["n0"].variance, variances.mean(0), rtol=1e-3, atol=1e-4)
-    assert not student.training
-
-
-def part_variance(student: Student, images):
-    """Of the first convolution's sums in one batch."""
-    weights = student.graph.constants["w1"]
-    sums = torch.nn.functional.conv2d(images, weights, stride=2, padding=1)
-    return sums.var(dim=(0, 2, 3))
-
-
 def test_a_norm_takes_its_running_moments_where_a_batch_has_one_value_a_channel():
     norm = LiveNorm(torch.tensor([0.5, -0.5])).train()
     image, weights = torch.ones(1, 1, 1, 1), torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
