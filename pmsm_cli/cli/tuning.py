@@ -9,7 +9,7 @@ import typer
 from pmsm_cli.cli import console, options
 from pmsm_cli.cli.written import check_outputs
 from pmsm_cli.errors import CheckFailedError, InterruptedRunError, UsageError
-from pmsm_cli.finetune.settings import DEFAULT_EPOCHS, DEFAULT_LEARNING_RATE, Device
+from pmsm_cli.finetune.settings import DEFAULT_EPOCHS, Device, default_learning_rate
 
 if TYPE_CHECKING:
     from pmsm_cli.finetune.records import EpochRecord
@@ -45,8 +45,11 @@ def finetune(
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the images.")] = DEFAULT_EPOCHS,
     learning_rate: Annotated[
-        float, typer.Option(metavar="X", help="Learning rate of the weights at its peak.")
-    ] = DEFAULT_LEARNING_RATE,
+        float | None,
+        typer.Option(
+            metavar="X", help="Learning rate of the weights at its peak.  [default: 0.01 over one more than the levels]"
+        ),
+    ] = None,
     batch: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Images a step.  [default: 64, fewer where there are few]")
     ] = None,
@@ -73,13 +76,18 @@ def finetune(
     from pmsm_cli.report.records import to_json
 
     target = output or Path(f"{checkpoint.stem.removesuffix('.snn')}.tuned.snn.onnx")
-    if not 0 < learning_rate < math.inf:
+    if learning_rate is not None and not 0 < learning_rate < math.inf:
         raise UsageError(f"a learning rate must be above 0 and finite, not {learning_rate:g}")
     check_outputs([target], inputs=[checkpoint, source])
     pipeline.check_torch()
     opened = open_checkpoint(checkpoint)
     settings = TuningSettings(
-        epochs=epochs, learning_rate=learning_rate, batch=batch, seed=seed, device=device, threads=threads
+        epochs=epochs,
+        learning_rate=learning_rate or default_learning_rate(opened.manifest.calibration.levels),
+        batch=batch,
+        seed=seed,
+        device=device,
+        threads=threads,
     )
     with EpochProgress() as progress:
         images = pipeline.open_sample(data, samples, seed)
@@ -133,7 +141,8 @@ def tune_conversion(
     checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
     guide = pipeline.Guide(kind=Teacher.SOURCE, name=str(loaded.source.path), model=loaded.network.model)
     images = pipeline.open_sample(data, None, seed)
-    settings = TuningSettings(epochs=epochs, seed=seed, threads=threads)
+    rate = default_learning_rate(made.manifest.calibration.levels)
+    settings = TuningSettings(epochs=epochs, learning_rate=rate, seed=seed, threads=threads)
     return pipeline.finetune_checkpoint(checkpoint, images, guide, settings, progress)
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from pmsm_cli.finetune.settings import DEFAULT_LEARNING_RATE, Device
+from pmsm_cli.finetune.settings import Device
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 
@@ -30,7 +30,7 @@ class TuningSettings:
     """How to train."""
 
     epochs: int
-    learning_rate: float = DEFAULT_LEARNING_RATE  # of weights at its peak (Adam), in shares of their own size
+    learning_rate: float  # of weights at its peak (Adam), in shares of their own size
     threshold_rate: float = 1e-2  # of thresholds, in shares of themselves
     batch: int | None = None  # None: 64, fewer where that would leave an epoch less than 64 steps, but 8 at least
     seed: int = 0

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 DEFAULT_EPOCHS = 2
-DEFAULT_LEARNING_RATE = 3e-3  # of weights in units of their own size
+_RATE_OF_ONE_STEP, _SMALLEST_RATE = 0.01, 1e-4
 
 
 class Device(StrEnum):
@@ -12,3 +12,14 @@ class Device(StrEnum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+def default_learning_rate(levels: int) -> float:
+    """The learning rate for a network of so many levels a sign, in shares of each weight's size.
+
+    Fine levels leave little to repair, and a rate that repairs three levels harms seven before it helps.
+
+    >>> default_learning_rate(3), default_learning_rate(7)
+    (0.0025, 0.00125)
+    """
+    return max(_RATE_OF_ONE_STEP / (levels + 1), _SMALLEST_RATE)

@@ -78,7 +78,7 @@ def tune(
         source.model if teacher else None,
         TrainingImages(ImageArray(origin="x.npy", values=images, labels=labels), made.manifest.preprocessing),
         made.manifest.preprocessing,
-        TuningSettings(**{"epochs": 4, "threads": 1, **settings}),
+        TuningSettings(**{"epochs": 4, "threads": 1, "learning_rate": 3e-3, **settings}),
         listener or Listening(),
         subject="net.snn.onnx",
         fixed_batch=source.image.batch,
