@@ -47,7 +47,7 @@ def finetune(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Learning rate of the weights at its peak.  [default: 0.01 over one more than the levels]"
+            metavar="X", help="Learning rate of the weights at its peak.  [default: 0.01 / (levels + 1), 0.003 at most]"
         ),
     ] = None,
     batch: Annotated[

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 DEFAULT_EPOCHS = 2
-_RATE_OF_ONE_STEP, _SMALLEST_RATE = 0.01, 1e-4
+_RATE, _SMALLEST_RATE, _LARGEST_RATE = 0.01, 1e-4, 3e-3
 
 
 class Device(StrEnum):
@@ -19,7 +19,7 @@ def default_learning_rate(levels: int) -> float:
 
     Fine levels leave little to repair, and a rate that repairs three levels harms seven before it helps.
 
-    >>> default_learning_rate(3), default_learning_rate(7)
-    (0.0025, 0.00125)
+    >>> default_learning_rate(1), default_learning_rate(3), default_learning_rate(7)
+    (0.003, 0.0025, 0.00125)
     """
-    return max(_RATE_OF_ONE_STEP / (levels + 1), _SMALLEST_RATE)
+    return min(max(_RATE / (levels + 1), _SMALLEST_RATE), _LARGEST_RATE)

@@ -1,6 +1,7 @@
 """`pmsm finetune` and `pmsm convert --finetune`: what they write and say, whom they learn from, how they end."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -69,7 +70,7 @@ def test_it_writes_an_ordinary_checkpoint_that_agrees_better_with_its_source(pms
     target = tmp_path / "better.onnx"
     shown = pmsm("finetune", binary, "--data", IMAGES, "--source", SOURCE, *SETTINGS, "--epochs", 3, "-o", target)
     assert shown.code == 0
-    assert "epoch 3 written to" in shown.out or "epoch 2 written to" in shown.out
+    assert re.search(f"epoch [123] written to {target}", shown.out)
     lines = [line for line in shown.err.splitlines() if line.startswith(("before training: loss ", "epoch "))]
     assert len(lines) == 4
     assert "agreement" in lines[1]
