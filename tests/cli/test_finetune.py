@@ -18,8 +18,6 @@ from pmsm_cli.checkpoint.file import open_checkpoint
 from pmsm_cli.cli.app import run
 from pmsm_cli.cli.tuning import EpochProgress
 
-pytest.importorskip("torch")
-
 SAMPLES = Path(__file__).parent.parent.parent / "sample_models"
 SOURCE, IMAGES, OTHERS = SAMPLES / "digits.onnx", SAMPLES / "digits" / "test", SAMPLES / "digits" / "calibration"
 SETTINGS = ["--samples", 300, "--threads", 1]

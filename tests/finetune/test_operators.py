@@ -5,12 +5,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import tiny
+import torch
 
 from pmsm_cli.errors import UnsupportedGraphError
 from pmsm_cli.finetune.interpreter import TorchGraph
 from pmsm_cli.finetune.operators import OPERATORS
-
-torch = pytest.importorskip("torch")
 
 MAP = (2, 4, 6, 7)  # images, channels, rows, columns
 ROWS = (2, 5, 8)

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pmsm_cli.finetune.interpreter import TorchGraph
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.onnx_file import open_source
-
-torch = pytest.importorskip("torch")
 
 MODELS = Path(__file__).parent.parent.parent.parent / "shared" / "models"
 NETWORKS = sorted(MODELS.glob("*.onnx"))

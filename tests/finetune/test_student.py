@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import spiking
 import tiny
+import torch
 from trainable import attention, grouped, varied
 
 from pmsm_cli.checkpoint.file import Checkpoint
@@ -14,8 +15,6 @@ from pmsm_cli.finetune.operators import Call
 from pmsm_cli.finetune.student import Student
 from pmsm_cli.graph.refold import refold_thresholds, unfold_thresholds
 from pmsm_cli.runtime.session import open_session
-
-torch = pytest.importorskip("torch")
 
 IMAGES = tiny.images(64)
 W = tiny.weights

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from trainable import varied
 from tuning import IMAGES, Listening, digits, tune
 
@@ -12,8 +13,6 @@ from pmsm_cli.finetune.records import EpochRecord, Stop
 from pmsm_cli.finetune.settings import Device
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.runtime.session import open_session
-
-torch = pytest.importorskip("torch")
 
 
 def scores(model: object, inputs: np.ndarray) -> np.ndarray:

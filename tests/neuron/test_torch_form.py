@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from test_onnx_function import SHAPE, awkward_values, threshold_on
 
 from pmsm_cli.neuron import reference
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.torch_form import carried, initial_state, step
-
-torch = pytest.importorskip("torch")
 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2, 3])
