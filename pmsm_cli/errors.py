@@ -89,6 +89,12 @@ class CheckFailedError(PmsmError):
     exit_code = 5
 
 
+class InterruptedRunError(PmsmError):
+    """The user stopped a long run; what it had by then was written."""
+
+    exit_code = 130
+
+
 def shorten(names: Sequence[str], *, most: int = 8) -> list[str]:
     """The first few names of a long list, and a line saying how many more there are.
 

@@ -16,13 +16,34 @@ ALLOWED = {
     "calibration": {"neuron"},
     "checkpoint": {"neuron", "sources", "graph", "calibration"},
     "runtime": {"neuron", "sources", "graph", "calibration", "checkpoint"},
+    "finetune": {"neuron", "sources", "graph"},
     "energy": {"graph", "checkpoint", "runtime", "sources"},
-    "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "energy"},
-    "pipeline": {"neuron", "sources", "graph", "calibration", "checkpoint", "runtime", "energy", "report"},
+    "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "finetune", "energy"},
+    "pipeline": {
+        "neuron",
+        "sources",
+        "graph",
+        "calibration",
+        "checkpoint",
+        "runtime",
+        "finetune",
+        "energy",
+        "report",
+    },
     "__main__": {"cli"},
-    "cli": {"neuron", "sources", "calibration", "checkpoint", "runtime", "energy", "report", "pipeline"},
+    "cli": {"neuron", "sources", "calibration", "checkpoint", "runtime", "finetune", "energy", "report", "pipeline"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+FREE_OF_TORCH = {"pmsm_cli.finetune", "pmsm_cli.finetune.records", "pmsm_cli.finetune.settings"}
+NEED_TORCH = {module_of(path) for path in FILES if "finetune" in path.parent.parts} - FREE_OF_TORCH
+NEED_TORCH |= {"pmsm_cli.neuron.torch_form"}
 
 
 def room_of(path: Path) -> str:
@@ -45,6 +66,19 @@ def test_a_room_imports_only_the_rooms_before_it(path: Path):
     if room == "__init__":
         return
     assert imported_rooms(path) <= ALLOWED[room] | {room, "errors"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_torch_is_imported_only_by_what_is_imported_when_it_is_wanted(path: Path):
+    """At the top of a file: in `finetune/` and the torch neuron alone, which in turn nobody imports at the top."""
+    at_the_top = [
+        name
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
+    ]
+    wants_torch = any(name.split(".")[0] == "torch" or name in NEED_TORCH for name in at_the_top)
+    assert not wants_torch or module_of(path) in NEED_TORCH
 
 
 def test_every_room_is_on_the_plan():

@@ -12,7 +12,7 @@ class Neurons(NamedTuple):
     """The neurons of a site while they are being chosen: one row a channel, nothing checked."""
 
     threshold: Floats  # [channels]
-    rest: Floats  # [channels], whole numbers: the count at which a neuron emits nothing
+    rest: Floats  # [channels]: the count at which a neuron emits nothing
     negative_levels: int
     positive_levels: int
 
@@ -30,7 +30,7 @@ class Neurons(NamedTuple):
 def emit(values: Floats, neurons: Neurons) -> Floats:
     """The spikes for values of shape [channels, n]."""
     return np.clip(
-        np.round(values / neurons.threshold[:, None]) - neurons.rest[:, None],
+        np.round(values / neurons.threshold[:, None] - neurons.rest[:, None]),
         -neurons.negative_levels,
         neurons.positive_levels,
     )

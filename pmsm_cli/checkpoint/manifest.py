@@ -11,6 +11,7 @@ Every key begins with `pmsm.` and holds JSON:
     pmsm.sites           per site: the neurons (threshold, rest, N, P), what reads it, what it keeps of the activations
     pmsm.calibration     method, bound on the levels, whether moments were matched, and the images (number, digest)
     pmsm.analog          the layers not driven by spikes and why, and the other operators by type
+    pmsm.finetuning      the runs of fine-tuning, in order (left out where there was none)
     pmsm.labels          the class names, where known
 """
 
@@ -33,6 +34,20 @@ PREFIX = "pmsm."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TuningRun:
+    """One run of fine-tuning that a checkpoint went through."""
+
+    epochs: int  # up to the one that was kept
+    images: int  # trained on in each epoch
+    origin: str
+    teacher: str  # source or labels
+    learning_rate: float
+    seed: int
+    loss_before: float  # on images held out from training
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """Everything that a checkpoint says of itself."""
 
@@ -46,6 +61,7 @@ class Manifest:
     calibration: Calibration
     labels: tuple[str, ...] = ()
     moments_matched: bool = False  # the corrections themselves are in the weights
+    finetuning: tuple[TuningRun, ...] = ()  # in order; weights and thresholds are those after the last run
 
 
 def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
@@ -74,6 +90,8 @@ def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
         },
         "labels": list(manifest.labels),
     }
+    if manifest.finetuning:
+        records["finetuning"] = [dataclasses.asdict(run) for run in manifest.finetuning]
     return {PREFIX + key: json.dumps(value) for key, value in records.items()}
 
 
@@ -129,6 +147,7 @@ def _from_records(records: dict[str, Any]) -> Manifest:
         ),
         labels=tuple(records["pmsm.labels"]),
         moments_matched=bool(calibration["moments_matched"]),
+        finetuning=tuple(TuningRun(**run) for run in records.get("pmsm.finetuning", ())),
     )
 
 

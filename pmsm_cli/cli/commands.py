@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmsm_cli.cli import console, options
+from pmsm_cli.cli.tuning import EpochProgress, check_tuning, say_if_stopped, tune_conversion
 from pmsm_cli.cli.written import ReportFormat, check_outputs, plot_form, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 from pmsm_cli.neuron.coding import Coding
@@ -54,6 +55,10 @@ def convert(
     labels: Annotated[
         Path | None, options.path_option(metavar="FILE", help="Class names, one a line, to store in the checkpoint.")
     ] = None,
+    finetune: Annotated[
+        int,
+        typer.Option(min=0, metavar="EPOCHS", help="Then train for so many passes over all of --data (needs torch)."),
+    ] = 0,
     report: Annotated[
         Path | None, options.path_option(metavar="FILE", help="Also write the energy report: .json or .md.")
     ] = None,
@@ -72,7 +77,8 @@ def convert(
 
     target = output or Path(f"{source.stem}.snn.onnx")
     form = report_form(report)
-    if calibration and (data or levels or not match_moments):
+    check_tuning(finetune, data, timesteps)
+    if calibration and ((data and not finetune) or levels or not match_moments):
         raise UsageError(
             "--calibration brings its own thresholds, levels and moments: "
             "leave out --data, --levels and --no-match-moments"
@@ -80,7 +86,7 @@ def convert(
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
     check_outputs([target, report], inputs=[source, calibration, labels])
-    with console.ProgressBar() as progress:
+    with EpochProgress() as progress:
         loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input, calibration))
         names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
         if calibration:
@@ -90,6 +96,10 @@ def convert(
             settings = _calibration_settings(data, samples, levels, match_moments, seed, threads, horizon)
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
+        tuned = None
+        if finetune and data:
+            tuned = tune_conversion(made, loaded, data, target, finetune, seed, threads, progress)
+            made = replace(made, model=tuned.model, data=tuned.data, manifest=tuned.manifest)
         files: dict[Path, bytes | str] = {target: made.data}
         if report:
             checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
@@ -100,11 +110,13 @@ def convert(
             files[report] = rendered(energy, form)
         write_files(files)
     _say_how_calibrated(calibrated, made.warnings)
-    summary = pipeline.summarise(made, target)
+    summary = pipeline.summarise(made, target, tuned)
     if json:
         console.print_json(to_json(summary))
     else:
         console.print_result(tables.summary_table(summary))
+    if tuned:
+        say_if_stopped(tuned, target)
 
 
 def calibrate(

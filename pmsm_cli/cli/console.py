@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -97,7 +97,7 @@ class ProgressBar:
         )
         self._task: TaskID | None = None
 
-    def __enter__(self) -> "ProgressBar":
+    def __enter__(self) -> Self:
         """Show the bar."""
         self._bar.start()
         return self
@@ -116,3 +116,7 @@ class ProgressBar:
         """So many more images are done."""
         if self._task is not None:
             self._bar.advance(self._task, images)
+
+    def say(self, text: str) -> None:
+        """A remark above the bar, which stays."""
+        self._bar.console.print(text)

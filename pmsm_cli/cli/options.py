@@ -54,7 +54,7 @@ MatchMoments = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Threads for onnxruntime.  [default: one a core]")
+    int | None, typer.Option(min=1, metavar="N", help="Threads to compute with.  [default: one a core]")
 ]
 Against = Annotated[
     Path | None, path_option(metavar="SOURCE", help="The source network, to compare with.", show_default=False)

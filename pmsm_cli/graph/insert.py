@@ -38,7 +38,7 @@ def insert_neurons(
         neuron, value = parameters[site.name], values[site.name]
         resting = neuron.resting_value
         if not neuron.rests_at_zero:
-            value = subtract_rest(graph, value, site.name, _along(site, resting))
+            value = subtract_rest(graph, value, site.name, along_channels(site, resting))
         spikes = _add_neuron(graph, value, site, neuron)
         for reader in site.readers:
             if reader.node in synapses:
@@ -49,7 +49,7 @@ def insert_neurons(
                     add_drive(graph, synapse, drive)
             else:
                 products[reader.node].replace_input_with(reader.operand, spikes)
-                factors[reader.node] = factors[reader.node] * _along(site, neuron.threshold)
+                factors[reader.node] = factors[reader.node] * along_channels(site, neuron.threshold)
     for name, factor in factors.items():
         _scale_product(graph, products[name], factor)
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION
@@ -58,7 +58,7 @@ def insert_neurons(
     return model
 
 
-def _along(site: Site, values: NDArray[np.float32]) -> NDArray[np.float32]:
+def along_channels(site: Site, values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Values [] or [channels], shaped to broadcast against the site's tensor."""
     trailing = () if site.channel_axis is None or values.ndim == 0 else (1,) * (-site.channel_axis - 1)
     return values.reshape((*values.shape, *trailing))
@@ -81,6 +81,16 @@ def spikes_name(site: str) -> str:
     return f"{site}/spikes"
 
 
+def neuron_name(site: str) -> str:
+    """The name of the node that is a site's neurons."""
+    return f"{site}/neuron"
+
+
+def product_scale_name(product: str) -> str:
+    """The name of the node that multiplies a product of counts by both thresholds (its second input)."""
+    return f"{product}/scaled"
+
+
 def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32]) -> None:
     """Counts times counts stand for values times values, but for both thresholds."""
     output = product.outputs[0]
@@ -89,12 +99,13 @@ def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32
     ir.convenience.replace_all_uses_with(output, scaled, replace_graph_outputs=True)
     threshold = add_constant(graph, f"{scaled.name}/thresholds", factor)
     graph.insert_after(
-        product, ir.Node("", "Mul", [output, threshold], outputs=[scaled], name=f"{product.name}/scaled")
+        product,
+        ir.Node("", "Mul", [output, threshold], outputs=[scaled], name=product_scale_name(product.name or "")),
     )
 
 
 def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> ir.Value:
-    threshold = add_constant(graph, f"{site.name}/threshold", _along(site, neuron.threshold))
+    threshold = add_constant(graph, f"{site.name}/threshold", along_channels(site, neuron.threshold))
     spikes = ir.Value(name=spikes_name(site.name), type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
     node = ir.Node(
         DOMAIN,
@@ -105,7 +116,7 @@ def _add_neuron(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronPara
             ir.AttrInt64("positive_levels", neuron.positive_levels),
         ],
         outputs=[spikes],
-        name=f"{site.name}/neuron",
+        name=neuron_name(site.name),
     )
     producer = value.producer()
     if producer is None:  # the image itself

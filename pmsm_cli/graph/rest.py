@@ -52,9 +52,14 @@ def resting_drive(synapse: Synapse, resting: Floats, shapes: Mapping[str, Shape]
     return np.asarray(np.einsum("mkl,ik,jl->mij", kernels, rows, columns, optimize=True), np.float32)[None]
 
 
+def rest_name(site: str) -> str:
+    """The name of the constant that holds a site's resting value."""
+    return f"{site}/rest"
+
+
 def subtract_rest(graph: ir.Graph, value: ir.Value, site: str, resting: Floats) -> ir.Value:
     """The value of a site above its resting one, for the neurons to read; `resting` broadcasts against it."""
-    constant = add_constant(graph, f"{site}/rest", resting)
+    constant = add_constant(graph, rest_name(site), resting)
     above = ir.Value(name=f"{site}{ABOVE_REST}", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
     node = ir.Node("", "Sub", [value, constant], outputs=[above], name=f"{site}{ABOVE_REST}")
     producer = value.producer()

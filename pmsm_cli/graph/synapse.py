@@ -166,6 +166,18 @@ def scale_outputs(synapse: Synapse, scale: Floats) -> Floats:
     return weights * (scale if contracted == -2 else scale[:, None])
 
 
+def output_dimension(synapse: Synapse) -> int | None:
+    """The axis of the weights that the output channels are on, from the left; None where groups share one."""
+    node = synapse.node
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1 if _integer(node, "group", 1) == 1 else None
+    rank = synapse.weights.ndim
+    contracted = _contracted_axis(node, synapse.weight_index, rank=rank)
+    return rank + (-1 if contracted == -2 else -2) if rank > 1 else None
+
+
 def fan_out(synapse: Synapse, shapes: Mapping[str, Shape]) -> Floats | None:
     """How many synapses each input neuron has; its sum over all of them is the number of multiply-accumulates.
 

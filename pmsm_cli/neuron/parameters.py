@@ -20,7 +20,7 @@ class NeuronParameters:
     threshold: npt.NDArray[np.float32]  # [] for the whole tensor, or [channels]; in the unit of the activations
     negative_levels: int  # N, 0 where no value lies below the resting one
     positive_levels: int  # P
-    # [] or [channels], whole numbers of thresholds
+    # [] or [channels], in thresholds: whole numbers, until training moves thresholds and resting values apart
     rest: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros((), np.float32))
 
     def __post_init__(self) -> None:
@@ -29,9 +29,8 @@ class NeuronParameters:
             raise ValueError("thresholds must be finite and positive")
         if not 0 <= self.negative_levels <= MOST_LEVELS or not 1 <= self.positive_levels <= MOST_LEVELS:
             raise ValueError(f"levels out of range: N={self.negative_levels}, P={self.positive_levels}")
-        whole = np.isfinite(self.rest).all() and (np.abs(self.rest) <= MOST_LEVELS).all()
-        if not (whole and (self.rest == np.round(self.rest)).all()):
-            raise ValueError("resting counts must be whole numbers within the range of the levels")
+        if not np.isfinite(self.rest).all():
+            raise ValueError("resting counts must be finite")
         if self.rest.shape not in ((), self.threshold.shape):
             raise ValueError(f"{self.rest.shape} resting counts for {self.threshold.shape} thresholds")
         self.threshold.flags.writeable = False

@@ -12,15 +12,20 @@ from pmsm_cli.pipeline.conversion import (
 )
 from pmsm_cli.pipeline.inputs import Progress, is_checkpoint, is_source, open_sample, read_labels
 from pmsm_cli.pipeline.measurement import evaluate_checkpoint, open_reference, predict_images, report_checkpoint
+from pmsm_cli.pipeline.tuning import Guide, check_torch, find_guide, finetune_checkpoint, summarise_tuning
 
 __all__ = [
     "CalibrationSettings",
+    "Guide",
     "InputSettings",
     "Progress",
     "calibrate_source",
     "calibration_record",
+    "check_torch",
     "convert",
     "evaluate_checkpoint",
+    "find_guide",
+    "finetune_checkpoint",
     "is_checkpoint",
     "is_source",
     "load_source",
@@ -31,4 +36,5 @@ __all__ = [
     "read_labels",
     "report_checkpoint",
     "summarise",
+    "summarise_tuning",
 ]

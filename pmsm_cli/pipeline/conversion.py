@@ -30,6 +30,7 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
 from pmsm_cli.pipeline.remarks import remarks
+from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
@@ -276,9 +277,15 @@ def convert(
     )
 
 
-def summarise(made: Conversion, checkpoint: Path) -> ConversionSummary:
-    """One look at a conversion that was written to a file."""
-    return summary_of(made.manifest, checkpoint=checkpoint, skipped=made.skipped, warnings=made.warnings)
+def summarise(made: Conversion, checkpoint: Path, tuned: Tuned | None = None) -> ConversionSummary:
+    """One look at a conversion that was written to a file, and at its fine-tuning."""
+    return summary_of(
+        made.manifest,
+        checkpoint=checkpoint,
+        skipped=made.skipped,
+        warnings=made.warnings,
+        finetuning=summarise_tuning(tuned, checkpoint) if tuned else None,
+    )
 
 
 def _fitting(class_names: tuple[str, ...], model: ir.Model) -> tuple[str, ...]:

@@ -4,7 +4,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.finetune.records import EpochRecord
 from pmsm_cli.sources.images import SkippedImage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TuningSummary:
+    """What `pmsm finetune` prints."""
+
+    checkpoint: Path  # the file that was written
+    source: str
+    teacher: str  # source or labels
+    teacher_name: str
+    images: int  # trained on in each epoch
+    origin: str
+    epochs: tuple[EpochRecord, ...]  # the first is the state before training
+    best_epoch: int  # the one that was written
+    total_epochs: int  # with those of earlier runs
+    learning_rate: float
+    seed: int
+    stopped: str | None  # interrupted or diverged; None: ran to its end
+    skipped: tuple[SkippedImage, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,10 +47,16 @@ class ConversionSummary:
     worst_site: str
     skipped: tuple[SkippedImage, ...]
     warnings: tuple[str, ...]
+    finetuning: TuningSummary | None = None
 
 
 def summary_of(
-    manifest: Manifest, *, checkpoint: Path, skipped: tuple[SkippedImage, ...], warnings: tuple[str, ...]
+    manifest: Manifest,
+    *,
+    checkpoint: Path,
+    skipped: tuple[SkippedImage, ...],
+    warnings: tuple[str, ...],
+    finetuning: TuningSummary | None = None,
 ) -> ConversionSummary:
     """The summary of what a manifest says."""
     plan, calibration = manifest.plan, manifest.calibration
@@ -53,4 +80,5 @@ def summary_of(
         worst_site=worst[1],
         skipped=skipped,
         warnings=warnings,
+        finetuning=finetuning,
     )

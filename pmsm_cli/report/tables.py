@@ -13,7 +13,7 @@ from pmsm_cli.energy.account import EnergyReport, SiteReport
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.report.calibration_table import CalibrationTable
 from pmsm_cli.report.numbers import count, energy, percent, steps
-from pmsm_cli.report.summary import ConversionSummary
+from pmsm_cli.report.summary import ConversionSummary, TuningSummary
 from pmsm_cli.runtime.evaluate import Evaluation
 from pmsm_cli.runtime.predict import Prediction
 
@@ -36,7 +36,29 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
     worst = f"{summary.worst_db:.1f} dB at the worst tensor, {summary.worst_site}"
     table.add_row("signal to distortion", worst if np.isfinite(summary.worst_db) else "no distortion")
     table.show_header = False
-    return table
+    return Group(table, tuning_table(summary.finetuning)) if summary.finetuning else table
+
+
+def tuning_table(summary: TuningSummary) -> RenderableType:
+    """Loss and accuracy after each epoch, the one that was written in bold."""
+    goal = f"towards {summary.teacher_name}" if summary.teacher == "source" else "towards the labels"
+    table = _table(f"{summary.source}, fine-tuned {goal}")
+    table.add_column("epoch", justify="right")
+    for name in ("training loss", "loss", "agreement", "top-1", "seconds"):
+        table.add_column(name, justify="right")
+    for record in summary.epochs:
+        table.add_row(
+            str(record.epoch),
+            "" if record.training_loss is None else f"{record.training_loss:.4f}",
+            f"{record.loss:.4f}",
+            percent(record.agreement, 2),
+            percent(record.top1, 2),
+            f"{record.seconds:.1f}",
+            style="bold" if record.epoch == summary.best_epoch else None,
+        )
+    trained = f"trained on {summary.images} images of {summary.origin}; measured on images held out from them"
+    written = f"epoch {summary.best_epoch} written to {summary.checkpoint}"
+    return Group(table, Text(trained), Text(written, style="bold"))
 
 
 def plan_table(plan: SitePlan, manifest: Manifest | None = None) -> RenderableType:

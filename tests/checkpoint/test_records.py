@@ -18,7 +18,7 @@ from pmsm_cli.calibration.objectives import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.checkpoint.file import open_checkpoint, pack, unpack, write_file
-from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
+from pmsm_cli.checkpoint.manifest import Manifest, TuningRun, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CalibrationError, CheckpointError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
 from pmsm_cli.neuron.coding import Coding
@@ -136,6 +136,18 @@ MANIFEST = Manifest(
     ),
     labels=("cat", "chien", "犬"),
     moments_matched=True,
+    finetuning=(
+        TuningRun(
+            epochs=3,
+            images=900,
+            origin="a folder [x] ü",
+            teacher="source",
+            learning_rate=0.25,
+            seed=4,
+            loss_before=0.75,
+            loss=0.5,
+        ),
+    ),
 )
 
 
@@ -290,7 +302,15 @@ def test_a_file_without_our_metadata_is_no_checkpoint():
     )
 
 
-@pytest.mark.parametrize("key", sorted(set(metadata()) - {"pmsm.format_version"}))
+def test_a_checkpoint_that_was_never_fine_tuned_says_nothing_of_it():
+    """As the files did that were written before there was fine-tuning."""
+    untuned = dataclasses.replace(MANIFEST, finetuning=())
+    entries = manifest_to_metadata(untuned)
+    assert "pmsm.finetuning" not in entries
+    assert plain(manifest_from_metadata(entries, subject="x.onnx")) == plain(untuned)
+
+
+@pytest.mark.parametrize("key", sorted(set(metadata()) - {"pmsm.format_version", "pmsm.finetuning"}))
 def test_a_missing_key_is_damage(key):
     message = refusal(metadata(**{key.removeprefix("pmsm."): None}))
     assert message == f"x.onnx: its metadata are damaged ('{key}')\nhint: convert the source again"

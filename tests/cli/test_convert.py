@@ -42,6 +42,7 @@ def test_convert_gives_the_record_of_its_table_as_json(pmsm, network, pictures, 
     assert made.code == 0
     record = made.record
     assert record.keys() == {
+        "finetuning",
         "checkpoint", "source", "timesteps", "coding", "levels", "sites", "spiking_share", "analog", "images",
         "origin", "mean_spikes", "worst_db", "worst_site", "skipped", "warnings",
     }  # fmt: skip

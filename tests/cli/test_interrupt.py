@@ -27,6 +27,7 @@ STAGES = {
     "eval": ["open_sample", "evaluate_checkpoint"],
     "run": ["predict_images"],
     "report": ["open_sample", "report_checkpoint"],
+    "finetune": ["check_torch", "open_sample", "find_guide", "finetune_checkpoint"],
 }
 
 
@@ -48,6 +49,7 @@ def line(network, checkpoint, pictures, target):
         "eval": ["eval", checkpoint, pictures],
         "run": ["run", checkpoint, pictures, "--outputs", target],
         "report": ["report", checkpoint, "--data", pictures, "-o", target],
+        "finetune": ["finetune", checkpoint, "--data", pictures, "--source", network, "-o", target],
     }
     return lambda command: lines[command]
 
