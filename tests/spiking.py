@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint, pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.graph.ingest import ingest

@@ -5,7 +5,7 @@ import pytest
 from observing import observe
 
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.pipeline.remarks import remarks
 
 

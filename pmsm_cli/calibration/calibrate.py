@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, compare_halves
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality, assess, assess_channels
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters

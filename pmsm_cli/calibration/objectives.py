@@ -5,7 +5,6 @@ Each returns one figure a channel, smaller is better, and knows nothing of how c
 """
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import numpy as np
 
@@ -19,16 +18,6 @@ Objective = Callable[[SiteStatistics, Neurons], Floats]
 BITS_A_SPIKE = 0.01
 _EXACT = 1e-10  # distortion relative to the signal, below which more precision is worth nothing
 PERCENTILE = 99.9  # of the magnitudes: what `percentile` leaves unclipped
-
-
-class Method(StrEnum):
-    """The ways to choose thresholds."""
-
-    ENTROPY = "entropy"
-    MSE = "mse"
-    KL = "kl"
-    PERCENTILE = "percentile"
-    MAX = "max"
 
 
 def information_lost(statistics: SiteStatistics, neurons: Neurons) -> Floats:

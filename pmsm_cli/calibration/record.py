@@ -7,7 +7,7 @@ import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
 from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.errors import CalibrationError
 from pmsm_cli.neuron.parameters import Correction, NeuronParameters

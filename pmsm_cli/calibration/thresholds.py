@@ -6,9 +6,9 @@ The objective of a candidate is computed from the histogram, so that the whole s
 import numpy as np
 
 from pmsm_cli.calibration.emission import Neurons, squared_error
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.objectives import (
     PERCENTILE,
-    Method,
     Objective,
     divergence,
     information_lost,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pmsm_cli.calibration.calibrate import Calibration, Images
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import site_from_json, site_to_json
 from pmsm_cli.errors import CheckpointError, PmsmError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan

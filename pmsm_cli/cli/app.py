@@ -7,7 +7,7 @@ from io import TextIOWrapper
 import typer
 
 from pmsm_cli import __version__
-from pmsm_cli.cli import commands, console, tuning
+from pmsm_cli.cli import commands, console, converting, tuning
 from pmsm_cli.errors import PmsmError
 
 INTERRUPTED = 130
@@ -25,8 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(commands.convert)
-app.command()(commands.calibrate)
+app.command()(converting.convert)
+app.command()(converting.calibrate)
 app.command()(commands.inspect)
 app.command("eval")(commands.evaluate)
 app.command()(commands.run)

@@ -6,9 +6,32 @@ from typing import Annotated
 
 import typer
 
+from pmsm_cli.calibration.method import Method
+
 # Typer would refuse unreadable paths by itself, as wrong usage and in its own words; our errors say more.
 path_argument = functools.partial(typer.Argument, readable=False)
 path_option = functools.partial(typer.Option, readable=False)
+
+DEFAULT_PROFILE = "45nm"
+AUTO = "auto"
+MOST_LEVELS = 65535
+
+
+def parse_levels(text: str) -> str:
+    """`auto`, or a number of levels, as it was written.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if text != AUTO and not (text.isdecimal() and 1 <= int(text) <= MOST_LEVELS):
+        raise typer.BadParameter(f"{text!r} is neither {AUTO} nor a number from 1 to {MOST_LEVELS}")
+    return text
+
+
+def levels_number(text: str | None) -> int | None:
+    """How many levels are asked for; None: they are to be found."""
+    return None if text in (None, AUTO) else int(text)
+
 
 Source = Annotated[Path, path_argument(metavar="SOURCE", help="The network: an .onnx file.", show_default=False)]
 CheckpointFile = Annotated[
@@ -42,8 +65,26 @@ SomeSamples = Annotated[
     int | None, typer.Option("--samples", min=1, metavar="N", help="How many images to draw.  [default: all]")
 ]
 Levels = Annotated[
-    int | None,
-    typer.Option(min=1, max=65535, metavar="N", help="Most spikes of one sign per neuron and step.  [default: 15]"),
+    str | None,
+    typer.Option(
+        parser=parse_levels,
+        metavar="auto|N",
+        help="Most spikes of one sign per neuron and step; auto: as few spikes as keep the accuracy.  [default: auto]",
+        show_default=False,
+    ),
+]
+TargetDrop = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="PCT",
+        help="Points of top-1 (agreement, without labels) that --levels auto may cost; exit with code 5 where that "
+        "cannot be kept.  [default: 0.5, kept as well as can be]",
+        show_default=False,
+    ),
+]
+ThresholdMethod = Annotated[
+    Method, typer.Option("--method", help="What thresholds are chosen by; docs/calibration.md compares them.")
 ]
 MatchMoments = Annotated[
     bool,

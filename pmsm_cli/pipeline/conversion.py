@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from pmsm_cli import __version__
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.checkpoint.file import pack
@@ -40,6 +40,8 @@ from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, read_batches
 from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
+
+UNIFORM_LEVELS = 15  # where levels are neither stated nor can be found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +96,8 @@ class CalibrationSettings:
 
     data: Path | None  # None: synthetic images
     samples: int
-    levels: int
+    levels: int | None = None  # None: as few spikes as keep the accuracy
+    target_drop: float | None = None  # points that finding the levels may cost; None: 0.5, as well as can be
     method: Method = Method.ENTROPY
     horizon: int = 1  # steps that running values are averaged over: T in `rate`
     match_moments: bool = True  # give each synapse's output the source's mean and deviation back
@@ -149,7 +152,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
     calibration = calibrate(
         data_free.widened(seen.statistics) if settings.data is None else seen.statistics,
-        levels=settings.levels,
+        levels=settings.levels or UNIFORM_LEVELS,
         horizon=settings.horizon,
         resting_sites=resting_sites(loaded.network, loaded.plan, loaded.shapes),
         method=settings.method,

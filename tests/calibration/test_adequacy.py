@@ -5,7 +5,7 @@ import pytest
 from observing import observe
 
 from pmsm_cli.calibration.adequacy import STEADY, compare_halves
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import NeuronParameters

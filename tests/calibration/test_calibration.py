@@ -5,7 +5,7 @@ import pytest
 
 from pmsm_cli.calibration.calibrate import Images, calibrate
 from pmsm_cli.calibration.emission import Neurons, squared_error
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import assess
 from pmsm_cli.calibration.statistics import HistogramObserver, RangeObserver, SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters

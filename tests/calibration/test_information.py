@@ -5,7 +5,7 @@ import pytest
 from observing import observe
 
 from pmsm_cli.calibration.information import Information, information
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import assess, assess_channels
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import NeuronParameters

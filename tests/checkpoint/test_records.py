@@ -14,7 +14,7 @@ import tiny
 
 from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
 from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.checkpoint.file import open_checkpoint, pack, unpack, write_file

@@ -9,7 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
-from pmsm_cli.calibration.objectives import Method
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.errors import UsageError
 from pmsm_cli.report.calibration_table import CalibrationTable
 from pmsm_cli.report.plot import MOST_PANELS, calibration_plot, normalised_histogram, sites_to_plot

@@ -1,0 +1,240 @@
+"""`pmsm convert` and `pmsm calibrate`: each parses, calls the stages of `pmsm_cli.pipeline`, and renders.
+
+Everything heavy is imported inside the command that needs it, so that `pmsm --help` answers at once.
+"""
+
+from dataclasses import replace
+from json import dumps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pmsm_cli.calibration.method import Method
+from pmsm_cli.cli import console, options
+from pmsm_cli.cli.tuning import EpochProgress, check_tuning, say_if_stopped, tune_conversion
+from pmsm_cli.cli.written import check_outputs, plot_form, rendered, report_form
+from pmsm_cli.errors import UsageError
+from pmsm_cli.neuron.coding import Coding
+
+if TYPE_CHECKING:
+    from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, InputSettings
+
+_DEFAULT_SAMPLES = 512
+
+
+def convert(
+    source: options.Source,
+    output: Annotated[
+        Path | None,
+        options.path_option(
+            "--output", "-o", metavar="FILE", help="Where to write it.  [default: SOURCE.snn.onnx, here]"
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        options.path_option(
+            metavar="PATH", help="Images to calibrate on; without any, batch norm statistics and made-up ones do."
+        ),
+    ] = None,
+    samples: options.Samples = _DEFAULT_SAMPLES,
+    timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, max=1024, help="Timesteps T.")] = 1,
+    levels: options.Levels = None,
+    target_drop: options.TargetDrop = None,
+    method: options.ThresholdMethod = Method.ENTROPY,
+    match_moments: options.MatchMoments = True,
+    coding: Annotated[
+        Coding, typer.Option(help="How values spread over timesteps: ever finer corrections, or a rate.")
+    ] = Coding.REFINE,
+    calibration: Annotated[
+        Path | None,
+        options.path_option(metavar="FILE", help="Thresholds from `pmsm calibrate`, instead of --data."),
+    ] = None,
+    preprocess: options.Preprocess = None,
+    image_size: options.ImageSize = None,
+    spiking_input: options.SpikingInput = False,
+    labels: Annotated[
+        Path | None, options.path_option(metavar="FILE", help="Class names, one a line, to store in the checkpoint.")
+    ] = None,
+    finetune: Annotated[
+        int,
+        typer.Option(min=0, metavar="EPOCHS", help="Then train for so many passes over all of --data (needs torch)."),
+    ] = 0,
+    report: Annotated[
+        Path | None, options.path_option(metavar="FILE", help="Also write the energy report: .json or .md.")
+    ] = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Turn a network into a spiking one and write it as a file that runs.
+
+    pmsm convert resnet20.onnx --data images/ --preprocess imagenet --timesteps 1 -o r20.onnx
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import Checkpoint, write_files
+    from pmsm_cli.report import tables
+    from pmsm_cli.report.records import to_json
+
+    target = output or Path(f"{source.stem}.snn.onnx")
+    form = report_form(report)
+    check_tuning(finetune, data, timesteps)
+    if calibration and ((data and not finetune) or levels or target_drop is not None or not match_moments):
+        raise UsageError(
+            "--calibration brings its own thresholds, levels and moments: "
+            "leave out --data, --levels, --target-drop and --no-match-moments"
+        )
+    if report and timesteps > 1 and not data:
+        raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
+    check_outputs([target, report], inputs=[source, calibration, labels])
+    with EpochProgress() as progress:
+        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input, calibration))
+        names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
+        if calibration:
+            calibrated = pipeline.read_calibration(calibration, loaded)
+        else:
+            horizon = timesteps if coding is Coding.RATE else 1
+            settings = _calibration_settings(
+                data, samples, levels, target_drop, method, match_moments, seed, threads, horizon
+            )
+            calibrated = pipeline.calibrate_source(loaded, settings, progress)
+        made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
+        tuned = None
+        if finetune and data:
+            tuned = tune_conversion(made, loaded, data, target, finetune, seed, threads, progress)
+            made = replace(made, model=tuned.model, data=tuned.data, manifest=tuned.manifest)
+        files: dict[Path, bytes | str] = {target: made.data}
+        if report:
+            checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
+            images = pipeline.open_sample(data, samples, seed) if data else None
+            energy = pipeline.report_checkpoint(
+                checkpoint, images, profile=options.DEFAULT_PROFILE, threads=threads, progress=progress
+            )
+            files[report] = rendered(energy, form)
+        write_files(files)
+    _say_how_calibrated(calibrated, made.warnings)
+    summary = pipeline.summarise(made, target, tuned)
+    if json:
+        console.print_json(to_json(summary))
+    else:
+        console.print_result(tables.summary_table(summary))
+    if tuned:
+        say_if_stopped(tuned, target)
+
+
+def calibrate(
+    source: options.Source,
+    path: options.DataPath,
+    output: Annotated[
+        Path | None,
+        options.path_option(
+            "--output", "-o", metavar="FILE", help="Where to write it.  [default: SOURCE.calibration.json, here]"
+        ),
+    ] = None,
+    samples: options.Samples = _DEFAULT_SAMPLES,
+    levels: options.Levels = None,
+    target_drop: options.TargetDrop = None,
+    method: options.ThresholdMethod = Method.ENTROPY,
+    match_moments: options.MatchMoments = True,
+    preprocess: options.Preprocess = None,
+    image_size: options.ImageSize = None,
+    spiking_input: options.SpikingInput = False,
+    plot: Annotated[
+        Path | None,
+        options.path_option(
+            metavar="FILE", help="Also draw the activations with their levels: .png, .svg or .pdf (needs matplotlib)."
+        ),
+    ] = None,
+    plot_sites: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="The tensors to draw.  [default: the 12 with the lowest SDR]", show_default=False
+        ),
+    ] = None,
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+) -> None:
+    """Set thresholds and levels from images, print what they keep, and write them as JSON.
+
+    pmsm calibrate resnet20.onnx images/ --preprocess imagenet -o r20.calibration.json
+    """
+    from pmsm_cli import pipeline
+    from pmsm_cli.checkpoint.file import write_files
+    from pmsm_cli.report import tables
+    from pmsm_cli.report.plot import calibration_plot, check_plotting
+
+    target = output or Path(f"{source.stem}.calibration.json")
+    form = plot_form(plot)
+    if plot_sites is not None and not plot:
+        raise UsageError("--plot-sites says what --plot draws: name a file with --plot")
+    check_outputs([target, plot], inputs=[source])
+    if plot:
+        check_plotting()
+    with console.ProgressBar() as progress:
+        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
+        settings = _calibration_settings(path, samples, levels, target_drop, method, match_moments, seed, threads)
+        settings = replace(settings, keep_statistics=plot is not None)
+        calibrated = pipeline.calibrate_source(loaded, settings, progress)
+    record = pipeline.calibration_record(loaded, calibrated)
+    files: dict[Path, bytes | str] = {target: dumps(record) + "\n"}
+    if plot:
+        names = [name.strip() for name in plot_sites.split(",")] if plot_sites else []
+        statistics = calibrated.statistics or {}
+        files[plot] = calibration_plot(calibrated.calibration, statistics, form=form, names=names)
+    write_files(files)
+    _say_how_calibrated(calibrated, (*loaded.warnings, *calibrated.warnings))
+    if json:
+        console.print_json({"file": str(target), **record})
+    else:
+        console.print_result(tables.calibration_table(calibrated.calibration))
+        console.say(f"written to {' and '.join(map(str, files))}")
+
+
+def _input_settings(
+    preprocess: str | None, image_size: int | None, spiking_input: bool, calibration: Path | None = None
+) -> "InputSettings":
+    from pmsm_cli.pipeline import InputSettings
+
+    return InputSettings(
+        preprocess=preprocess, image_size=image_size, spiking_input=spiking_input, calibration=calibration
+    )
+
+
+def _calibration_settings(
+    data: Path | None,
+    samples: int,
+    levels: str | None,
+    target_drop: float | None,
+    method: Method,
+    match_moments: bool,
+    seed: int,
+    threads: int | None,
+    horizon: int = 1,
+) -> "CalibrationSettings":
+    from pmsm_cli.pipeline import CalibrationSettings
+
+    number = options.levels_number(levels)
+    if target_drop is not None and number is not None:
+        raise UsageError(
+            f"--target-drop finds the levels, --levels {number} sets them", hint="leave out one of the two"
+        )
+    if target_drop is not None and data is None:
+        raise UsageError("--target-drop has to measure what is lost", hint="pass --data IMAGES as well")
+    return CalibrationSettings(
+        data=data,
+        samples=samples,
+        levels=number,
+        target_drop=target_drop,
+        method=method,
+        match_moments=match_moments,
+        horizon=horizon,
+        seed=seed,
+        threads=threads,
+    )
+
+
+def _say_how_calibrated(calibrated: "Calibrated", warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        console.warn(warning)
+    console.warn_skipped(calibrated.skipped)
