@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, compare_halves
+from pmsm_cli.calibration.allocation import Allocation
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality, assess, assess_channels
 from pmsm_cli.calibration.statistics import SiteStatistics
@@ -45,6 +46,7 @@ class Calibration:
     sites: tuple[SiteCalibration, ...]
     corrections: tuple[Correction, ...] = ()  # matched moments; none: not matched
     adequacy: Adequacy | None = None  # whether there were enough images; None: not known
+    allocation: Allocation | None = None  # how levels were found; None: they were stated
 
     @property
     def parameters(self) -> dict[str, NeuronParameters]:
@@ -61,13 +63,15 @@ def calibrate(
     images: Images,
     horizon: int = 1,
     resting_sites: Collection[str] = (),
+    found: Mapping[str, NeuronParameters] | None = None,
 ) -> Calibration:
     """Choose every site's threshold and levels, each site on its own.
 
     `horizon` is the number of steps that a running value is averaged over at last (T in `rate`, else 1). Averages come
     in quanta of theta / T, so that the threshold is chosen for T times as many levels, each a T-th of it: with
     thresholds for a single step, what that step clips would stay clipped. The neurons of `resting_sites` can rest at
-    another value than 0 (averages over steps do without).
+    another value than 0 (averages over steps do without). `found` are neurons that were chosen already, to be recorded;
+    thresholds for `levels` are compared between the halves of the images all the same.
     """
 
     def choose(name: str, site_statistics: SiteStatistics) -> NeuronParameters:
@@ -77,7 +81,7 @@ def calibrate(
 
     sites = []
     for name, site_statistics in statistics.items():
-        parameters = choose(name, site_statistics)
+        parameters = found[name] if found else choose(name, site_statistics)
         channels = assess_channels(site_statistics, parameters)
         quality = assess(site_statistics, parameters, channels)
         sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels))

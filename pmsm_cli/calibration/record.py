@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
+from pmsm_cli.calibration.allocation import Allocation, Point
 from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
@@ -26,6 +27,7 @@ def calibration_to_json(calibration: Calibration) -> dict[str, Any]:
         "images": dataclasses.asdict(calibration.images),
         "sites": [{**site_to_json(site), "channels": _channels_to_json(site.channels)} for site in calibration.sites],
         "adequacy": dataclasses.asdict(calibration.adequacy) if calibration.adequacy else None,
+        "allocation": dataclasses.asdict(calibration.allocation) if calibration.allocation else None,
         "corrections": [
             {"node": each.node, "scale": each.scale.tolist(), "shift": each.shift.tolist()}
             for each in calibration.corrections
@@ -65,6 +67,7 @@ def calibration_from_json(record: Any) -> Calibration:
                 for each in record["corrections"]
             ),
             adequacy=_adequacy_from_json(record.get("adequacy")),
+            allocation=allocation_from_json(record.get("allocation")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise CalibrationError(f"is damaged ({error})", hint="calibrate again") from error
@@ -117,6 +120,14 @@ def _channels_from_json(record: dict[str, list[float | None]] | None) -> Channel
         name: np.array(values, np.float32 if name in _EXACT else np.float64) for name, values in record.items()
     }
     return ChannelQuality(**arrays)
+
+
+def allocation_from_json(record: dict[str, Any] | None) -> Allocation | None:
+    """How levels were found, from what `dataclasses.asdict` made of it; None where they were stated."""
+    if record is None:
+        return None
+    curve = tuple(Point(**point) for point in record["curve"])
+    return Allocation(**{**record, "chosen": Point(**record["chosen"]), "curve": curve})
 
 
 def _adequacy_from_json(record: dict[str, Any] | None) -> Adequacy | None:

@@ -47,12 +47,12 @@ def choose_parameters(
     alive = amplitude > 0
     threshold, rest = np.ones(len(amplitude), np.float32), np.zeros(len(amplitude), np.float32)
     if alive.any():
-        seen = _rows(statistics, np.flatnonzero(alive))
+        seen = rows_of(statistics, np.flatnonzero(alive))
         if method in _SEARCHED:
             seen = seen.merged(_BINS_A_LEVEL * levels)
-            usual = _median(seen) if may_rest and method in _RESTING else np.zeros(len(seen.lowest), np.float32)
+            usual = median(seen) if may_rest and method in _RESTING else np.zeros(len(seen.lowest), np.float32)
             threshold[alive] = _search(seen, full_scale[alive], usual, levels, _SEARCHED[method])
-            rest[alive] = _resting_count(usual, threshold[alive], levels)
+            rest[alive] = resting_count(usual, threshold[alive], levels)
         elif method is Method.PERCENTILE:
             limit = largest_magnitude(seen, PERCENTILE) / np.float32(levels)
             threshold[alive] = np.where(limit > 0, limit, full_scale[alive])
@@ -70,13 +70,14 @@ def choose_parameters(
     )
 
 
-def _rows(statistics: SiteStatistics, chosen: "np.typing.NDArray[np.int64]") -> SiteStatistics:
+def rows_of(statistics: SiteStatistics, chosen: "np.typing.NDArray[np.int64]") -> SiteStatistics:
+    """The statistics of some of the channels."""
     return SiteStatistics(
         lowest=statistics.lowest[chosen], highest=statistics.highest[chosen], counts=statistics.counts[chosen]
     )
 
 
-def _median(statistics: SiteStatistics) -> Floats:
+def median(statistics: SiteStatistics) -> Floats:
     """The value that half of the values do not exceed, [channels]; 0 where 0 is in the same bin.
 
     Resting at the median costs the fewest expected spikes: it minimises E|x - rest|. More than half of a sparse
@@ -88,7 +89,7 @@ def _median(statistics: SiteStatistics) -> Floats:
     return np.where(np.abs(median) <= statistics.bin_width[:, 0] / 2, np.float32(0), median)
 
 
-def _resting_count(usual: Floats, threshold: Floats, levels: int) -> Floats:
+def resting_count(usual: Floats, threshold: Floats, levels: int) -> Floats:
     """Whole thresholds, so that 0 keeps a level of its own: zeros are the commonest value of all after ReLU."""
     return np.clip(np.round(usual / threshold), -levels, levels).astype(np.float32)
 
@@ -99,7 +100,7 @@ def _search(statistics: SiteStatistics, full_scale: Floats, usual: Floats, level
     found = np.empty_like(full_scale)
     for start in range(0, len(full_scale), at_once):
         rows = np.arange(start, min(start + at_once, len(full_scale)))
-        found[rows] = _search_rows(_rows(statistics, rows), full_scale[rows], usual[rows], levels, objective)
+        found[rows] = _search_rows(rows_of(statistics, rows), full_scale[rows], usual[rows], levels, objective)
     return found
 
 
@@ -113,7 +114,7 @@ def _search_rows(
         centre = np.ones_like(best) if half_width is None else best
         for factor in around.astype(np.float32):
             threshold = full_scale * centre * factor
-            rest = _resting_count(usual, threshold, levels)
+            rest = resting_count(usual, threshold, levels)
             figure = objective(statistics, Neurons(threshold, rest, levels, levels))
             better = figure < least
             best, least = np.where(better, centre * factor, best), np.where(better, figure, least)

@@ -9,7 +9,7 @@ Every key begins with `pmsm.` and holds JSON:
     pmsm.source          name and sha256 of the source file
     pmsm.preprocessing   size, crop, mean, std, channel order, layout, interpolation
     pmsm.sites           per site: the neurons (threshold, rest, N, P), what reads it, what it keeps of the activations
-    pmsm.calibration     method, bound on the levels, whether moments were matched, and the images (number, digest)
+    pmsm.calibration     method, bound on the levels and how it was found, whether moments were matched, the images
     pmsm.analog          the layers not driven by spikes and why, and the other operators by type
     pmsm.finetuning      the runs of fine-tuning, in order (left out where there was none)
     pmsm.labels          the class names, where known
@@ -23,7 +23,7 @@ from typing import Any
 
 from pmsm_cli.calibration.calibrate import Calibration, Images
 from pmsm_cli.calibration.method import Method
-from pmsm_cli.calibration.record import site_from_json, site_to_json
+from pmsm_cli.calibration.record import allocation_from_json, site_from_json, site_to_json
 from pmsm_cli.errors import CheckpointError, PmsmError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
 from pmsm_cli.neuron.coding import Coding
@@ -83,6 +83,7 @@ def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
             "levels": calibration.levels,
             "moments_matched": manifest.moments_matched,
             "images": dataclasses.asdict(calibration.images),
+            "allocation": dataclasses.asdict(calibration.allocation) if calibration.allocation else None,
         },
         "analog": {
             "layers": [dataclasses.asdict(layer) for layer in plan.analog_layers],
@@ -144,6 +145,7 @@ def _from_records(records: dict[str, Any]) -> Manifest:
             levels=int(calibration["levels"]),
             images=Images(**calibration["images"]),
             sites=tuple(site_from_json(site) for site in sites),
+            allocation=allocation_from_json(calibration.get("allocation")),
         ),
         labels=tuple(records["pmsm.labels"]),
         moments_matched=bool(calibration["moments_matched"]),

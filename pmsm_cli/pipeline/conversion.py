@@ -29,6 +29,7 @@ from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
+from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
 from pmsm_cli.report.summary import ConversionSummary, summary_of
@@ -37,7 +38,7 @@ from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.session import model_bytes, open_session
-from pmsm_cli.sources.images import ImageSet, SkippedImage, read_batches
+from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
 from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 
@@ -150,12 +151,30 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         teacher, shapes = normalise_source(teacher, shapes, read(), threads=settings.threads, on_batch=progress.advance)
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
+    statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
+    resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
+    found, allocation = None, None
+    if settings.levels is None and settings.data is not None:
+        setting = Setting(
+            network=teacher,
+            plan=loaded.plan,
+            shapes=shapes,
+            statistics=statistics,
+            resting=resting if settings.horizon == 1 else frozenset(),
+            images=open_images(settings.data),
+            preprocessing=loaded.preprocessing,
+            match_moments=settings.match_moments,
+            threads=settings.threads,
+            seed=settings.seed,
+        )
+        found, allocation = find_levels(setting, target_drop=settings.target_drop, progress=progress)
     calibration = calibrate(
-        data_free.widened(seen.statistics) if settings.data is None else seen.statistics,
-        levels=settings.levels or UNIFORM_LEVELS,
-        horizon=settings.horizon,
-        resting_sites=resting_sites(loaded.network, loaded.plan, loaded.shapes),
-        method=settings.method,
+        statistics,
+        levels=allocation.chosen.most_levels if allocation else settings.levels or UNIFORM_LEVELS,
+        horizon=1 if found else settings.horizon,
+        resting_sites=resting,
+        found=found,
+        method=Method.ENTROPY if found else settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(
             origin=images.origin,
@@ -165,6 +184,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             seed=settings.seed,
         ),
     )
+    calibration = replace(calibration, allocation=allocation)
     warnings += remarks(calibration, synthetic=settings.data is None)
     if settings.match_moments:
         progress.start("Matching moments", len(images))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pmsm_cli.calibration.allocation import Allocation
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.finetune.records import EpochRecord
 from pmsm_cli.sources.images import SkippedImage
@@ -47,6 +48,7 @@ class ConversionSummary:
     worst_site: str
     skipped: tuple[SkippedImage, ...]
     warnings: tuple[str, ...]
+    allocation: Allocation | None = None  # how levels were found; None: they were stated
     finetuning: TuningSummary | None = None
 
 
@@ -80,5 +82,6 @@ def summary_of(
         worst_site=worst[1],
         skipped=skipped,
         warnings=warnings,
+        allocation=calibration.allocation,
         finetuning=finetuning,
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,12 +52,38 @@ class Evaluation:
         return None if self.agreement is None else 100.0 - self.agreement
 
 
+class Runs(Protocol):
+    """Anything that gives a network's outputs for a batch."""
+
+    def run(self, inputs: Array) -> list[Array]:
+        """All outputs for a batch."""
+        ...
+
+
+class Remembered:
+    """A network that runs once over a sequence of batches, and repeats its outputs when the same ones come again."""
+
+    def __init__(self, session: Session, batches: int) -> None:
+        """`batches` make up one pass; the outputs of all of them are held."""
+        self._session, self._batches = session, batches
+        self._outputs: list[list[Array]] = []
+        self._next = 0
+
+    def run(self, inputs: Array) -> list[Array]:
+        """The outputs for the next batch of the sequence."""
+        if len(self._outputs) < self._batches:
+            self._outputs.append(self._session.run(inputs))
+        outputs = self._outputs[self._next]
+        self._next = (self._next + 1) % self._batches
+        return outputs
+
+
 def evaluate(
     spiking: Session,
     batches: Iterable[Batch],
     *,
     timesteps: int,
-    source: Session | None = None,
+    source: Runs | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Run the spiking network, and the source where given, over all batches; `on_batch` is told of their sizes.

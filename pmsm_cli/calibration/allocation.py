@@ -1,0 +1,155 @@
+"""Levels where they matter: thresholds that spend spikes on the channels whose errors reach the output.
+
+To first order the squared error of the output is the sum of what each channel's distortion D contributes to it,
+
+    E = sum over channels of k D(theta),      k = how strongly the channel's error shows at the output,
+
+and the spikes of an image are S = sum of n E|s|(theta), with n the neurons of a channel. Information about the output,
+R = h - 1/2 log2(2 pi e E), depends on thresholds through E alone, so that the fewest spikes for a given R minimise
+k D + price n E|s| in every channel by itself, all at one price (Lagrange; Y. Shoham and A. Gersho, "Efficient bit
+allocation for an arbitrary set of quantizers", IEEE Trans. ASSP 36, 1988, 1445-1453). D falls as theta^2 and E|s| as
+1 / theta, whatever the levels: these only have to reach as far as the activations do.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pmsm_cli.calibration.emission import Neurons, emit, squared_error
+from pmsm_cli.calibration.statistics import Floats, SiteStatistics
+from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
+from pmsm_cli.neuron.parameters import NeuronParameters
+
+Doubles = npt.NDArray[np.float64]
+
+MOST_LEVELS = 255  # beyond which no network seen so far gains anything
+_STEPS_AN_OCTAVE = 6
+_CANDIDATES = 1 + 8 * _STEPS_AN_OCTAVE  # thresholds from the largest activation down to a 256th of it
+_BINS = 1024
+_BINS_AT_ONCE = 2**16
+_TOLERATED = 1.02  # how much more a site may distort for having fewer levels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """What one allocation gave on calibration images."""
+
+    spikes_per_neuron: float
+    most_levels: int  # the largest N or P of any site
+    mean_levels: float  # N + P, mean over the neurons
+    top1: float | None  # percent; None: no labels
+    agreement: float | None  # percent of the images that get the source's class; None: no classes
+    output_error: float  # L2, relative to the source's outputs, percent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allocation:
+    """How levels were found: what was asked, what was measured, and the curve of what can be had."""
+
+    target_drop: float  # points
+    measure: str  # what `drop` is a drop of: "top-1", "agreement" or "output error"
+    drop: float  # of the chosen point
+    kept: bool  # whether the drop is within the target
+    images: int  # that every point was measured on
+    chosen: Point
+    curve: tuple[Point, ...]  # by rising spikes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RateTable:
+    """What each candidate threshold of a site's channels costs, arrays [channels, candidates]."""
+
+    threshold: Floats
+    rest: Floats
+    distortion: Floats  # mean squared error
+    spikes: Floats  # E|s|
+
+
+def rate_table(statistics: SiteStatistics, *, may_rest: bool) -> RateTable:
+    """Distortion and expected spikes over a geometric range of thresholds, for each channel."""
+    seen = statistics.merged(_BINS)
+    amplitude = np.maximum(seen.highest, -seen.lowest)
+    top = np.where(amplitude > 0, amplitude, np.float32(1))
+    steps = 2.0 ** (-np.arange(_CANDIDATES) / _STEPS_AN_OCTAVE)
+    threshold = (top[:, None] * steps[None, :]).astype(np.float32)
+    usual = median(seen) if may_rest else np.zeros_like(top)
+    rest = resting_count(usual[:, None], threshold, MOST_LEVELS)
+    distortion, spikes = np.empty_like(threshold), np.empty_like(threshold)
+    at_once = max(1, _BINS_AT_ONCE // seen.counts.shape[1])
+    for start in range(0, len(top), at_once):
+        rows = np.arange(start, min(start + at_once, len(top)))
+        part = rows_of(seen, rows)
+        total = np.maximum(part.counts.sum(axis=1), 1).astype(np.float32)
+        counts = part.counts.astype(np.float32)
+        for index in range(_CANDIDATES):
+            neurons = Neurons(threshold[rows, index], rest[rows, index], MOST_LEVELS, MOST_LEVELS)
+            distortion[rows, index] = squared_error(part, neurons)
+            spikes[rows, index] = np.einsum("cb,cb->c", np.abs(emit(part.centres, neurons)), counts) / total
+    return RateTable(threshold=threshold, rest=rest, distortion=distortion, spikes=spikes)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SiteCost:
+    """What a site's distortion and spikes weigh."""
+
+    table: RateTable
+    error: Doubles  # [channels], squared relative error of the output per unit of distortion
+    neurons: float  # of one channel and image
+
+    def choice(self, price: float) -> npt.NDArray[np.int64]:
+        """Each channel's best candidate at a price of a spike (in squared relative error), [channels]."""
+        cost = self.error[:, None] * self.table.distortion + price * self.neurons * self.table.spikes
+        best: npt.NDArray[np.int64] = cost.argmin(axis=1)
+        return best
+
+    def predicted_error(self, price: float) -> float:
+        """The squared relative error of the output that the site contributes at that price."""
+        distortion = np.take_along_axis(self.table.distortion, self.choice(price)[:, None], axis=1)[:, 0]
+        return float(self.error @ distortion)
+
+
+def price_for(costs: Mapping[str, SiteCost], error: float) -> float:
+    """The price at which all sites together are predicted to give this relative error of the output (not squared)."""
+    low, high = -60.0, 20.0  # log2 of the price
+    for _ in range(50):
+        middle = (low + high) / 2
+        predicted = sum(cost.predicted_error(2.0**middle) for cost in costs.values())
+        low, high = (low, middle) if predicted > error**2 else (middle, high)
+    return float(2.0**low)
+
+
+def neurons_at(statistics: SiteStatistics, cost: SiteCost, price: float) -> NeuronParameters:
+    """The neurons of a site at a price, with no more levels than its activations need."""
+    choice = cost.choice(price)[:, None]
+    threshold = np.take_along_axis(cost.table.threshold, choice, axis=1)[:, 0]
+    rest = np.take_along_axis(cost.table.rest, choice, axis=1)[:, 0]
+    alive = statistics.highest > statistics.lowest
+    if alive.any():
+        threshold[~alive & (statistics.highest == 0)] = np.median(threshold[alive])
+    above = int(np.clip(np.max(np.round(statistics.highest / threshold) - rest), 1, MOST_LEVELS))
+    below = int(np.clip(np.max(rest - np.round(statistics.lowest / threshold)), 0, MOST_LEVELS))
+    seen = statistics.merged(_BINS)
+
+    def error(negative: int, positive: int) -> float:
+        return float(cost.error @ squared_error(seen, Neurons(threshold, rest, negative, positive)))
+
+    most = _TOLERATED * error(below, above)
+    positive = _fewest(lambda levels: error(below, levels) <= most, 1, above)
+    negative = _fewest(lambda levels: error(levels, positive) <= most, 0, below)
+    whole = len(threshold) == 1
+    return NeuronParameters(
+        threshold=threshold.reshape(()) if whole else threshold,
+        negative_levels=negative,
+        positive_levels=positive,
+        rest=rest.reshape(()) if whole else rest if rest.any() else np.zeros((), np.float32),
+    )
+
+
+def _fewest(enough: Callable[[int], bool], low: int, high: int) -> int:
+    """The smallest number that is enough; `high` is."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return high

@@ -1,0 +1,67 @@
+"""A source network in which each site's neurons can be switched in and out, to see what each of them does alone."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.insert import along_channels
+from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.sites import Site, SitePlan
+from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
+from pmsm_cli.neuron.parameters import NeuronParameters
+
+
+def switch_name(site: str) -> str:
+    """The input that switches a site's neurons in (1) or out (0)."""
+    return f"{site}/switch"
+
+
+def add_switches(network: Network, plan: SitePlan, parameters: Mapping[str, NeuronParameters]) -> ir.Model:
+    """A copy of the network whose synapses read v + switch (carried - v), with one more scalar input a site."""
+    model = network.model.clone()
+    graph = model.graph
+    values = {value.name: value for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]}
+    for site in plan.sites:
+        _switch(graph, values[site.name], site, parameters[site.name])
+    graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    function = neuron_function(network.opset)
+    model.functions[function.identifier()] = function
+    return model
+
+
+def _switch(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> None:
+    readers = {(reader.node, reader.operand) for reader in site.readers}
+    users = [(user, index) for user, index in value.uses() if (user.name, index) in readers]
+    threshold = add_constant(graph, f"{site.name}/switched_threshold", along_channels(site, neuron.threshold))
+    resting = add_constant(graph, f"{site.name}/switched_rest", along_channels(site, neuron.resting_value))
+    switch = ir.Value(name=switch_name(site.name), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+    graph.inputs.append(switch)
+    nodes: list[ir.Node] = []
+
+    def add(op_type: str, inputs: list[ir.Value], domain: str = "", attributes: tuple[ir.Attr, ...] = ()) -> ir.Value:
+        name = f"{site.name}/switched_{len(nodes)}"
+        output = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+        nodes.append(ir.Node(domain, op_type, inputs, attributes, outputs=[output], name=name))
+        return output
+
+    levels = (
+        ir.AttrInt64("negative_levels", neuron.negative_levels),
+        ir.AttrInt64("positive_levels", neuron.positive_levels),
+    )
+    above = add("Sub", [value, resting])
+    spikes = add(NEURON, [above, threshold], DOMAIN, levels)
+    error = add("Sub", [add("Mul", [spikes, threshold]), above])
+    read = add("Add", [value, add("Mul", [error, switch])])
+    for user, index in users:
+        user.replace_input_with(index, read)
+    producer = value.producer()
+    if producer is None:
+        for node in reversed(nodes):
+            graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, nodes)
+
+
+OFF, ON = np.float32(0), np.float32(1)

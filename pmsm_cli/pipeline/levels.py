@@ -1,0 +1,271 @@
+"""Finding levels: thresholds that cost as few spikes as a stated loss of accuracy allows, by measurement."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pmsm_cli.calibration.allocation import (
+    Allocation,
+    Point,
+    SiteCost,
+    neurons_at,
+    price_for,
+    rate_table,
+)
+from pmsm_cli.calibration.emission import Neurons, squared_error
+from pmsm_cli.calibration.method import Method
+from pmsm_cli.calibration.quality import assess
+from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.thresholds import choose_parameters
+from pmsm_cli.errors import UsageError
+from pmsm_cli.graph.gains import noise_gains
+from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.matching import apply_corrections
+from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count
+from pmsm_cli.runtime.evaluate import Evaluation, Remembered, evaluate
+from pmsm_cli.runtime.fit import check_labels
+from pmsm_cli.runtime.match import match_moments
+from pmsm_cli.runtime.sensitivity import output_errors
+from pmsm_cli.runtime.session import open_session
+from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
+from pmsm_cli.sources.preprocessing import Preprocessing
+
+DEFAULT_DROP = 0.5  # points of top-1, or of agreement where there are no labels
+DEFAULT_ERROR = 5.0  # percent of the output, for networks without classes
+
+_PROBE_LEVELS = 15  # at which each site's share in the output's error is measured; errors add up near there
+# Predicted errors of the output that are tried, from coarse to fine, and how often the step between is halved.
+_ERRORS = (0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
+_HALVINGS = 2
+# Work that a search may take, in multiply-accumulates: it bounds the images of large networks.
+_WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
+_MOST_MATCHED = 512  # moments need fewer images than accuracy does
+_WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 4, 32
+# Chance: a source that gets no more of the labels right than so many times one in the number of classes was trained on
+# other ones.
+_TIMES_CHANCE = 2
+_NEAR = 4  # times the target: points that lose more say little about it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Setting:
+    """What levels are found for."""
+
+    network: Network  # the teacher: the source, or the source as batch norm statistics say that it is on real images
+    plan: SitePlan
+    shapes: Mapping[str, Shape]
+    statistics: Mapping[str, SiteStatistics]
+    resting: frozenset[str]
+    images: ImageSet  # all that there are: accuracy is measured on more of them than thresholds are set from
+    preprocessing: Preprocessing
+    match_moments: bool
+    threads: int | None
+    seed: int
+
+
+def find_levels(
+    setting: Setting, *, target_drop: float | None, progress: Progress
+) -> tuple[dict[str, NeuronParameters], Allocation]:
+    """Each site's neurons, with the fewest spikes of those tried that keep the loss within the target.
+
+    Candidates from coarse to fine are measured until two in a row keep it; the step before them is then halved twice.
+    Where none keeps it, the finest is taken, and the allocation says so.
+
+    Raises:
+        UsageError: a drop of accuracy is asked for, but the network gives no class scores.
+        DataError: the labels do not fit the network's classes.
+    """
+    search = _Search(setting, progress, target_drop)
+    costs = _site_costs(setting, search.probed_images(), progress)
+    passed, failed = 0, float("nan")
+    finest = _ERRORS[-1]
+    for error in _ERRORS:
+        search.try_at(costs, error)
+        if search.keeps(error):
+            passed += 1
+            if passed == 2:
+                break
+        else:
+            passed, failed = 0, error
+    coarsest = search.coarsest_kept() or finest
+    for _ in range(_HALVINGS if failed > coarsest else 0):
+        middle = float(np.sqrt(failed * coarsest))
+        search.try_at(costs, middle)
+        if search.keeps(middle):
+            coarsest = middle
+        else:
+            failed = middle
+    return search.result(search.coarsest_kept() or finest)
+
+
+class _Search:
+    """The points tried so far, by predicted error of the output."""
+
+    def __init__(self, setting: Setting, progress: Progress, target_drop: float | None) -> None:
+        self._setting, self._progress = setting, progress
+        macs = max(setting.plan.total_macs, 1)
+        batch = setting.network.image.batch or 1
+        most = max(int(np.clip(_WORK_A_POINT // macs, _FEWEST_A_POINT, _MOST_A_POINT)), batch)
+        self._images = sample_images(setting.images, most // batch * batch, setting.seed)
+        self._matched = sample_images(self._images, min(most, _MOST_MATCHED) // batch * batch, setting.seed)
+        source = open_session(setting.network.model, subject=setting.network.subject, threads=setting.threads)
+        if setting.images.labels is not None:
+            check_labels(self._images, source)
+        size = batch_size(setting.plan, setting.network.image.batch)
+        self._source = Remembered(source, batches=-(-len(self._images) // size))
+        self._classes = class_count(setting.network.model)
+        if target_drop is not None and self._classes is None:
+            raise UsageError(
+                "--target-drop needs class scores, which the network does not give",
+                subject=setting.network.subject,
+                hint="leave it out, or set --levels",
+            )
+        self.target = target_drop if target_drop is not None else DEFAULT_DROP if self._classes else DEFAULT_ERROR
+        self._tried: dict[float, tuple[dict[str, NeuronParameters], Point, float]] = {}
+        self._measure = "output error"
+
+    def probed_images(self) -> ImageSet:
+        macs, sites = max(self._setting.plan.total_macs, 1), len(self._setting.plan.sites)
+        batch = self._setting.network.image.batch or 1
+        most = int(np.clip(_WORK_OF_PROBES // (macs * sites), _FEWEST_PROBED, _MOST_PROBED))
+        return sample_images(self._images, max(most // batch, 1) * batch, self._setting.seed)
+
+    def try_at(self, costs: Mapping[str, SiteCost], error: float) -> None:
+        """Measure the allocation that is predicted to give this error of the output."""
+        setting = self._setting
+        price = price_for(costs, error)
+        neurons = {name: neurons_at(setting.statistics[name], cost, price) for name, cost in costs.items()}
+        measured = self._evaluate(neurons)
+        self._measure, drop = _loss(measured, self._classes)
+        self._tried[error] = (neurons, _point(setting, neurons, measured), drop)
+
+    def keeps(self, error: float) -> bool:
+        """Whether what was measured there, and what all points together say of it, are within the target.
+
+        A few hundred images measure half a point with an error as large. The share of images that change class grows
+        as the output's error, and of these the share that is lost for good does too, so that the loss is taken as
+        a e^2, with a from all points of some loss, each weighed by the variance of its count (which grows as e^2 too).
+        """
+        _, point, drop = self._tried[error]
+        if self._measure == "output error":
+            return drop <= self.target
+        near = [(each[1].output_error, each[2]) for each in self._tried.values() if each[2] <= _NEAR * self.target]
+        powers = sum(output_error**2 for output_error, _ in near)
+        factor = sum(max(lost, 0) for _, lost in near) / powers if powers else 0.0
+        return max(drop, factor * point.output_error**2) <= self.target
+
+    def coarsest_kept(self) -> float | None:
+        """The coarsest point from which on every finer one keeps the target; None: not even the finest does."""
+        kept = None
+        for error in sorted(self._tried):
+            if not self.keeps(error):
+                break
+            kept = error
+        return kept
+
+    def result(self, error: float) -> tuple[dict[str, NeuronParameters], Allocation]:
+        neurons, point, drop = self._tried[error]
+        return neurons, Allocation(
+            target_drop=self.target,
+            measure=self._measure,
+            drop=drop,
+            kept=self.keeps(error),
+            images=len(self._images),
+            chosen=point,
+            curve=tuple(sorted((each[1] for each in self._tried.values()), key=lambda each: each.spikes_per_neuron)),
+        )
+
+    def _evaluate(self, neurons: Mapping[str, NeuronParameters]) -> Evaluation:
+        setting = self._setting
+        spiking = insert_neurons(setting.network, setting.plan, neurons, setting.shapes)
+        number = len(self._tried) + 1
+        if setting.match_moments:
+            self._progress.start(f"Finding levels: matching point {number}", len(self._matched))
+            corrections = match_moments(
+                setting.network,
+                setting.plan,
+                spiking,
+                setting.shapes,
+                _batches(setting, self._matched),
+                threads=setting.threads,
+                on_batch=self._progress.advance,
+            )
+            spiking = apply_corrections(spiking, corrections, fold=True)
+        self._progress.start(f"Finding levels: measuring point {number}", len(self._images))
+        return evaluate(
+            open_session(spiking, subject=setting.network.subject, threads=setting.threads),
+            _batches(setting, self._images),
+            timesteps=1,
+            source=self._source,
+            on_batch=self._progress.advance,
+        )
+
+
+def _batches(setting: Setting, images: ImageSet) -> Iterator[Batch]:
+    return read_batches(images, setting.preprocessing, batch_size(setting.plan, setting.network.image.batch))
+
+
+def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[str, SiteCost]:
+    """What each site's distortion and spikes weigh: measured at the output for sites, from weights for channels."""
+    sites = setting.plan.sites
+    probe = {site.name: _choose(setting, site.name) for site in sites}
+    inputs = np.concatenate([batch.inputs for batch in _batches(setting, probed)])
+    progress.start("Finding levels: what each tensor's error does to the output", len(sites))
+    errors = output_errors(
+        setting.network, setting.plan, probe, inputs, threads=setting.threads, on_site=progress.advance
+    )
+    nodes = {node.name or "": node for node in setting.network.model.graph}
+    usual = float(np.median(list(errors.values())))
+    costs = {}
+    for site in sites:
+        seen = setting.statistics[site.name]
+        values = np.maximum(seen.counts.sum(axis=1), 1)
+        power = np.einsum("cb,cb,cb->c", seen.centres, seen.centres, seen.counts, dtype=np.float64) / values
+        gains = noise_gains(site, nodes, power)
+        distortion = float(gains @ squared_error(seen, Neurons.of(probe[site.name], len(power))))
+        # A tensor that the probe carries without error tells nothing; it is taken to matter as the usual one does.
+        share = (errors[site.name] or usual) / distortion if distortion > 0 else usual
+        costs[site.name] = SiteCost(
+            table=rate_table(seen, may_rest=site.name in setting.resting),
+            error=share * gains,
+            neurons=(site.neurons or 1) / len(power),
+        )
+    return costs
+
+
+def _choose(setting: Setting, site: str) -> NeuronParameters:
+    statistics, may_rest = setting.statistics[site], site in setting.resting
+    return choose_parameters(statistics, Method.ENTROPY, _PROBE_LEVELS, may_rest=may_rest)
+
+
+def _loss(measured: Evaluation, classes: int | None) -> tuple[str, float]:
+    """What is lost against the source, in points, and of what: top-1, else agreement, else the output's error."""
+    if measured.agreement is None:
+        errors = [each.relative_error for each in measured.outputs]
+        return "output error", sum(errors) / max(len(errors), 1)
+    source = measured.ann.top1 if measured.ann else None
+    if source is not None and measured.snn.top1 is not None and source > _TIMES_CHANCE * 100 / (classes or 1):
+        return "top-1", source - measured.snn.top1
+    return "agreement", 100 - measured.agreement
+
+
+def _point(setting: Setting, neurons: Mapping[str, NeuronParameters], measured: Evaluation) -> Point:
+    counts = {site.name: site.neurons or 1 for site in setting.plan.sites}
+    total = sum(counts.values())
+
+    def mean(of: Callable[[str], float]) -> float:
+        return sum(count * of(name) for name, count in counts.items()) / total
+
+    errors = [each.relative_error for each in measured.outputs]
+    return Point(
+        spikes_per_neuron=mean(lambda name: assess(setting.statistics[name], neurons[name]).mean_spikes),
+        most_levels=max(max(each.positive_levels, each.negative_levels) for each in neurons.values()),
+        mean_levels=mean(lambda name: neurons[name].positive_levels + neurons[name].negative_levels),
+        top1=measured.snn.top1,
+        agreement=measured.agreement,
+        output_error=sum(errors) / max(len(errors), 1),
+    )

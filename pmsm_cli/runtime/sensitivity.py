@@ -1,0 +1,38 @@
+"""How much each site's distortion matters: the error of the output with the neurons of one site alone."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.switches import OFF, ON, add_switches, switch_name
+from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.runtime.session import Array, open_session
+
+
+def output_errors(
+    network: Network,
+    plan: SitePlan,
+    parameters: Mapping[str, NeuronParameters],
+    inputs: Array,
+    *,
+    threads: int | None = None,
+    on_site: Callable[[int], None] = lambda sites: None,
+) -> dict[str, float]:
+    """For each site the squared relative error of the outputs, mean over them, with its neurons in and no others.
+
+    One session serves all sites; `inputs` are a few images (or whole fixed batches). `on_site` is told of each site.
+    """
+    session = open_session(add_switches(network, plan, parameters), subject=network.subject, threads=threads)
+    off = {switch_name(site.name): np.asarray(OFF) for site in plan.sites}
+    wanted = session.run(inputs, off)
+    power = [float(np.square(output, dtype=np.float64).sum()) or 1.0 for output in wanted]
+    errors = {}
+    for site in plan.sites:
+        outputs = session.run(inputs, off | {switch_name(site.name): np.asarray(ON)})
+        differences = (np.subtract(got, own, dtype=np.float64) for got, own in zip(outputs, wanted, strict=True))
+        relative = [float(np.square(each).sum()) / total for each, total in zip(differences, power, strict=True)]
+        errors[site.name] = sum(relative) / len(relative)
+        on_site(1)
+    return errors
