@@ -42,9 +42,10 @@ COUNTED_IMAGES = 32  # spikes are counted on so many of the test images
 RESIDUAL_IMAGES = 32  # residuals are gathered on so many of the calibration images
 RESIDUAL_BATCH = 8  # they hold every neuron of the network
 EVERY = 5  # so many neurons to one whose residual is kept
-FIRST_STEP_FACTORS = (1.1, 1.25)  # on the first threshold, which all later ones follow
+CLIPPED_WEIGHTS = (16.0, 64.0)
+FIRST_STEP_FACTORS = (1.1,)  # on the first threshold, which all later ones follow
 BINS = 8193  # odd: what lacks nothing has a bin around zero
-CANDIDATES = np.geomspace(1.0, 1 / 33, 22)  # of a step's quantum over that of the step before
+CANDIDATES = 2.0 ** -np.arange(0, 5.01, 0.25)  # of a step's quantum over that of the step before
 
 Quanta = Mapping[str, tuple[float, ...]]  # site -> r_2, ..., r_T
 Floats = npt.NDArray[np.float64]
@@ -100,7 +101,6 @@ class Bench:
     calibration: npt.NDArray[np.float32]  # [images, ...], for the residuals
     source: Session
     threads: int
-    clipped_weight: float
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ def _scan(model: ir.Model) -> tuple[ir.Node, ir.Graph]:
     return scan, scan.attributes["body"].as_graph()
 
 
-def left_by_candidates(bench: Bench, quanta: Quanta, step: int) -> dict[str, Floats]:
+def left_by_candidates(bench: Bench, quanta: Quanta, step: int, clipped_weight: float) -> dict[str, Floats]:
     """For each site, the mean squared residual that each candidate would leave of what `step` finds lacking.
 
     In squared thresholds; a candidate is a multiple of the quantum of the step before, whose choice is final. What is
@@ -212,21 +212,26 @@ def left_by_candidates(bench: Bench, quanta: Quanta, step: int) -> dict[str, Flo
         for candidate in CANDIDATES * before:
             wanted = np.round(lacking / candidate)
             emitted = np.clip(wanted, -negative, positive)
-            weights = np.where(wanted == emitted, 1.0, bench.clipped_weight)
+            weights = np.where(wanted == emitted, 1.0, clipped_weight)
             errors.append(float(np.average(weights * (lacking - candidate * emitted) ** 2, weights=counts[site])))
         left[site] = np.array(errors)
     return left
 
 
-def chosen(bench: Bench, *, each_site: bool) -> dict[str, tuple[float, ...]]:
+def chosen(
+    bench: Bench, *, each_site: bool, clipped_weight: float = 1.0, coarsest: float = 1.0
+) -> dict[str, tuple[float, ...]]:
     """The quanta of least squared residual: step by step, for each site or (sum over sites) for the network.
+
+    No quantum is more than `coarsest` times that of the step before.
 
     What a step finds lacking depends on what the layers before correct in the same step, so the first choice is made
     twice, the second time with the quanta of the first.
     """
     quanta = bench.constant(0.5)
     for step in (2, 2, 3):
-        left = left_by_candidates(bench, quanta, step)
+        left = left_by_candidates(bench, quanta, step, clipped_weight)
+        left = {site: np.where(coarsest >= CANDIDATES, errors, np.inf) for site, errors in left.items()}
         total = np.sum(list(left.values()), axis=0)
         for site in bench.sites:
             best = float(CANDIDATES[int(np.argmin(left[site] if each_site else total))])
@@ -287,7 +292,6 @@ def compare(network: Network, levels: int, arguments: argparse.Namespace) -> lis
         calibration=np.concatenate([batch.inputs for batch in seen]),
         source=pipeline.open_reference(source, threads=arguments.threads),
         threads=arguments.threads,
-        clipped_weight=arguments.clipped_weight,
     )
     longer = replace(bench, checkpoint=_checkpoint(loaded, calibrated, STEPS_OF_HALVES))
     measured = [measure(longer, "1/2, today", longer.constant(0.5, STEPS_OF_HALVES))]
@@ -295,6 +299,9 @@ def compare(network: Network, levels: int, arguments: argparse.Namespace) -> lis
     measured += [measure(bench, way, bench.constant(ratio)) for way, ratio in ratios.items()]
     measured.append(measure(bench, "network", chosen(bench, each_site=False)))
     measured.append(measure(bench, "site", chosen(bench, each_site=True)))
+    for weight in CLIPPED_WEIGHTS:
+        finer = chosen(bench, each_site=True, clipped_weight=weight, coarsest=0.5)
+        measured.append(measure(bench, f"site, 1/2 or finer, clipped x {weight:g}", finer))
     for factor in FIRST_STEP_FACTORS:
         wider = _wider(loaded, calibrated, factor, batches(calibrate_on, network.samples, arguments.seed))
         other = replace(bench, checkpoint=_checkpoint(loaded, wider, TIMESTEPS))
@@ -364,7 +371,6 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path(".cache"))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--clipped-weight", type=float, default=1.0, help="of what a choice would leave clipped")
     parser.add_argument("--levels", type=int, nargs="+", default=[3, 7, 15])
     parser.add_argument("--networks", nargs="+", default=[network.name for network in NETWORKS])
     arguments = parser.parse_args()
