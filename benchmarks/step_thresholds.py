@@ -153,7 +153,6 @@ def with_quanta(model: ir.Model, plan: SitePlan, quanta: Quanta) -> ir.Model:
                 body.remove(node, safe=True)
             else:
                 node.replace_input_with(1, quantum_read_by(current))
-    assert not shared.uses()
     return model
 
 
@@ -377,6 +376,8 @@ def main() -> None:
     print(
         f"`{' '.join(['python', *sys.argv])}`\n\n{describe()}; seed {arguments.seed}, {arguments.threads} thread(s).\n"
     )
+    images = [f"{network.name} {network.images} ({network.samples} to calibrate)" for network in NETWORKS]
+    print(f"Images: {', '.join(images)}; spikes and residuals on {COUNTED_IMAGES}.\n")
     print("| network | P | quanta (r_2, r_3) | error | top-1 | agreement | spikes per neuron |")
     print("|---|--:|---|---|---|---|---|", flush=True)
     everything = []
