@@ -49,6 +49,11 @@ class Calibration:
     allocation: Allocation | None = None  # how levels were found; None: they were stated
 
     @property
+    def usual_levels(self) -> int:
+        """The levels that were asked for, or that neurons have on the mean where levels were found."""
+        return max(round(self.allocation.chosen.mean_levels), 1) if self.allocation else self.levels
+
+    @property
     def parameters(self) -> dict[str, NeuronParameters]:
         """Each site's neurons, by the name of its tensor."""
         return {site.name: site.parameters for site in self.sites}

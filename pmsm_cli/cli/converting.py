@@ -120,6 +120,7 @@ def convert(
         console.print_result(tables.summary_table(summary))
     if tuned:
         say_if_stopped(tuned, target)
+    _check_drop(calibrated, target_drop, target)
 
 
 def calibrate(
@@ -188,7 +189,10 @@ def calibrate(
         console.print_json({"file": str(target), **record})
     else:
         console.print_result(tables.calibration_table(calibrated.calibration))
+        if calibrated.calibration.allocation:
+            console.print_result(tables.allocation_table(calibrated.calibration.allocation))
         console.say(f"written to {' and '.join(map(str, files))}")
+    _check_drop(calibrated, target_drop, target)
 
 
 def _input_settings(
@@ -219,6 +223,8 @@ def _calibration_settings(
         raise UsageError(
             f"--target-drop finds the levels, --levels {number} sets them", hint="leave out one of the two"
         )
+    if target_drop is not None and method is not Method.ENTROPY:
+        raise UsageError(f"--target-drop goes by entropy, --method {method} does not", hint="leave out one of the two")
     if target_drop is not None and data is None:
         raise UsageError("--target-drop has to measure what is lost", hint="pass --data IMAGES as well")
     return CalibrationSettings(
@@ -231,6 +237,18 @@ def _calibration_settings(
         horizon=horizon,
         seed=seed,
         threads=threads,
+    )
+
+
+def _check_drop(calibrated: "Calibrated", target_drop: float | None, written: Path) -> None:
+    """Fail where the drop that was asked for is not kept; what was found is written all the same."""
+    allocation = calibrated.calibration.allocation
+    if target_drop is None or allocation is None or allocation.kept:
+        return
+    raise CheckFailedError(
+        f"no levels keep {allocation.measure} within {target_drop:g} points: {allocation.drop:.2f} are lost on "
+        f"{allocation.images} images with the most spikes tried; {written} was written with these",
+        hint="allow more, calibrate on more --samples, or use more --timesteps",
     )
 
 

@@ -83,7 +83,7 @@ def finetune(
     opened = open_checkpoint(checkpoint)
     settings = TuningSettings(
         epochs=epochs,
-        learning_rate=learning_rate or default_learning_rate(opened.manifest.calibration.levels),
+        learning_rate=learning_rate or default_learning_rate(opened.manifest.calibration.usual_levels),
         batch=batch,
         seed=seed,
         device=device,
@@ -141,7 +141,7 @@ def tune_conversion(
     checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
     guide = pipeline.Guide(kind=Teacher.SOURCE, name=str(loaded.source.path), model=loaded.network.model)
     images = pipeline.open_sample(data, None, seed)
-    rate = default_learning_rate(made.manifest.calibration.levels)
+    rate = default_learning_rate(made.manifest.calibration.usual_levels)
     settings = TuningSettings(epochs=epochs, learning_rate=rate, seed=seed, threads=threads)
     return pipeline.finetune_checkpoint(checkpoint, images, guide, settings, progress)
 

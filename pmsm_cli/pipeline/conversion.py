@@ -42,7 +42,7 @@ from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_ba
 from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 
-UNIFORM_LEVELS = 15  # where levels are neither stated nor can be found
+UNIFORM_LEVELS = 15  # where levels are neither stated nor found: without images, and by the methods for comparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,7 +154,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
-    if settings.levels is None and settings.data is not None:
+    if settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY:
         setting = Setting(
             network=teacher,
             plan=loaded.plan,
@@ -174,7 +174,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         horizon=1 if found else settings.horizon,
         resting_sites=resting,
         found=found,
-        method=Method.ENTROPY if found else settings.method,
+        method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(
             origin=images.origin,

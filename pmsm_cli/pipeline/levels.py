@@ -39,11 +39,11 @@ DEFAULT_ERROR = 5.0  # percent of the output, for networks without classes
 
 _PROBE_LEVELS = 15  # at which each site's share in the output's error is measured; errors add up near there
 # Predicted errors of the output that are tried, from coarse to fine, and how often the step between is halved.
-_ERRORS = (0.4, 0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
+_ERRORS = (0.28, 0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
 _HALVINGS = 2
 # Work that a search may take, in multiply-accumulates: it bounds the images of large networks.
-_WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
-_MOST_MATCHED = 512  # moments need fewer images than accuracy does
+_WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 6e10, 16, 4096
+_MOST_MATCHED = 256  # moments need fewer images than accuracy does
 _WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 4, 32
 # Chance: a source that gets no more of the labels right than so many times one in the number of classes was trained on
 # other ones.

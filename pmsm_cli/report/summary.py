@@ -37,7 +37,7 @@ class ConversionSummary:
     source: str
     timesteps: int
     coding: str
-    levels: int  # the bound that was asked for
+    levels: int  # the bound that was asked for, or that was found
     sites: int
     spiking_share: float  # percent of the multiply-accumulates
     analog: tuple[str, ...]  # layers not driven by spikes, and why

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pmsm_cli.calibration.allocation import Allocation
 from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import EnergyReport, SiteReport
@@ -36,7 +37,32 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
     worst = f"{summary.worst_db:.1f} dB at the worst tensor, {summary.worst_site}"
     table.add_row("signal to distortion", worst if np.isfinite(summary.worst_db) else "no distortion")
     table.show_header = False
-    return Group(table, tuning_table(summary.finetuning)) if summary.finetuning else table
+    parts: list[RenderableType] = [table]
+    if summary.allocation:
+        parts.append(allocation_table(summary.allocation))
+    if summary.finetuning:
+        parts.append(tuning_table(summary.finetuning))
+    return Group(*parts)
+
+
+def allocation_table(allocation: Allocation) -> RenderableType:
+    """What can be had for how many spikes, the point that was chosen in bold."""
+    table = _table(f"accuracy against spikes, on {allocation.images} calibration images")
+    for name in ("spikes per neuron", "levels, mean", "most", "top-1", "agreement", "output error"):
+        table.add_column(name, justify="right")
+    for point in allocation.curve:
+        table.add_row(
+            f"{point.spikes_per_neuron:.2f}",
+            f"{point.mean_levels:.1f}",
+            str(point.most_levels),
+            percent(point.top1, 2),
+            percent(point.agreement, 2),
+            percent(point.output_error, 2),
+            style="bold" if point == allocation.chosen else None,
+        )
+    unit = "%" if allocation.measure == "output error" else "points"
+    wanted = f"{allocation.target_drop:g} {unit} of {allocation.measure} may be lost"
+    return Group(table, Text(wanted if allocation.kept else f"{wanted}: no point keeps that, the finest was taken"))
 
 
 def tuning_table(summary: TuningSummary) -> RenderableType:
