@@ -14,7 +14,7 @@ from pmsm_cli.calibration.method import Method
 from pmsm_cli.cli import console, options
 from pmsm_cli.cli.tuning import EpochProgress, check_tuning, say_if_stopped, tune_conversion
 from pmsm_cli.cli.written import check_outputs, plot_form, rendered, report_form
-from pmsm_cli.errors import UsageError
+from pmsm_cli.errors import CheckFailedError, UsageError
 from pmsm_cli.neuron.coding import Coding
 
 if TYPE_CHECKING:
