@@ -1,0 +1,179 @@
+"""Spending spikes where errors reach the output: the table of what thresholds cost, prices, and fewest levels."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from observing import observe
+
+from pmsm_cli.calibration.allocation import MOST_LEVELS, SiteCost, neurons_at, price_for, rate_table
+from pmsm_cli.calibration.emission import Neurons, squared_error
+
+
+def half_normal(channels: int = 1, count: int = 20000, scale: float = 1.0) -> np.ndarray:
+    return scale * np.abs(np.random.default_rng(3).normal(size=(channels, count)))
+
+
+def cost(values: np.ndarray, *, error: float = 1.0, neurons: float = 1.0) -> SiteCost:
+    table = rate_table(observe(values), may_rest=False)
+    return SiteCost(table=table, error=np.full(len(values), error), neurons=neurons)
+
+
+def test_the_table_holds_the_distortion_and_the_spikes_of_the_values_themselves():
+    values = half_normal()
+    table = rate_table(observe(values), may_rest=False)
+    for index in (6, 18, 30):
+        theta = float(table.threshold[0, index])
+        spikes = np.round(values / theta)
+        assert table.distortion[0, index] == pytest.approx(np.mean((values - theta * spikes) ** 2), rel=0.05)
+        assert table.spikes[0, index] == pytest.approx(spikes.mean(), rel=0.02)
+
+
+def test_a_finer_threshold_costs_more_spikes_and_distorts_less():
+    table = rate_table(observe(half_normal()), may_rest=False)
+    assert (np.diff(table.spikes[0]) >= 0).all()
+    assert table.distortion[0, 24] < table.distortion[0, 12] / 10
+
+
+def test_a_busy_channel_that_may_rest_costs_fewer_spikes_at_the_same_distortion():
+    values = 5 + np.random.default_rng(0).normal(size=(1, 20000))
+    still, resting = (rate_table(observe(values), may_rest=may) for may in (False, True))
+    np.testing.assert_allclose(resting.distortion[0, 12:30], still.distortion[0, 12:30], rtol=0.05)
+    assert (resting.spikes[0, 12:30] < still.spikes[0, 12:30] / 3).all()
+
+
+def test_the_price_found_gives_the_predicted_error_that_was_asked_for():
+    costs = {"a": cost(half_normal()), "b": cost(half_normal(scale=3), error=0.2)}
+    for wanted in (0.3, 0.1, 0.03):
+        price = price_for(costs, wanted)
+        predicted = sum(each.predicted_error(price) for each in costs.values()) ** 0.5
+        assert wanted / 1.25 < predicted <= wanted  # thresholds are tried an eighth of an octave apart
+
+
+def test_no_other_thresholds_of_the_same_error_cost_fewer_spikes():
+    costs = [cost(half_normal()), cost(half_normal(scale=2), error=0.05, neurons=4.0)]
+    price = price_for(dict(zip("ab", costs, strict=True)), 0.1)
+    chosen = [int(each.choice(price)[0]) for each in costs]
+
+    def totals(indices: list[int]) -> tuple[float, float]:
+        pairs = list(zip(costs, indices, strict=True))
+        return (
+            sum(float(each.error[0] * each.table.distortion[0, k]) for each, k in pairs),
+            sum(float(each.neurons * each.table.spikes[0, k]) for each, k in pairs),
+        )
+
+    error, spikes = totals(chosen)
+    candidates = range(costs[0].table.threshold.shape[1])
+    others = [totals([one, other]) for one in candidates for other in candidates]
+    assert min(total for bad, total in others if bad <= error) == pytest.approx(spikes)
+
+
+def test_a_channel_whose_errors_matter_more_gets_the_finer_threshold():
+    values = np.repeat(half_normal(), 2, axis=0)
+    table = rate_table(observe(values), may_rest=False)
+    important = SiteCost(table=table, error=np.array([1.0, 0.01]), neurons=1.0)
+    chosen = neurons_at(observe(values), important, price_for({"site": important}, 0.1))
+    assert chosen.threshold[0] < chosen.threshold[1] / 2
+
+
+def test_levels_reach_no_further_than_is_worth_it():
+    values = np.concatenate([half_normal(), [[20.0]]], axis=1)  # one value in 20,000 lies far out
+    seen = observe(values)
+    site = cost(values)
+    chosen = neurons_at(seen, site, price_for({"site": site}, 0.4))
+    needed = round(20 / float(chosen.threshold))
+    assert chosen.positive_levels < needed
+    full = float(squared_error(seen, Neurons.of(chosen, 1)._replace(positive_levels=needed))[0])
+    assert float(squared_error(seen, Neurons.of(chosen, 1))[0]) <= 1.03 * full
+
+
+def test_dead_channels_and_constant_tensors_get_usable_neurons():
+    values = np.concatenate([half_normal(), np.zeros((1, 20000))])
+    site = cost(values)
+    chosen = neurons_at(observe(values), site, price_for({"site": site}, 0.1))
+    assert chosen.threshold[1] == chosen.threshold[0]
+    nothing = cost(np.zeros((2, 50)))
+    chosen = neurons_at(observe(np.zeros((2, 50))), nothing, 1.0)
+    assert (chosen.threshold > 0).all()
+    assert 1 <= chosen.positive_levels <= MOST_LEVELS
+
+
+SAMPLES = Path(__file__).parent.parent.parent / "sample_models"
+DIGITS, IMAGES, TEST = SAMPLES / "digits.onnx", SAMPLES / "digits" / "calibration", SAMPLES / "digits" / "test"
+SETTINGS = ["--data", IMAGES, "--preprocess", "none", "--threads", 1, "--json"]
+
+
+def test_levels_found_keep_the_target_with_fewer_spikes_than_even_levels_do(pmsm, tmp_path):
+    found = pmsm("convert", DIGITS, *SETTINGS, "--target-drop", 1, "-o", tmp_path / "auto.onnx")
+    assert found.code == 0, found.err
+    allocation = found.record["allocation"]
+    assert allocation["kept"]
+    assert allocation["measure"] == "top-1"
+    assert allocation["drop"] <= 1
+    assert allocation["chosen"] in allocation["curve"]
+    spikes = [point["spikes_per_neuron"] for point in allocation["curve"]]
+    assert spikes == sorted(spikes)
+    even = pmsm("convert", DIGITS, *SETTINGS, "--levels", 15, "-o", tmp_path / "even.onnx")
+    assert found.record["mean_spikes"] < 0.75 * even.record["mean_spikes"]
+    result = pmsm("eval", tmp_path / "auto.onnx", TEST, "--against", DIGITS, "--threads", 1, "--json").record
+    assert result["ann"]["top1"] - result["snn"]["top1"] <= 3  # 200 images measure a point no better than that
+
+
+def test_without_labels_agreement_stands_in_for_accuracy(pmsm, tmp_path):
+    images = tmp_path / "images.npy"
+    from pmsm_cli.sources.images import open_images, read_batches
+    from pmsm_cli.sources.preprocessing import InputShape, Layout, resolve_preprocessing
+
+    shape = InputShape(height=8, width=8, channel_count=1, layout=Layout.NCHW)
+    batches = read_batches(open_images(IMAGES), resolve_preprocessing("none", shape), 64)
+    np.save(images, np.concatenate([batch.inputs for batch in batches]))
+    found = pmsm("convert", DIGITS, "--data", images, *SETTINGS[2:], "-o", tmp_path / "auto.onnx")
+    assert found.code == 0, found.err
+    assert found.record["allocation"]["measure"] == "agreement"
+    assert all(point["top1"] is None for point in found.record["allocation"]["curve"])
+
+
+def test_a_target_that_nothing_keeps_ends_with_code_5_and_the_file_is_there(pmsm, tmp_path, monkeypatch):
+    monkeypatch.setattr("pmsm_cli.pipeline.levels._ERRORS", (0.9,))
+    target = tmp_path / "auto.onnx"
+    shown = pmsm("convert", DIGITS, *SETTINGS[:-1], "--target-drop", 0, "-o", target)
+    assert shown.code == 5
+    assert "no point keeps that, the finest was taken" in shown.out
+    assert "error: no levels keep top-1 within 0 points: " in shown.err
+    assert f"{target} was written with these\nhint: " in shown.err
+    assert target.exists()
+
+
+def test_a_calibration_file_remembers_how_levels_were_found(pmsm, tmp_path):
+    file, target = tmp_path / "d.json", tmp_path / "d.onnx"
+    made = pmsm("calibrate", DIGITS, IMAGES, *SETTINGS[2:], "--target-drop", 1, "-o", file)
+    assert made.code == 0, made.err
+    direct = pmsm("convert", DIGITS, *SETTINGS, "--target-drop", 1, "-o", target)
+    copied = pmsm("convert", DIGITS, "--calibration", file, "-o", tmp_path / "again.onnx", "--json")
+    assert copied.record["allocation"] == direct.record["allocation"] == made.record["allocation"]
+    assert (tmp_path / "again.onnx").read_bytes() == target.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--levels", 7], "--target-drop finds the levels, --levels 7 sets them\nhint: leave out one of the two"),
+        (["--method", "mse"], "--target-drop goes by entropy, --method mse does not\nhint: leave out one of the two"),
+    ],
+)
+def test_a_target_beside_what_contradicts_it_is_refused(pmsm, tmp_path, options, message):
+    shown = pmsm("convert", DIGITS, *SETTINGS, "--target-drop", 1, *options, "-o", tmp_path / "x.onnx")
+    assert (shown.code, shown.err) == (2, f"error: {message}\n")
+
+
+def test_a_target_without_images_is_refused(pmsm, tmp_path):
+    shown = pmsm("convert", DIGITS, "--target-drop", 1, "-o", tmp_path / "x.onnx")
+    assert shown.code == 2
+    assert "--target-drop has to measure what is lost\nhint: pass --data IMAGES as well" in shown.err
+
+
+@pytest.mark.parametrize("wrong", ["none", "0", "-3", "3.5", "70000"])
+def test_levels_that_are_neither_auto_nor_a_number_are_refused(pmsm, tmp_path, wrong):
+    shown = pmsm("convert", DIGITS, *SETTINGS, f"--levels={wrong}", "-o", tmp_path / "x.onnx")
+    assert shown.code == 2
+    assert f"'{wrong}' is neither auto nor a number from 1 to 65535" in shown.err
