@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.emission import Neurons, emit, squared_error
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, squared_error
 from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
 from pmsm_cli.neuron.parameters import NeuronParameters
@@ -76,18 +76,18 @@ def rate_table(statistics: SiteStatistics, *, may_rest: bool) -> RateTable:
     threshold = (top[:, None] * steps[None, :]).astype(np.float32)
     usual = median(seen) if may_rest else np.zeros_like(top)
     rest = resting_count(usual[:, None], threshold, MOST_LEVELS)
-    distortion, spikes = np.empty_like(threshold), np.empty_like(threshold)
+    errors, spikes = np.empty_like(threshold), np.empty_like(threshold)
     at_once = max(1, _BINS_AT_ONCE // seen.counts.shape[1])
     for start in range(0, len(top), at_once):
         rows = np.arange(start, min(start + at_once, len(top)))
         part = rows_of(seen, rows)
-        total = np.maximum(part.counts.sum(axis=1), 1).astype(np.float32)
-        counts = part.counts.astype(np.float32)
+        spread = Spread.of(part)
         for index in range(_CANDIDATES):
             neurons = Neurons(threshold[rows, index], rest[rows, index], MOST_LEVELS, MOST_LEVELS)
-            distortion[rows, index] = squared_error(part, neurons)
-            spikes[rows, index] = np.einsum("cb,cb->c", np.abs(emit(part.centres, neurons)), counts) / total
-    return RateTable(threshold=threshold, rest=rest, distortion=distortion, spikes=spikes)
+            emitted = emit(spread.centres, neurons)
+            errors[rows, index] = distortion(spread, neurons, emitted)
+            spikes[rows, index] = np.einsum("cb,cb->c", np.abs(emitted), spread.share)
+    return RateTable(threshold=threshold, rest=rest, distortion=errors, spikes=spikes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -41,10 +41,27 @@ def carried(spikes: Floats, neurons: Neurons) -> Floats:
     return (spikes + neurons.rest[:, None]) * neurons.threshold[:, None]
 
 
+class Spread(NamedTuple):
+    """A histogram as a search reads it again and again: bin centres and what share of the values each bin holds."""
+
+    centres: Floats  # [channels, bins]
+    share: Floats  # [channels, bins]; sums to 1 along the bins
+
+    @classmethod
+    def of(cls, statistics: SiteStatistics) -> "Spread":
+        """The spread of a site's activations."""
+        total = np.maximum(statistics.counts.sum(axis=1, keepdims=True), 1)
+        return cls(statistics.centres, (statistics.counts / total).astype(np.float32))
+
+
 def squared_error(statistics: SiteStatistics, neurons: Neurons) -> Floats:
     """The mean squared difference between the activations and what the spikes stand for, [channels]."""
-    centres = statistics.centres
-    difference = centres - carried(emit(centres, neurons), neurons)
-    total = np.maximum(statistics.counts.sum(axis=1), 1)
-    error: Floats = np.einsum("cb,cb,cb->c", difference, difference, statistics.counts.astype(np.float32)) / total
+    spread = Spread.of(statistics)
+    return distortion(spread, neurons, emit(spread.centres, neurons))
+
+
+def distortion(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
+    """The same for spikes [channels, bins] that were computed already."""
+    difference = spread.centres - carried(spikes, neurons)
+    error: Floats = np.einsum("cb,cb,cb->c", difference, difference, spread.share)
     return error

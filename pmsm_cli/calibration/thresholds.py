@@ -5,7 +5,7 @@ The objective of a candidate is computed from the histogram, so that the whole s
 
 import numpy as np
 
-from pmsm_cli.calibration.emission import Neurons, squared_error
+from pmsm_cli.calibration.emission import Neurons, Spread
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.objectives import (
     PERCENTILE,
@@ -13,6 +13,7 @@ from pmsm_cli.calibration.objectives import (
     divergence,
     information_lost,
     largest_magnitude,
+    mean_squared_error,
 )
 from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.neuron.parameters import NeuronParameters
@@ -27,7 +28,7 @@ _BINS_AT_ONCE = 2**16  # of several channels, which keeps a round's arrays in th
 
 _SEARCHED: dict[Method, Objective] = {
     Method.ENTROPY: information_lost,
-    Method.MSE: squared_error,
+    Method.MSE: mean_squared_error,
     Method.KL: divergence,
 }
 _RESTING = frozenset({Method.ENTROPY})  # the methods that also choose where a neuron rests
@@ -109,13 +110,14 @@ def _search_rows(
 ) -> Floats:
     best = np.ones_like(full_scale)
     least = np.full(full_scale.shape, np.inf, np.float32)
+    spread = Spread.of(statistics)
     for half_width in (None, *_ROUNDS):
         around = _COARSE if half_width is None else np.linspace(1 - half_width, 1 + half_width, _CANDIDATES_A_ROUND)
         centre = np.ones_like(best) if half_width is None else best
         for factor in around.astype(np.float32):
             threshold = full_scale * centre * factor
             rest = resting_count(usual, threshold, levels)
-            figure = objective(statistics, Neurons(threshold, rest, levels, levels))
+            figure = objective(spread, Neurons(threshold, rest, levels, levels))
             better = figure < least
             best, least = np.where(better, centre * factor, best), np.where(better, figure, least)
     return full_scale * best
