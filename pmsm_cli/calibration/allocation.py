@@ -130,7 +130,7 @@ def neurons_at(statistics: SiteStatistics, cost: SiteCost, price: float) -> Neur
         threshold[~alive & (statistics.highest == 0)] = np.median(threshold[alive])
     above = int(np.clip(np.max(np.round(statistics.highest / threshold) - rest), 1, MOST_LEVELS))
     below = int(np.clip(np.max(rest - np.round(statistics.lowest / threshold)), 0, MOST_LEVELS))
-    seen = statistics.merged(_BINS)
+    seen = statistics.merged(_BINS // 2)
 
     def error(negative: int, positive: int) -> float:
         return float(cost.error @ squared_error(seen, Neurons(threshold, rest, negative, positive)))

@@ -35,7 +35,7 @@ from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
 from pmsm_cli.sources.preprocessing import Preprocessing
 
 DEFAULT_DROP = 0.5  # points of top-1, or of agreement where there are no labels
-DEFAULT_ERROR = 5.0  # percent of the output, for networks without classes
+DEFAULT_ERROR = 5.0  # percent of the output, where classes cannot be compared: none, or too few images in the time
 
 _PROBE_LEVELS = 15  # at which each site's share in the output's error is measured; errors add up near there
 # Predicted errors of the output that are tried, from coarse to fine, and how often the step between is halved. Where an
@@ -44,11 +44,12 @@ _ERRORS = (0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
 _HALVINGS = 2
 # Work that a search may take, in multiply-accumulates: it bounds the images of large networks.
 _WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
-_MOST_MATCHED = 256  # moments need fewer images than accuracy does
-_WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 4, 32
+_MOST_MATCHED = 512  # moments need fewer images than accuracy does
+_WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 2, 32
 # Chance: a source that gets no more of the labels right than so many times one in the number of classes was trained on
 # other ones.
 _TIMES_CHANCE = 2
+_IMAGES_A_TARGET = 2  # a target is measured on so many times the images of which one is the whole target
 _NEAR = 4  # times the target: points that lose more say little about it
 # Of the images that change class, the share that is lost for good; the rest was wrong before, or becomes right. Seen
 # on test images: ResNet-20 0.10 to 0.22, MobileNetV1-0.25 0.10 to 0.21, a small vision transformer 0.02 to 0.16. On
@@ -78,7 +79,8 @@ def find_levels(
     """Each site's neurons, with the fewest spikes of those tried that keep the loss within the target.
 
     Candidates from coarse to fine are measured until two in a row keep it; the step before them is then halved twice.
-    Where none keeps it, the finest is taken, and the allocation says so.
+    Where none keeps it, the finest is taken, and the allocation says so. A large network without a stated target is
+    held to an error of its output, for which one point that keeps it is enough.
 
     Raises:
         UsageError: a drop of accuracy is asked for, but the network gives no class scores.
@@ -88,16 +90,17 @@ def find_levels(
     costs = _site_costs(setting, search.probed_images(), progress)
     passed, failed = 0, float("nan")
     finest = _ERRORS[-1]
+    enough = 1 if search.by_error else 2
     for error in _ERRORS:
         search.try_at(costs, error)
         if search.keeps(error):
             passed += 1
-            if passed == 2:
+            if passed == enough:
                 break
         else:
             passed, failed = 0, error
     coarsest = search.coarsest_kept() or finest
-    for _ in range(_HALVINGS if failed > coarsest else 0):
+    for _ in range(_HALVINGS if failed > coarsest and not search.by_error else 0):
         middle = float(np.sqrt(failed * coarsest))
         search.try_at(costs, middle)
         if search.keeps(middle):
@@ -115,6 +118,8 @@ class _Search:
         macs = max(setting.plan.total_macs, 1)
         batch = setting.network.image.batch or 1
         most = max(int(np.clip(_WORK_A_POINT // macs, _FEWEST_A_POINT, _MOST_A_POINT)), batch)
+        if target_drop:  # worth the time that it takes to tell such a drop from none
+            most = max(most, min(int(_IMAGES_A_TARGET * 100 / target_drop), _MOST_A_POINT))
         self._images = sample_images(setting.images, most // batch * batch, setting.seed)
         self._matched = sample_images(self._images, min(most, _MOST_MATCHED) // batch * batch, setting.seed)
         source = open_session(setting.network.model, subject=setting.network.subject, threads=setting.threads)
@@ -129,7 +134,9 @@ class _Search:
                 subject=setting.network.subject,
                 hint="leave it out, or set --levels",
             )
-        self.target = target_drop if target_drop is not None else DEFAULT_DROP if self._classes else DEFAULT_ERROR
+        told_apart = len(self._images) >= 100 / DEFAULT_DROP or len(self._images) == len(setting.images)
+        self.by_error = self._classes is None or (target_drop is None and not told_apart)
+        self.target = target_drop if target_drop is not None else DEFAULT_ERROR if self.by_error else DEFAULT_DROP
         self._tried: dict[float, tuple[dict[str, NeuronParameters], Point, float]] = {}
         self._measure = "output error"
 
@@ -145,15 +152,16 @@ class _Search:
         price = price_for(costs, error)
         neurons = {name: neurons_at(setting.statistics[name], cost, price) for name, cost in costs.items()}
         measured = self._evaluate(neurons)
-        self._measure, drop = _loss(measured, self._classes)
+        self._measure, drop = _loss(measured, self._classes, by_error=self.by_error)
         self._tried[error] = (neurons, _point(setting, neurons, measured), drop)
 
     def keeps(self, error: float) -> bool:
-        """Whether what was measured there, and what is to be expected from all points, are within the target.
+        """Whether the loss there is within the target, as all points together tell it.
 
-        Some hundred images measure half a point with an error as large. The share of images that change class grows
-        as the output's error e, and so does the share of these that is lost for good: the loss is taken to be at least
-        a e^2, with a from all points of some loss, and at least an eighth of the images that change class.
+        A thousand images measure half a point with an error as large, so that no point is taken at its word. The share
+        of images that change class grows as the output's error e, and so does the share of these that is lost for good:
+        the loss is taken to be a e^2, with a from all points of some loss, and at least an eighth of the images that
+        change class.
         """
         _, point, drop = self._tried[error]
         if self._measure == "output error":
@@ -162,7 +170,7 @@ class _Search:
         powers = sum(output_error**2 for output_error, _ in near)
         factor = sum(max(lost, 0) for _, lost in near) / powers if powers else 0.0
         changed = 100 - (point.agreement if point.agreement is not None else 100)
-        return max(drop, factor * point.output_error**2, _LOST_SHARE * changed) <= self.target
+        return max(factor * point.output_error**2, _LOST_SHARE * changed) <= self.target
 
     def coarsest_kept(self) -> float | None:
         """The coarsest point from which on every finer one keeps the target; None: not even the finest does."""
@@ -248,9 +256,9 @@ def _choose(setting: Setting, site: str) -> NeuronParameters:
     return choose_parameters(statistics, Method.ENTROPY, _PROBE_LEVELS, may_rest=may_rest)
 
 
-def _loss(measured: Evaluation, classes: int | None) -> tuple[str, float]:
+def _loss(measured: Evaluation, classes: int | None, *, by_error: bool) -> tuple[str, float]:
     """What is lost against the source, in points, and of what: top-1, else agreement, else the output's error."""
-    if measured.agreement is None:
+    if measured.agreement is None or by_error:
         errors = [each.relative_error for each in measured.outputs]
         return "output error", sum(errors) / max(len(errors), 1)
     source = measured.ann.top1 if measured.ann else None
