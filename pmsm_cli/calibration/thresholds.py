@@ -59,8 +59,8 @@ def choose_parameters(
         else:
             threshold[alive] = full_scale[alive]
         threshold[~alive] = np.median(threshold[alive])
-    most = np.max(np.round(statistics.highest / threshold) - rest)
-    least = np.max(rest - np.round(statistics.lowest / threshold))
+    most = np.max(np.round(statistics.highest / threshold - rest))
+    least = -np.min(np.round(statistics.lowest / threshold - rest))
     whole = len(threshold) == 1
     return NeuronParameters(
         threshold=threshold.reshape(()) if whole else threshold,

@@ -319,7 +319,7 @@ def test_an_array_beside_a_folder_is_refused(pmsm, checkpoint, pictures, tmp_pat
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("command", IMAGE_COMMANDS)
 def test_an_input_with_values_that_are_no_numbers_is_skipped_and_named(with_images, tmp_path: Path, command, value):
-    values = tiny.images(20)
+    values = tiny.images(60)
     values[7, 0, 0, 0] = value
     path = tmp_path / "x.npy"
     np.save(path, values)
@@ -418,6 +418,7 @@ def test_a_missing_calibration_is_refused(pmsm, network, tmp_path: Path):
 def test_a_calibration_with_too_few_thresholds_is_refused(pmsm, network, calibration_file, tmp_path: Path):
     sites = json.loads(calibration_file.read_text(encoding="utf-8"))["sites"]
     sites[0]["threshold"] = sites[0]["threshold"][:3]
+    sites[0]["rest"] = 0
     path = changed(calibration_file, tmp_path / "x.json", sites=sites)
     message = "does not fit the network's channels\n  b: (3,) thresholds for 4 channels\nhint: calibrate again"
     fails(pmsm("convert", network, "--calibration", path), 3, f"{path}: {message}")

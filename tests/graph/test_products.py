@@ -55,12 +55,12 @@ def operands() -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-def test_both_operands_become_sites_and_the_work_is_counted_once():
+def test_both_operands_become_sites_with_a_threshold_a_head_and_the_work_is_counted_once():
     network = ingest(product_network(), subject="attention")
     plan = find_sites(network, infer_shapes(network.model, (1, 3, 8, 8)))
     assert [(site.name, site.channel_axis, site.macs) for site in plan.sites] == [
-        ("left", None, 2 * 8 * 8 * 8),
-        ("right", None, 0),
+        ("left", -3, 2 * 8 * 8 * 8),
+        ("right", -3, 0),
     ]
 
 
