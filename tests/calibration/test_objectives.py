@@ -69,13 +69,18 @@ def test_spikes_that_cost_something_are_fewer_than_least_squares_sends():
     assert sent[Method.ENTROPY] < sent[Method.MSE]
 
 
-def by_hand(counts: np.ndarray, spikes: np.ndarray) -> float:
-    """Kullback-Leibler divergence in bits from the distribution in which a level's values are spread over its bins."""
-    total, found = counts.sum(), 0.0
-    for count, spike in zip(counts, spikes, strict=True):
-        if count:
-            same = (spikes == spike) & (counts > 0)
-            found += count / total * np.log2(count / (counts[spikes == spike].sum() / same.sum()))
+def by_hand(counts: np.ndarray, wanted: np.ndarray, levels: int) -> float:
+    """Kullback-Leibler divergence in bits, bin by bin: clipped values in the last bin, each level spread over its bins."""
+    counts = counts.astype(float).copy()
+    counts[0] = min(counts[0], counts[1])  # the zeros
+    kept = np.where(wanted <= levels, counts, 0)
+    reference = kept.copy()
+    reference[np.flatnonzero(kept)[-1]] += counts[wanted > levels].sum()
+    found = 0.0
+    for held, mine, level in zip(kept, reference, wanted, strict=True):
+        if held:
+            same = kept[(wanted == level) & (kept > 0)]
+            found += mine / counts.sum() * np.log2(mine / counts.sum() / (same.mean() / kept.sum()))
     return found
 
 
@@ -89,7 +94,7 @@ def test_kl_finds_the_least_divergence_that_brute_force_finds_on_a_small_histogr
     levels = 3
 
     def at(theta: float) -> float:
-        return by_hand(statistics.counts[0], np.clip(np.round(statistics.centres[0] / theta), -levels, levels))
+        return by_hand(statistics.counts[0], np.round(statistics.centres[0] / theta), levels)
 
     for theta in (0.1, 0.5, 1.3, 2.6):
         neurons = Neurons(np.full(1, theta, np.float32), np.zeros(1, np.float32), levels, levels)
@@ -97,6 +102,11 @@ def test_kl_finds_the_least_divergence_that_brute_force_finds_on_a_small_histogr
     chosen = choose_parameters(statistics, Method.KL, levels)
     best = min(at(theta) for theta in np.linspace(0.02, 1.0, 1500) * 8 / levels)
     assert at(float(chosen.threshold)) <= best * 1.01 + 1e-6
+
+
+def test_kl_is_not_drawn_to_tiny_thresholds_by_the_zeros_of_relu():
+    chosen = choose_parameters(observe(SPARSE[None]), Method.KL, 7)
+    assert 7 * chosen.threshold > np.quantile(SPARSE, 0.95)
 
 
 def test_percentile_leaves_one_value_in_a_thousand_beyond_its_reach():
