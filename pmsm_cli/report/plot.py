@@ -11,7 +11,6 @@ from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
 from pmsm_cli.calibration.information import Doubles
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.errors import SetupError, UsageError, shorten
-from pmsm_cli.neuron.parameters import NeuronParameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,7 +125,7 @@ def _draw(panel: "Axes", site: SiteCalibration, statistics: SiteStatistics) -> N
 
     parameters = site.parameters
     negative, positive = parameters.negative_levels, parameters.positive_levels
-    low, high = _limits(statistics, parameters)
+    low, high = _limits(statistics, site)
     edges = np.linspace(low, high, _BINS + 1)
     share = normalised_histogram(statistics, parameters.threshold, edges, parameters.rest) / (edges[1] - edges[0])
     panel.fill_between(edges[:-1], share, step="post", color="#8fb8de", linewidth=0, zorder=2)
@@ -154,8 +153,9 @@ def _extremes(statistics: SiteStatistics, threshold: Any, rest: Any) -> tuple[Do
     return statistics.lowest / theta - rest, statistics.highest / theta - rest
 
 
-def _limits(statistics: SiteStatistics, neurons: NeuronParameters) -> tuple[float, float]:
+def _limits(statistics: SiteStatistics, site: SiteCalibration) -> tuple[float, float]:
     """Where the axis ends: at the outermost values, unless hardly any lie that far out."""
+    neurons = site.parameters
     lowest, highest = _extremes(statistics, neurons.threshold, neurons.rest)
     inner = (-neurons.negative_levels - (1.0 if (lowest < 0).any() else 0.5), neurons.positive_levels + 1.0)
     outer = (min(float(lowest.min()), inner[0]), max(float(highest.max()), inner[1]))
