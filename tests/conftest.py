@@ -87,10 +87,10 @@ def network(networks: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five class folders of four 8x8 images."""
+    """Five class folders of eight 8x8 images, which is enough noise for steady thresholds."""
     folder = tmp_path_factory.mktemp("pictures")
     for index, name in enumerate(CLASSES):
-        write_images(folder / name, 4, seed=index)
+        write_images(folder / name, 8, seed=index)
     return folder
 
 

@@ -13,6 +13,7 @@ from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.rest import resting_sites
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
@@ -58,6 +59,7 @@ def checkpoint_of(
     coding: Coding = Coding.REFINE,
     levels: int = 7,
     spiking_input: bool = False,
+    method: Method = Method.MSE,
 ) -> Checkpoint:
     """A checkpoint calibrated on the images, without matching of moments."""
     network, plan, shapes = read(proto, images.shape[1:], spiking_input=spiking_input)
@@ -65,7 +67,8 @@ def checkpoint_of(
     calibration: Calibration = calibrate(
         observation.statistics,
         levels=levels,
-        method=Method.MSE,
+        method=method,
+        resting_sites=resting_sites(network, plan, shapes),
         source_sha256="0" * 64,
         images=Images(origin="test", images=len(images), skipped=0, digest=observation.digest, seed=0),
     )

@@ -84,3 +84,26 @@ def attention() -> onnx.ModelProto:
         w2=tiny.weights(5, 16),
         b3=tiny.weights(5),
     )
+
+
+def heads() -> onnx.ModelProto:
+    """Queries times keys in two heads, each with a scale of its own."""
+    return tiny.model(
+        """
+        tiny_heads (float[N, 3, 8, 8] image) => (float[N, 5] scores) {
+            p = Conv <strides = [2, 2]> (image, wp, bp)
+            f = Reshape (p, tokens)
+            q = Transpose <perm = [0, 1, 3, 2]> (f)
+            k = Mul (f, sizes)
+            d = MatMul (q, k)
+            m = ReduceMean <keepdims = 0> (d, axis)
+            g = Flatten (m)
+            scores = MatMul (g, w2)
+        }""",
+        tokens=np.array([0, 2, 4, -1], np.int64),
+        axis=np.array([3], np.int64),
+        sizes=np.array([1, 5], np.float32).reshape(2, 1, 1),
+        wp=tiny.weights(8, 3, 2, 2),
+        bp=tiny.weights(8),
+        w2=tiny.weights(32, 5, scale=0.5),
+    )

@@ -46,12 +46,13 @@ class Spread(NamedTuple):
 
     centres: Floats  # [channels, bins]
     share: Floats  # [channels, bins]; sums to 1 along the bins
+    statistics: SiteStatistics  # the histogram itself
 
     @classmethod
     def of(cls, statistics: SiteStatistics) -> "Spread":
         """The spread of a site's activations."""
         total = np.maximum(statistics.counts.sum(axis=1, keepdims=True), 1)
-        return cls(statistics.centres, (statistics.counts / total).astype(np.float32))
+        return cls(statistics.centres, (statistics.counts / total).astype(np.float32), statistics)
 
 
 def squared_error(statistics: SiteStatistics, neurons: Neurons) -> Floats:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit
-from pmsm_cli.calibration.statistics import Floats, SiteStatistics
+from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 
 Objective = Callable[[Spread, Neurons], Floats]
 
@@ -40,19 +40,40 @@ def mean_squared_error(spread: Spread, neurons: Neurons) -> Floats:
 def divergence(spread: Spread, neurons: Neurons) -> Floats:
     """Kullback-Leibler divergence of the activations' distribution from the quantised one, in bits.
 
-    The quantised distribution spreads what a level holds evenly over the bins that it took it from (S. Migacz, "8-bit
-    inference with TensorRT", GTC 2017), clipped values included.
+    After S. Migacz, "8-bit inference with TensorRT" (GTC 2017): clipped values are counted in the outermost bins that
+    are not clipped; the quantised distribution spreads the unclipped values of a level evenly over the bins that they
+    fill. Zeros count as no more than the bin beside theirs holds, as in the implementations: with all zeros of ReLU in
+    one bin the least divergence is that of levels which tell nothing but zeros apart. Infinite where all is clipped.
     """
-    share = spread.share.astype(np.float64)
-    levels = neurons.negative_levels + neurons.positive_levels + 1
-    level = (emit(spread.centres, neurons) + neurons.negative_levels).astype(np.int64)
-    place = (level + levels * np.arange(len(share))[:, None]).ravel()
-    seen = share.ravel() > 0
-    held = np.bincount(place, weights=share.ravel(), minlength=len(share) * levels)
-    bins = np.bincount(place[seen], minlength=len(share) * levels)
-    even = (held / np.maximum(bins, 1))[place].reshape(share.shape)
-    ratio = np.log2(np.divide(share, even, out=np.ones(share.shape), where=(share > 0) & (even > 0)))
-    return np.asarray((share * ratio).sum(axis=1), np.float32)
+    statistics = spread.statistics
+    counts, rows = _without_zeros(statistics), np.arange(len(statistics.counts))
+    negative, positive = neurons.negative_levels, neurons.positive_levels
+    wanted = np.round(statistics.centres / neurons.threshold[:, None] - neurons.rest[:, None])
+    kept = np.where((wanted >= -negative) & (wanted <= positive), counts, 0)
+    seen, bins = kept > 0, counts.shape[1]
+    reference = kept.astype(np.float64)
+    reference[rows, seen.argmax(axis=1)] += np.where(wanted < -negative, counts, 0).sum(axis=1)
+    reference[rows, bins - 1 - seen[:, ::-1].argmax(axis=1)] += np.where(wanted > positive, counts, 0).sum(axis=1)
+    levels = negative + positive + 1
+    place = (np.clip(wanted, -negative, positive).astype(np.int64) + negative + levels * rows[:, None]).ravel()
+    held = np.bincount(place, weights=kept.ravel(), minlength=len(counts) * levels)
+    filled = np.bincount(place[seen.ravel()], minlength=len(counts) * levels)
+    even = (held / np.maximum(filled, 1))[place].reshape(counts.shape) / np.maximum(kept.sum(axis=1), 1)[:, None]
+    reference /= np.maximum(counts.sum(axis=1), 1)[:, None]
+    ratio = np.log2(np.divide(reference, even, out=np.ones_like(reference), where=seen))
+    return np.where(seen.any(axis=1), (reference * ratio).sum(axis=1), np.inf).astype(np.float32)
+
+
+def _without_zeros(statistics: SiteStatistics) -> Counts:
+    """The counts, of which the bin of 0 holds no more than the one beside it."""
+    counts, rows = statistics.counts.copy(), np.arange(len(statistics.counts))
+    width = np.maximum(statistics.bin_width[:, 0], np.finfo(np.float32).tiny)
+    at_zero = np.clip(-statistics.lowest / width, 0, counts.shape[1] - 2).astype(np.int64)
+    counts[rows, at_zero] = np.minimum(counts[rows, at_zero], counts[rows, at_zero + 1])
+    # What lies on one side of 0 alone and far from it has no bin of 0; a channel of nothing else keeps what it has.
+    outside = (statistics.lowest > 0) | (statistics.highest < 0) | (counts.sum(axis=1) == 0)
+    counts[outside] = statistics.counts[outside]
+    return counts
 
 
 def largest_magnitude(statistics: SiteStatistics, percent: float) -> Floats:

@@ -101,7 +101,7 @@ def assess_channels(statistics: SiteStatistics, parameters: NeuronParameters) ->
     neurons = Neurons.of(parameters, len(statistics.lowest))
     centres, weights = statistics.centres, statistics.counts
     total = np.maximum(weights.sum(axis=1), 1)
-    wanted = np.round(centres / neurons.threshold[:, None]) - neurons.rest[:, None]
+    wanted = np.round(centres / neurons.threshold[:, None] - neurons.rest[:, None])
     power = np.einsum("cb,cb,cb->c", centres, centres, weights, dtype=np.float64) / total
     errors = squared_error(statistics, neurons).astype(np.float64)
     defined = (power > 0) & (errors > 0)

@@ -116,8 +116,10 @@ def _channels_to_json(channels: ChannelQuality | None) -> dict[str, list[float |
 def _channels_from_json(record: dict[str, list[float | None]] | None) -> ChannelQuality | None:
     if record is None:
         return None
+    older = {"rest": [0.0] * len(record["threshold"])}  # unknown to older files
     arrays: dict[str, Any] = {  # None becomes NaN
-        name: np.array(values, np.float32 if name in _EXACT else np.float64) for name, values in record.items()
+        name: np.array(values, np.float32 if name in _EXACT else np.float64)
+        for name, values in (older | record).items()
     }
     return ChannelQuality(**arrays)
 

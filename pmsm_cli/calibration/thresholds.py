@@ -55,13 +55,14 @@ def choose_parameters(
             threshold[alive] = _search(seen, full_scale[alive], usual, levels, _SEARCHED[method])
             rest[alive] = resting_count(usual, threshold[alive], levels)
         elif method is Method.PERCENTILE:
-            limit = largest_magnitude(seen, PERCENTILE) / np.float32(levels)
-            threshold[alive] = np.where(limit > 0, limit, full_scale[alive])
+            limit = largest_magnitude(seen, PERCENTILE)
+            seldom = limit <= seen.bin_width[:, 0]  # active in fewer than one of a thousand: the limit is that of zeros
+            threshold[alive] = np.where(seldom, full_scale[alive], limit / np.float32(levels))
         else:
             threshold[alive] = full_scale[alive]
         threshold[~alive] = np.median(threshold[alive])
-    most = np.max(np.round(statistics.highest / threshold) - rest)
-    least = np.max(rest - np.round(statistics.lowest / threshold))
+    most = np.max(np.round(statistics.highest / threshold - rest))
+    least = -np.min(np.round(statistics.lowest / threshold - rest))
     whole = len(threshold) == 1
     return NeuronParameters(
         threshold=threshold.reshape(()) if whole else threshold,

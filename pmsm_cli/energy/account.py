@@ -97,10 +97,19 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         synaptic_ops=synaptic_ops,
         sites=sites,
         analog_layers=plan.analog_layers,
-        assumptions=(*profile.assumptions, *_not_counted(plan)),
+        assumptions=(*profile.assumptions, *_resting(manifest), *_not_counted(plan)),
         source=profile.source,
         skipped=count.skipped,
     )
+
+
+def _resting(manifest: Manifest) -> list[str]:
+    """Where neurons rest above or below 0, what their rest costs a machine."""
+    resting = sum(not site.parameters.rests_at_zero for site in manifest.calibration.sites)
+    where = f"{resting} of {len(manifest.calibration.sites)} tensors"
+    return [
+        f"what rests at another value than 0 ({where}) is a bias, not counted, as biases are not, on either side"
+    ] * (resting > 0)
 
 
 def _not_counted(plan: SitePlan) -> list[str]:

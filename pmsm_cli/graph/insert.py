@@ -34,6 +34,7 @@ def insert_neurons(
     synapses = {synapse.node.name: synapse for node in graph if (synapse := synapse_of(node))}
     products = {product.node.name: product.node for node in graph if (product := product_of(node))}
     factors: dict[str, NDArray[np.float32]] = defaultdict(lambda: np.ones((), np.float32))
+    drives: list[tuple[Synapse, NDArray[np.float32]]] = []
     for site in plan.sites:
         neuron, value = parameters[site.name], values[site.name]
         resting = neuron.resting_value
@@ -43,13 +44,15 @@ def insert_neurons(
         for reader in site.readers:
             if reader.node in synapses:
                 synapse = synapses[reader.node]
-                drive = None if neuron.rests_at_zero else _drive(synapse, resting, shapes)
+                if not neuron.rests_at_zero:
+                    drives.append((synapse, _drive(synapse, resting, shapes)))  # by weights that are not folded yet
                 _read_spikes(graph, synapse, spikes, neuron)
-                if drive is not None:
-                    add_drive(graph, synapse, drive)
             else:
                 products[reader.node].replace_input_with(reader.operand, spikes)
                 factors[reader.node] = factors[reader.node] * along_channels(site, neuron.threshold)
+    # Last, when all neurons have their values: these put something between an operator and whoever reads it.
+    for synapse, drive in drives:
+        add_drive(graph, synapse, drive)
     for name, factor in factors.items():
         _scale_product(graph, products[name], factor)
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION

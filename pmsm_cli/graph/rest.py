@@ -109,7 +109,14 @@ def _can_rest(synapse: Synapse, shapes: Mapping[str, Shape], *, sized: bool) -> 
         return synapse.weights.ndim == 2
     if synapse.weights.ndim != 4 or not {synapse.data.name, node.outputs[0].name} <= set(shapes):
         return False
-    return sized or all(axis.all() for axis in _reached(synapse, shapes))
+    return sized or _never_pads(node)
+
+
+def _never_pads(node: ir.Node) -> bool:
+    """Whether no size of the image has borders: what pads nothing at one size may pad at another."""
+    automatic = node.attributes["auto_pad"].as_string() if "auto_pad" in node.attributes else "NOTSET"
+    padding = node.attributes["pads"].as_ints() if "pads" in node.attributes else ()
+    return automatic == "VALID" or (automatic in ("NOTSET", "") and not any(padding))
 
 
 def _reached(synapse: Synapse, shapes: Mapping[str, Shape]) -> tuple[Floats, Floats]:

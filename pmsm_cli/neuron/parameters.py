@@ -46,6 +46,11 @@ class NeuronParameters:
         """Whether silence stands for 0 in every channel."""
         return not self.rest.any()
 
+    @property
+    def resting_share(self) -> float:
+        """Percent of the channels in which silence stands for another value than 0."""
+        return 100 * float(np.mean(self.rest != 0))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Correction:

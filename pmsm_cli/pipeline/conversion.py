@@ -249,7 +249,7 @@ def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
             subject=str(path),
             hint=f"pmsm calibrate {loaded.source.path} IMAGES -o {path}",
         )
-    check_calibration(calibration, loaded.network.model, loaded.plan, loaded.shapes, subject=str(path))
+    check_calibration(calibration, loaded.network, loaded.plan, loaded.shapes, subject=str(path))
     own = json.loads(json.dumps(loaded.preprocessing.to_json()))
     theirs = record.get("preprocessing", own)
     if theirs != own:

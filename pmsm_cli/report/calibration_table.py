@@ -14,11 +14,12 @@ from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
 from pmsm_cli.report.numbers import percent
 
 _ROOM_FOR_ALL = 110  # columns of a terminal, with some 30 left for the names of tensors
-_NEURONS = ("ch", "threshold", "N", "P", "mean\nspikes", "clip\nlow %", "clip\nhigh %")
+_NEURONS = ("ch", "threshold", "rest\n%", "N", "P", "mean\nspikes", "clip\nlow %", "clip\nhigh %")
 _KEPT = ("SDR\ndB", "H(X)\nbit", "H(s)\nbit", "R\nbit", "idle\nbit", "used\n%")
 _ABOUT_NEURONS = (
     "ch: channels, each with a threshold of its own (1: one for all). A neuron sends -N to P spikes, each worth one "
-    "threshold; clip low, high: share of the values beyond -N and P thresholds, where they are cut off."
+    "threshold. rest: share of the channels whose silence stands for their median rather than 0; spikes count from "
+    "there, and so do N and P. clip low, high: share of the values beyond -N and P thresholds, where they are cut off."
 )
 _ABOUT_KEPT = (
     "SDR: signal to distortion ratio, higher is better. Bits per value: H(X) entropy of the activations, in steps of a "
@@ -96,6 +97,7 @@ def _neurons(site: SiteCalibration) -> list[str]:
     return [
         str(parameters.threshold.size),
         f"{low:.3g}" if low == high else f"{low:.2g}-{high:.2g}",
+        f"{parameters.resting_share:.0f}",
         str(parameters.negative_levels),
         str(parameters.positive_levels),
         f"{quality.mean_spikes:.2f}",

@@ -60,8 +60,8 @@ def calibration_plot(
 ) -> bytes:
     """The picture of a calibration as a file of the given form (png, svg or pdf).
 
-    A panel a site: all its channels' activations, each in units of its own threshold, so that the levels are whole
-    numbers; log counts; the levels as lines; what is clipped shaded.
+    A panel a site: all its channels' activations, each in units of its own threshold and counted from where the channel
+    rests, so that the levels are whole numbers from -N to P; log counts; the levels as lines; what is clipped shaded.
 
     Raises:
         SetupError: matplotlib is missing.
@@ -87,7 +87,7 @@ def calibration_plot(
         f"{which}lines: the levels that spikes can carry; shaded: clipped",
         fontsize=11,
     )
-    figure.supxlabel("activation in units of its channel's threshold", fontsize=10)
+    figure.supxlabel("activation above its channel's resting value, in thresholds", fontsize=10)
     figure.supylabel("density", fontsize=10)
     data = io.BytesIO()
     # Without a date and with fixed ids the same calibration gives the same file.
@@ -98,15 +98,19 @@ def calibration_plot(
 
 
 def normalised_histogram(
-    statistics: SiteStatistics, threshold: "np.typing.NDArray[np.float32]", edges: Doubles
+    statistics: SiteStatistics,
+    threshold: "np.typing.NDArray[np.float32]",
+    edges: Doubles,
+    rest: "np.typing.NDArray[np.float32] | float" = 0.0,
 ) -> Doubles:
-    """The share of all values between the edges, which are in units of each channel's threshold, [edges - 1].
+    """The share of all values between the edges, [edges - 1].
+
+    Edges are in units of each channel's threshold, and 0 is where it rests (`rest`, in thresholds).
 
     Within a bin of the statistics values are taken as evenly spread; a constant channel is one value.
     """
-    theta = np.broadcast_to(threshold, statistics.lowest.shape).astype(np.float64)
     held: Doubles = np.zeros(len(edges) - 1)
-    lowest, highest = statistics.lowest / theta, statistics.highest / theta
+    lowest, highest = _extremes(statistics, threshold, rest)
     for low, high, counts in zip(lowest, highest, statistics.counts, strict=True):
         if high > low:
             below = np.concatenate([[0], np.cumsum(counts)])
@@ -121,10 +125,9 @@ def _draw(panel: "Axes", site: SiteCalibration, statistics: SiteStatistics) -> N
 
     parameters = site.parameters
     negative, positive = parameters.negative_levels, parameters.positive_levels
-    theta = np.broadcast_to(parameters.threshold, statistics.lowest.shape)
-    low, high = _limits(statistics, theta, negative, positive)
+    low, high = _limits(statistics, site)
     edges = np.linspace(low, high, _BINS + 1)
-    share = normalised_histogram(statistics, theta, edges) / (edges[1] - edges[0])
+    share = normalised_histogram(statistics, parameters.threshold, edges, parameters.rest) / (edges[1] - edges[0])
     panel.fill_between(edges[:-1], share, step="post", color="#8fb8de", linewidth=0, zorder=2)
     panel.axvspan(positive + 0.5, high, color="#d1495b", alpha=0.18, linewidth=0, zorder=1)
     if low < -negative - 0.5:
@@ -144,16 +147,21 @@ def _draw(panel: "Axes", site: SiteCalibration, statistics: SiteStatistics) -> N
     panel.set_title("\n".join(_title(site)), fontsize=8.5, loc="left")
 
 
-def _limits(statistics: SiteStatistics, theta: Any, negative: int, positive: int) -> tuple[float, float]:
+def _extremes(statistics: SiteStatistics, threshold: Any, rest: Any) -> tuple[Doubles, Doubles]:
+    """Each channel's smallest and largest value, in thresholds above its rest."""
+    theta = np.broadcast_to(threshold, statistics.lowest.shape).astype(np.float64)
+    return statistics.lowest / theta - rest, statistics.highest / theta - rest
+
+
+def _limits(statistics: SiteStatistics, site: SiteCalibration) -> tuple[float, float]:
     """Where the axis ends: at the outermost values, unless hardly any lie that far out."""
-    inner = (-negative - (1.0 if (statistics.lowest < 0).any() else 0.5), positive + 1.0)
-    outer = (
-        min(float((statistics.lowest / theta).min()), inner[0]),
-        max(float((statistics.highest / theta).max()), inner[1]),
-    )
+    neurons = site.parameters
+    lowest, highest = _extremes(statistics, neurons.threshold, neurons.rest)
+    inner = (-neurons.negative_levels - (1.0 if (lowest < 0).any() else 0.5), neurons.positive_levels + 1.0)
+    outer = (min(float(lowest.min()), inner[0]), max(float(highest.max()), inner[1]))
     widest = (max(outer[0], inner[0] * _WIDEST), min(outer[1], inner[1] * _WIDEST))
     edges = np.linspace(*widest, 4 * _BINS)
-    below = np.cumsum(normalised_histogram(statistics, theta, edges))
+    below = np.cumsum(normalised_histogram(statistics, neurons.threshold, edges, neurons.rest))
     low = float(edges[np.searchsorted(below, _SHARE_BEYOND)])
     high = float(edges[min(np.searchsorted(below, below[-1] - _SHARE_BEYOND) + 1, len(edges) - 1)])
     return min(low, inner[0]), max(high, inner[1])
@@ -167,9 +175,10 @@ def _title(site: SiteCalibration) -> list[str]:
     ratio = quality.signal_to_distortion_db
     bits = [quality.activation_entropy_bits, quality.channel_entropy_bits, quality.information_bits]
     held, sent, told = ("-" if each is None else f"{each:.2f}" for each in bits)
+    resting = f"   {parameters.resting_share:.0f} % of channels rest off 0" if not parameters.rests_at_zero else ""
     return [
         name,
         f"\N{GREEK SMALL LETTER THETA} {theta}   N {parameters.negative_levels}   P {parameters.positive_levels}   "
-        f"SDR {'-' if ratio is None else f'{ratio:.1f}'} dB",
+        f"SDR {'-' if ratio is None else f'{ratio:.1f}'} dB{resting}",
         f"H(X) {held}   H(s) {sent}   R {told} bit   clipped {quality.clipped_low + quality.clipped_high:.2f} %",
     ]

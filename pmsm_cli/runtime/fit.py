@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import onnx_ir as ir
-
 from pmsm_cli.calibration.calibrate import Calibration
 from pmsm_cli.errors import BadInputError, CalibrationError, DataError, shorten
 from pmsm_cli.graph.matching import matched_readers
-from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.rest import resting_sites
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.runtime.evaluate import source_outputs
 from pmsm_cli.runtime.session import Session
@@ -16,12 +15,13 @@ from pmsm_cli.sources.images import ImageSet
 
 
 def check_calibration(
-    calibration: Calibration, model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape], *, subject: str
+    calibration: Calibration, network: Network, plan: SitePlan, shapes: Mapping[str, Shape], *, subject: str
 ) -> None:
     """Fail where a calibration is not one of these sites and synapses.
 
     Raises:
-        CalibrationError: sites are missing or too many, or hold thresholds or corrections for other channels.
+        CalibrationError: sites are missing or too many, hold thresholds or corrections for other channels, or rest
+            where they cannot.
     """
     wanted, held = {site.name for site in plan.sites}, {site.name for site in calibration.sites}
     if wanted != held:
@@ -31,8 +31,10 @@ def check_calibration(
             details=shorten(sorted(wanted ^ held)),
             hint="use the same --spiking-input for both, or calibrate again",
         )
-    outputs = {node.name: node.outputs[0].name or "" for node in model.graph}
-    corrected = {each.node: shapes[outputs[each.node]][each.axis] for each in matched_readers(model, plan, shapes)}
+    outputs = {node.name: node.outputs[0].name or "" for node in network.model.graph}
+    corrected = {
+        each.node: shapes[outputs[each.node]][each.axis] for each in matched_readers(network.model, plan, shapes)
+    }
     channels = {site.name: site.channels for site in plan.sites}
     damaged = [
         f"{name}: {threshold.shape} thresholds for {channels[name]} channels"
@@ -42,6 +44,12 @@ def check_calibration(
         f"{each.node}: corrections {each.scale.shape} and {each.shift.shape} for {corrected.get(each.node, 0)} channels"
         for each in calibration.corrections
         if not each.scale.shape == each.shift.shape == (corrected.get(each.node),)
+    ]
+    may_rest = resting_sites(network, plan, shapes)
+    damaged += [
+        f"{site.name}: rests at another value than 0, which what reads it does not allow"
+        for site in calibration.sites
+        if not site.parameters.rests_at_zero and site.name not in may_rest
     ]
     if damaged:
         raise CalibrationError(

@@ -245,6 +245,21 @@ def test_what_older_versions_wrote_is_still_read():
     assert manifest.calibration.sites[0].quality.activation_entropy_bits is None
 
 
+def test_files_that_do_not_know_of_resting_are_read_as_resting_at_0():
+    record = calibration_to_json(CALIBRATION)
+    for site in record["sites"]:
+        del site["rest"]
+        if site["channels"]:
+            del site["channels"]["rest"]
+    read = calibration_from_json(record)
+    assert all(site.parameters.rests_at_zero for site in read.sites)
+    assert read.sites[0].channels.rest.tolist() == [0, 0, 0]
+    entries = manifest_to_metadata(MANIFEST)
+    sites = [{key: value for key, value in site.items() if key != "rest"} for site in json.loads(entries["pmsm.sites"])]
+    manifest = manifest_from_metadata(entries | {"pmsm.sites": json.dumps(sites)}, subject="x.onnx")
+    assert all(site.parameters.rests_at_zero for site in manifest.calibration.sites)
+
+
 def test_figures_channel_by_channel_stay_out_of_checkpoints():
     calibration = dataclasses.replace(MANIFEST.calibration, sites=CALIBRATION.sites, adequacy=CALIBRATION.adequacy)
     assert manifest_to_metadata(dataclasses.replace(MANIFEST, calibration=calibration)) == manifest_to_metadata(

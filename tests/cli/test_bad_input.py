@@ -1,5 +1,6 @@
 """What the user hands over and cannot be used: one message each, exit code 3, and nothing left behind."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -319,7 +320,7 @@ def test_an_array_beside_a_folder_is_refused(pmsm, checkpoint, pictures, tmp_pat
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("command", IMAGE_COMMANDS)
 def test_an_input_with_values_that_are_no_numbers_is_skipped_and_named(with_images, tmp_path: Path, command, value):
-    values = tiny.images(20)
+    values = tiny.images(60)
     values[7, 0, 0, 0] = value
     path = tmp_path / "x.npy"
     np.save(path, values)
@@ -418,9 +419,25 @@ def test_a_missing_calibration_is_refused(pmsm, network, tmp_path: Path):
 def test_a_calibration_with_too_few_thresholds_is_refused(pmsm, network, calibration_file, tmp_path: Path):
     sites = json.loads(calibration_file.read_text(encoding="utf-8"))["sites"]
     sites[0]["threshold"] = sites[0]["threshold"][:3]
+    sites[0]["rest"] = 0
     path = changed(calibration_file, tmp_path / "x.json", sites=sites)
     message = "does not fit the network's channels\n  b: (3,) thresholds for 4 channels\nhint: calibrate again"
     fails(pmsm("convert", network, "--calibration", path), 3, f"{path}: {message}")
+
+
+def test_a_calibration_that_rests_where_nothing_can_is_refused(pmsm, calibration_file, tmp_path: Path):
+    """The same network with its image size left open, where what rests behind a padded convolution has no size."""
+    source = tiny.save(tiny.convolutional(size="S"), tmp_path / "open.onnx")
+    sites = json.loads(calibration_file.read_text(encoding="utf-8"))["sites"]
+    sites[0]["rest"] = [2, 0, 0, 0]
+    sha = hashlib.sha256(source.read_bytes()).hexdigest()
+    path = changed(calibration_file, tmp_path / "x.json", sites=sites, source_sha256=sha)
+    message = (
+        "does not fit the network's channels\n"
+        "  b: rests at another value than 0, which what reads it does not allow\n"
+        "hint: calibrate again"
+    )
+    fails(pmsm("convert", source, "--calibration", path, "--image-size", 8), 3, f"{path}: {message}")
 
 
 def test_a_calibration_with_corrections_for_other_synapses_is_refused(pmsm, network, calibration_file, tmp_path: Path):

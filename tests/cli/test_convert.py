@@ -28,7 +28,7 @@ def test_convert_prints_one_table_and_writes_a_file_that_runs(pmsm, network, pic
     made = pmsm("convert", network, "--data", pictures, "--preprocess", "none", "-o", target)
     assert made.code == 0
     assert made.err == ""
-    for text in ("convolutional as a spiking network", str(target), f"{pictures} (20 images)", "reads the image"):
+    for text in ("convolutional as a spiking network", str(target), f"{pictures} (40 images)", "reads the image"):
         assert text in made.out.replace("\n", "")
     stock = ort.InferenceSession(target.read_bytes(), providers=["CPUExecutionProvider"])
     (scores,) = stock.run(None, {"image": tiny.images(3)})
@@ -47,7 +47,7 @@ def test_convert_gives_the_record_of_its_table_as_json(pmsm, network, pictures, 
         "origin", "mean_spikes", "worst_db", "worst_site", "skipped", "warnings",
     }  # fmt: skip
     assert (record["checkpoint"], record["source"]) == (str(target), "convolutional")
-    assert (record["timesteps"], record["levels"], record["sites"], record["images"]) == (1, 7, 2, 20)
+    assert (record["timesteps"], record["levels"], record["sites"], record["images"]) == (1, 7, 2, 40)
     assert (record["skipped"], record["warnings"]) == ([], [])
     assert 50 < record["spiking_share"] < 100
 
@@ -154,12 +154,12 @@ def test_a_network_of_open_size_is_converted_at_the_size_stated(pmsm, pictures, 
 
 
 def test_a_network_of_fixed_batch_is_converted_and_run(pmsm, pictures, tmp_path: Path):
-    source = tiny.save(tiny.convolutional(batch=3), tmp_path / "fixed.onnx")  # 20 images are no multiple of 3
+    source = tiny.save(tiny.convolutional(batch=3), tmp_path / "fixed.onnx")  # 40 images are no multiple of 3
     target = tmp_path / "out.onnx"
     made = pmsm("convert", source, "--data", pictures, "--preprocess", "none", "-o", target)
     assert made.code == 0, made.err
     shown = pmsm("eval", target, pictures, "--against", source, "--json")
-    assert shown.record["images"] == 20
+    assert shown.record["images"] == 40
     assert onnx.load(target).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
 
 
@@ -179,7 +179,7 @@ def test_calibrate_prints_a_table_and_writes_json(pmsm, network, pictures, tmp_p
     made = pmsm("calibrate", network, pictures, "--preprocess", "none", "-o", target)
     assert made.code == 0
     assert made.err == f"written to {target}\n"
-    assert "Calibration by mse on 20 images" in made.out
+    assert "Calibration by entropy on 40 images" in made.out
     record = json.loads(target.read_text(encoding="utf-8"))
     assert [site["name"] for site in record["sites"]] == ["b", "f"]
 

@@ -61,6 +61,12 @@ def thresholds(checkpoint: Checkpoint) -> np.ndarray:
     return site.parameters.threshold
 
 
+def reach(checkpoint: Checkpoint) -> np.ndarray:
+    """The largest value that each channel can carry, wherever it rests."""
+    (site,) = checkpoint.manifest.calibration.sites
+    return site.parameters.threshold * (site.parameters.rest + site.parameters.positive_levels)
+
+
 def test_thresholds_follow_the_batch_norm_and_not_what_synthetic_images_give(convert):
     usual, said = convert(batch_norm())
     assert said == BATCH_NORM
@@ -74,15 +80,15 @@ def test_thresholds_follow_the_batch_norm_and_not_what_synthetic_images_give(con
 def test_the_preprocessing_changes_little_where_batch_norm_states_the_moments(convert):
     plain, _ = convert(batch_norm())
     other, _ = convert(batch_norm(), preprocess="inception")  # images twice as far apart, and around zero
-    np.testing.assert_allclose(thresholds(other), thresholds(plain), rtol=0.2)
+    # Next to nothing is clipped of a few levels' worth of values, so that the reach follows the largest of them.
+    np.testing.assert_allclose(reach(other), reach(plain), rtol=0.3)
 
 
 def test_a_threshold_s_reach_is_that_of_the_stated_moments(convert):
     checkpoint, _ = convert(batch_norm(), "--levels", 255)
-    reach = 255 * thresholds(checkpoint)
     mean, deviation = np.array([1, -1, 0.5, 0]), np.array([1, 2, 3, 4])
-    assert (reach > mean + 2 * deviation).all()
-    assert (reach < mean + 8 * deviation).all()
+    assert (reach(checkpoint) > mean + 2 * deviation).all()
+    assert (reach(checkpoint) < mean + 8 * deviation).all()
 
 
 def test_the_checkpoint_says_what_it_was_calibrated_on(convert):

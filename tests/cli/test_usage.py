@@ -156,17 +156,17 @@ CONTRADICTIONS = {
     "two sources of thresholds": (
         "convert {network} --calibration {calibration} --data {pictures}",
         "--calibration brings its own thresholds, levels and moments: "
-        "leave out --data, --levels and --no-match-moments",
+        "leave out --data, --levels, --target-drop and --no-match-moments",
     ),
     "levels for a calibration": (
         "convert {network} --calibration {calibration} --levels 3",
         "--calibration brings its own thresholds, levels and moments: "
-        "leave out --data, --levels and --no-match-moments",
+        "leave out --data, --levels, --target-drop and --no-match-moments",
     ),
     "moments for a calibration": (
         "convert {network} --calibration {calibration} --no-match-moments",
         "--calibration brings its own thresholds, levels and moments: "
-        "leave out --data, --levels and --no-match-moments",
+        "leave out --data, --levels, --target-drop and --no-match-moments",
     ),
     "a report of later steps without images": (
         "convert {network} -T 2 --report {here}/r.md -o {here}/x.onnx",

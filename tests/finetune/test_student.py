@@ -7,13 +7,15 @@ import pytest
 import spiking
 import tiny
 import torch
-from trainable import attention, grouped, varied
+from trainable import attention, grouped, heads, varied
 
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.finetune.live_norm import LiveNorm
 from pmsm_cli.finetune.operators import Call
 from pmsm_cli.finetune.student import Student
 from pmsm_cli.graph.refold import refold_thresholds, unfold_thresholds
+from pmsm_cli.graph.rest import rest_name
 from pmsm_cli.runtime.session import open_session
 
 IMAGES = tiny.images(64)
@@ -42,12 +44,12 @@ def square():
 
 
 NETWORKS = [varied, tiny.convolutional, tiny.batch_norm, tiny.residual, tiny.channels_last, tiny.two_outputs]
-NETWORKS += [attention, grouped, square]
+NETWORKS += [attention, grouped, heads, square]
 
 
-def made(make: Callable, levels: int = 7) -> tuple[Checkpoint, np.ndarray]:
+def made(make: Callable, levels: int = 7, method: Method = Method.MSE) -> tuple[Checkpoint, np.ndarray]:
     images = IMAGES.transpose(0, 2, 3, 1).copy() if make is tiny.channels_last else IMAGES
-    return spiking.checkpoint_of(make(), images, levels=levels), images
+    return spiking.checkpoint_of(make(), images, levels=levels, method=method), images
 
 
 def student_of(checkpoint: Checkpoint, *, live_norm: bool = True) -> Student:
@@ -80,9 +82,10 @@ def perturb(student: Student, seed: int = 0) -> None:
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
+@pytest.mark.parametrize("method", [Method.MSE, Method.ENTROPY])
 @pytest.mark.parametrize("make", NETWORKS)
-def test_before_training_it_is_the_checkpoint(make):
-    checkpoint, images = made(make)
+def test_before_training_it_is_the_checkpoint(make, method: Method):
+    checkpoint, images = made(make, method=method)
     student = student_of(checkpoint)
     with student.measuring():
         student(torch.from_numpy(images))
@@ -90,10 +93,11 @@ def test_before_training_it_is_the_checkpoint(make):
     assert_same_but_for_flipped_spikes(outputs_of(student, images), want)
 
 
+@pytest.mark.parametrize("method", [Method.MSE, Method.ENTROPY])
 @pytest.mark.parametrize("live_norm", [True, False])
 @pytest.mark.parametrize("make", NETWORKS)
-def test_the_folded_graph_is_what_was_trained(make, live_norm: bool):
-    checkpoint, images = made(make)
+def test_the_folded_graph_is_what_was_trained(make, live_norm: bool, method: Method):
+    checkpoint, images = made(make, method=method)
     student = student_of(checkpoint, live_norm=live_norm)
     with student.measuring():
         student(torch.from_numpy(images))
@@ -135,6 +139,33 @@ def test_a_norm_takes_its_running_moments_where_a_batch_has_one_value_a_channel(
     image, weights = torch.ones(1, 1, 1, 1), torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1)
     got = norm(Call(), image, weights, torch.zeros(2)).reshape(-1)
     torch.testing.assert_close(got, torch.tensor([1.5, 1.5]))
+
+
+def test_each_head_keeps_a_threshold_of_its_own_through_training():
+    checkpoint, _ = made(heads)
+    parameters = checkpoint.manifest.calibration.parameters
+    assert {name: neuron.threshold.shape for name, neuron in parameters.items()} == {"q": (2,), "k": (2,), "g": (32,)}
+    student = student_of(checkpoint)
+    perturb(student)
+    model, neurons = student.folded()
+    factors = next(node for node in model.graph if node.name.endswith("/scaled")).inputs[1].const_value.numpy()
+    for name in ("q", "k"):
+        assert neurons[name].threshold.shape == (2,)
+        assert (neurons[name].threshold != parameters[name].threshold).all()
+    np.testing.assert_allclose(factors.ravel(), neurons["q"].threshold * neurons["k"].threshold, rtol=1e-6)
+
+
+def test_what_neurons_rest_at_after_training_is_what_their_graph_subtracts():
+    checkpoint, _ = made(varied, method=Method.ENTROPY)
+    resting = [site.name for site in checkpoint.manifest.calibration.sites if not site.parameters.rests_at_zero]
+    student = student_of(checkpoint)
+    perturb(student)
+    model, neurons = student.folded()
+    assert resting
+    for name in resting:
+        subtracted = model.graph.initializers[rest_name(name)].const_value.numpy().ravel()
+        np.testing.assert_allclose(neurons[name].resting_value, subtracted, rtol=1e-5)
+        assert not np.allclose(subtracted, checkpoint.manifest.calibration.parameters[name].resting_value)
 
 
 @pytest.mark.parametrize("make", NETWORKS)

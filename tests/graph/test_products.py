@@ -55,12 +55,12 @@ def operands() -> tuple[np.ndarray, np.ndarray]:
     return left, right
 
 
-def test_both_operands_become_sites_and_the_work_is_counted_once():
+def test_both_operands_become_sites_with_a_threshold_a_head_and_the_work_is_counted_once():
     network = ingest(product_network(), subject="attention")
     plan = find_sites(network, infer_shapes(network.model, (1, 3, 8, 8)))
     assert [(site.name, site.channel_axis, site.macs) for site in plan.sites] == [
-        ("left", None, 2 * 8 * 8 * 8),
-        ("right", None, 0),
+        ("left", -3, 2 * 8 * 8 * 8),
+        ("right", -3, 0),
     ]
 
 
@@ -84,6 +84,45 @@ def test_every_step_is_the_product_of_the_running_values(coding: Coding, timeste
     last, per_step = run(spiking(timesteps, coding))
     np.testing.assert_allclose(per_step, np.stack(expected), rtol=1e-4, atol=1e-4)
     assert np.array_equal(last, per_step[-1])
+
+
+@pytest.mark.parametrize("coding", Coding)
+@pytest.mark.parametrize("timesteps", [1, 2, 3])
+def test_each_head_has_thresholds_of_its_own(coding: Coding, timesteps: int):
+    network = ingest(product_network(), subject="attention")
+    shapes = infer_shapes(network.model, (1, 3, 8, 8))
+    plan = find_sites(network, shapes)
+    assert {(site.channel_axis, site.channels) for site in plan.sites} == {(-3, 2)}
+    thetas = {"left": np.array([0.3, 0.5], np.float32), "right": np.array([0.2, 0.1], np.float32)}
+    neurons = {name: NeuronParameters(threshold=theta, **LEVELS) for name, theta in thetas.items()}
+    model = insert_neurons(network, plan, neurons, shapes)
+    along = {name: theta.reshape(2, 1, 1) for name, theta in thetas.items()}
+    values = dict(zip(thetas, operands(), strict=True))
+    states = {name: initial_state(value) for name, value in values.items()}
+    for _ in range(timesteps):
+        for name, value in values.items():
+            _, states[name] = step(value, states[name], along[name], coding=coding, **LEVELS)
+    expected = np.matmul(*(running_value(states[name], along[name], coding) for name in thetas))
+    if timesteps > 1:
+        model = unroll_timesteps(model, plan, timesteps=timesteps, coding=coding)
+    np.testing.assert_allclose(run(model)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_operands_without_an_axis_of_heads_get_one_threshold_each():
+    proto = tiny.model(
+        """
+        g (float[N, 3, 8, 8] image) => (float[N, 4, 4] scores) {
+            a = Conv <strides = [2, 2]> (image, w)
+            b = Reshape (a, s)
+            t = Transpose <perm = [0, 2, 1]> (b)
+            scores = MatMul (b, t)
+        }""",
+        w=tiny.weights(4, 3, 2, 2),
+        s=np.array([0, 4, -1], np.int64),
+    )
+    network = ingest(proto, subject="g")
+    plan = find_sites(network, infer_shapes(network.model, (1, 3, 8, 8)))
+    assert [(site.channel_axis, site.channels) for site in plan.sites] == [(None, 1), (None, 1)]
 
 
 def test_a_product_with_an_operand_from_the_image_alone_is_reported_as_analog():

@@ -53,7 +53,17 @@ def test_a_narrow_terminal_gets_two_tables(width: int, tables: int):
 @pytest.mark.parametrize("width", [80, 120])
 def test_every_column_is_there_and_explained(width: int):
     text = " ".join(" ".join(shown(width)).split())
-    for word in ("H(X)", "H(s)", "SDR", "R the part", "idle the rest", "used: share", "clip low, high", "ch: channels"):
+    for word in (
+        "H(X)",
+        "H(s)",
+        "SDR",
+        "R the part",
+        "idle the rest",
+        "used: share",
+        "clip low, high",
+        "ch: channels",
+        "rest: share",
+    ):
         assert word in text
     assert "Thresholds from two halves of the images differ by" in text
 
@@ -87,6 +97,28 @@ def test_the_dozen_with_the_lowest_ratio_are_drawn_in_the_network_s_order():
     left = [site.quality.signal_to_distortion_db for site in every.sites if site not in drawn]
     assert max(site.quality.signal_to_distortion_db for site in drawn) <= min(left)
     assert [site.name for site in sites_to_plot(every, [LONG])] == [LONG]
+
+
+def test_the_histogram_of_resting_channels_counts_from_where_they_rest():
+    values = np.random.default_rng(0).uniform(3.5, 6.5, size=(1, 5000))
+    made = observe(np.vstack([values, 10 * values]))
+    neurons = np.array([1, 10], np.float32), np.array([5, 4], np.float32)
+    share = normalised_histogram(made, neurons[0], np.linspace(-1.5, 2.5, 5), neurons[1])
+    np.testing.assert_allclose(share, [1 / 6, 1 / 3, 1 / 3, 1 / 6], atol=0.02)
+
+
+def test_a_plot_of_resting_channels_says_how_many_rest():
+    made = {"busy": observe(np.random.default_rng(0).normal([[5], [0], [6], [7]], 1, size=(4, 5000)), images=20)}
+    images = Images(origin="images", images=20, skipped=0, digest="", seed=0)
+    settings = {"levels": 7, "method": Method.ENTROPY, "source_sha256": "", "images": images}
+    resting = calibrate(made, resting_sites=["busy"], **settings)
+    assert b"75 % of channels rest off 0" in glyphless(calibration_plot(resting, made, form="svg"))
+    assert b"rest off 0" not in glyphless(calibration_plot(calibrate(made, **settings), made, form="svg"))
+
+
+def glyphless(svg: bytes) -> bytes:
+    """What an SVG says in the comments that matplotlib puts beside the outlines of letters."""
+    return b" ".join(line for line in svg.splitlines() if line.strip().startswith(b"<!--"))
 
 
 def test_a_tensor_that_is_not_there_is_refused_by_its_name():

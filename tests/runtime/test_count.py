@@ -10,6 +10,7 @@ import pytest
 import spiking
 import tiny
 
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.unroll import SCAN_NAME
@@ -138,6 +139,13 @@ def test_counts_are_those_of_the_spikes_themselves(make, timesteps: int, coding:
     result = counted(checkpoint, IMAGES)
     assert result.images == 10
     check(checkpoint, spikes, result)
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_of_resting_neurons_the_spikes_are_counted_and_not_what_they_rest_at(timesteps: int):
+    checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, timesteps=timesteps, method=Method.ENTROPY)
+    assert not all(site.parameters.rests_at_zero for site in checkpoint.manifest.calibration.sites)
+    check(checkpoint, spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
 
 
 def test_the_image_s_own_spikes_are_counted():
