@@ -100,7 +100,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory, network: Path, picture
     folder = tmp_path_factory.mktemp("checkpoints")
     calibration = folder / "network.calibration.json"
     settings = ["--preprocess", "none"]
-    assert run(["calibrate", str(network), str(pictures), "-o", str(calibration), *settings]) == 0
+    assert run(["calibrate", str(network), str(pictures), "-o", str(calibration), "--levels", "15", *settings]) == 0
     settings += ["--calibration", str(calibration)]
     for name, timesteps in (("one", "1"), ("three", "3")):
         assert run(["convert", str(network), *settings, "-T", timesteps, "-o", str(folder / f"{name}.onnx")]) == 0

@@ -13,6 +13,8 @@ from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import MOST_LEVELS, Correction, NeuronParameters
 
+_COMPARED_LEVELS = 15  # what the bound on the halves' difference was measured with
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Images:
@@ -76,12 +78,13 @@ def calibrate(
     in quanta of theta / T, so that the threshold is chosen for T times as many levels, each a T-th of it: with
     thresholds for a single step, what that step clips would stay clipped. The neurons of `resting_sites` can rest at
     another value than 0 (averages over steps do without). `found` are neurons that were chosen already, to be recorded;
-    thresholds for `levels` are compared between the halves of the images all the same.
+    between the halves of the images thresholds for even levels are then compared.
     """
 
     def choose(name: str, site_statistics: SiteStatistics) -> NeuronParameters:
         may_rest = horizon == 1 and name in resting_sites
-        fine = choose_parameters(site_statistics, method, min(levels * horizon, MOST_LEVELS), may_rest=may_rest)
+        most = min(_COMPARED_LEVELS if found else levels * horizon, MOST_LEVELS)
+        fine = choose_parameters(site_statistics, method, most, may_rest=may_rest)
         return _for_horizon(fine, horizon) if horizon > 1 else fine
 
     sites = []

@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
+from pmsm_cli.calibration.allocation import Allocation, Point
 from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
@@ -63,6 +64,7 @@ CHANNELS = ChannelQuality(
         if field.name not in ("threshold", "rest")
     },
 )
+POINT = Point(spikes_per_neuron=0.5, most_levels=31, mean_levels=7.25, top1=88.5, agreement=97.5, output_error=8.125)
 CALIBRATION = Calibration(
     source_sha256="5eed",
     method=Method.MSE,
@@ -88,6 +90,15 @@ CALIBRATION = Calibration(
     ),
     corrections=(
         Correction(node="/conv", scale=np.array([1.1, 0.9], np.float32), shift=np.array([-0.1, 0.2], np.float32)),
+    ),
+    allocation=Allocation(
+        target_drop=0.75,
+        measure="top-1",
+        drop=0.25,
+        kept=True,
+        images=321,
+        chosen=POINT,
+        curve=(POINT, dataclasses.replace(POINT, spikes_per_neuron=2.5, top1=None, agreement=None)),
     ),
     adequacy=Adequacy(median=3.5, worst_site="whole", sites=(SiteAdequacy(name="whole", median=4.25, worst=20.0),)),
 )

@@ -42,7 +42,7 @@ def test_convert_gives_the_record_of_its_table_as_json(pmsm, network, pictures, 
     assert made.code == 0
     record = made.record
     assert record.keys() == {
-        "finetuning",
+        "allocation", "finetuning",
         "checkpoint", "source", "timesteps", "coding", "levels", "sites", "spiking_share", "analog", "images",
         "origin", "mean_spikes", "worst_db", "worst_site", "skipped", "warnings",
     }  # fmt: skip
@@ -115,7 +115,8 @@ def test_a_calibration_file_gives_the_checkpoint_that_its_images_would_give(
     pmsm, network, pictures, checkpoints, tmp_path: Path, timesteps
 ):
     target = tmp_path / "out.onnx"
-    made = pmsm("convert", network, "--data", pictures, "--preprocess", "none", "-T", timesteps, "-o", target)
+    settings = ["--preprocess", "none", "--levels", 15]
+    made = pmsm("convert", network, "--data", pictures, *settings, "-T", timesteps, "-o", target)
     assert made.code == 0
     from_file = checkpoints / {1: "one.onnx", 3: "three.onnx"}[timesteps]
     inputs = tiny.images(4)
