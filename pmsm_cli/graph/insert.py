@@ -52,10 +52,10 @@ def insert_neurons(
                 if drive is not None:
                     add_drive(graph, synapse, drive)
             else:
-                product, threshold = products[reader.node].node, along_channels(site, neuron.threshold)
-                product.replace_input_with(reader.operand, spikes)
+                multiplying, threshold = products[reader.node].node, along_channels(site, neuron.threshold)
+                multiplying.replace_input_with(reader.operand, spikes)
                 if reader.operand in averaging[reader.node]:  # the sum that divides the product has it too
-                    averages.append((product, reader.operand, spikes, threshold))
+                    averages.append((multiplying, reader.operand, spikes, threshold))
                     threshold = np.ones((), np.float32)
                 factors[reader.node] = factors[reader.node] * threshold
     for name, factor in factors.items():

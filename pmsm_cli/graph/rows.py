@@ -6,8 +6,8 @@ whose operand sums to 1 along the axis that is contracted gets its average back:
 
     A B  ->  A_t B_t / sum_j (A_t)_j
 
-with the running values of step t on both sides. The sum tends to 1, so that the product tends to the source's. On counts
-(A = theta k) the threshold of A cancels: theta_B (k_A k_B) / sum_j k_A needs only that of B.
+with the running values of step t on both sides. The sum tends to 1, so that the product tends to the source's.
+On counts, A = theta k, the threshold of A cancels: theta_B (k_A k_B) / sum_j k_A needs only that of B.
 """
 
 from collections.abc import Mapping
@@ -46,10 +46,10 @@ def axis_summing_to_one(value: ir.Value, shapes: Mapping[str, Shape]) -> int | N
         return None
     shape = shapes.get(value.name or "")
     if node.op_type == "Softmax":
-        axis = node.attributes.get_int("axis", -1)
-        if axis >= 0:
-            return axis - len(shape) if shape else None
-        return axis
+        own = node.attributes.get_int("axis", -1)
+        if own >= 0:
+            return own - len(shape) if shape else None
+        return own
     if node.op_type == "Identity":
         return axis_summing_to_one(node.inputs[0], shapes)
     if node.op_type == "Transpose":
