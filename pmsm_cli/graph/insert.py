@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import add_drive, resting_drive, subtract_rest
-from pmsm_cli.graph.rows import add_average, averaging_operands
+from pmsm_cli.graph.rows import add_average, add_relative, averaging_operands
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Synapse, fold_threshold, product_of, synapse_of
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
@@ -43,6 +43,8 @@ def insert_neurons(
         resting = neuron.resting_value
         if not neuron.rests_at_zero:
             value = subtract_rest(graph, value, site.name, along_channels(site, resting))
+        if site.relative_axis is not None:
+            value = add_relative(graph, value, site.relative_axis)
         spikes = _add_neuron(graph, value, site, neuron)
         for reader in site.readers:
             if reader.node in synapses:

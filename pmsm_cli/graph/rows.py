@@ -8,6 +8,9 @@ whose operand sums to 1 along the axis that is contracted gets its average back:
 
 with the running values of step t on both sides. The sum tends to 1, so that the product tends to the source's.
 On counts, A = theta k, the threshold of A cancels: theta_B (k_A k_B) / sum_j k_A needs only that of B.
+
+Nor does the scale of a row matter then. So neurons read each row over its largest weight, where only such products read
+it: flat rows and steep ones get all levels, and no row goes without a spike.
 """
 
 from collections.abc import Mapping
@@ -20,10 +23,11 @@ from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.synapse import Floats, Product
 
 # Rows that carry less than this are divided by this. One spike is enough to average by: what it points at is most of
-# the row. The guard is there for rows without any, which stay 0 as the product is, and divide by no zero.
+# the row. The guard is there for rows without any (of a fine threshold none is; training may come there): they stay 0,
+# as the product is, and divide by no zero.
 LEAST_SUM = 0.01
 
-_CONTRACTED = (-1, -2)  # the axis of the left and of the right operand that a product sums over
+CONTRACTED = (-1, -2)  # the axis of the left and of the right operand that a product sums over
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 
@@ -32,7 +36,7 @@ def averaging_operands(product: Product, shapes: Mapping[str, Shape]) -> tuple[i
     return tuple(
         operand
         for operand, data in enumerate(product.operands)
-        if axis_summing_to_one(data, shapes) == _CONTRACTED[operand]
+        if axis_summing_to_one(data, shapes) == CONTRACTED[operand]
     )
 
 
@@ -80,6 +84,25 @@ def least_sum(threshold: Floats) -> Floats:
     return np.asarray(np.float32(LEAST_SUM) / threshold, np.float32)
 
 
+def add_relative(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
+    """A site's values over the largest of each row (of rows of weights, so above 0); `axis` is counted from the right."""
+    peaks, relative = (
+        ir.Value(name=f"{value.name}/{kind}", type=ir.TensorType(ir.DataType.FLOAT)) for kind in ("peaks", "relative")
+    )
+    relative.shape = value.shape
+    largest = ir.Node("", "ReduceMax", [value], outputs=[peaks], name=f"{value.name}/peaks")
+    if graph.opset_imports[""] >= 18:  # the axes became an input
+        largest.resize_inputs(2)
+        largest.replace_input_with(1, add_constant(graph, f"{peaks.name}/axes", np.array([axis], np.int64)))
+    else:
+        largest.attributes.add(ir.AttrInt64s("axes", [axis]))
+    nodes = [largest, ir.Node("", "Div", [value, peaks], outputs=[relative], name=relative.name)]
+    producer = value.producer()
+    assert producer is not None  # a softmax, or what moves one
+    graph.insert_after(producer, nodes)
+    return relative
+
+
 def add_average(graph: ir.Graph, product: ir.Node, operand: int, spikes: ir.Value, threshold: Floats) -> None:
     """Divide a product of counts by the sums of one operand's; `threshold`, which broadcasts, is that operand's.
 
@@ -91,7 +114,7 @@ def add_average(graph: ir.Graph, product: ir.Node, operand: int, spikes: ir.Valu
     )
     average.shape = output.shape
     users = list(output.uses())
-    axes = add_constant(graph, f"{sums.name}/axes", np.array([_CONTRACTED[operand]], np.int64))
+    axes = add_constant(graph, f"{sums.name}/axes", np.array([CONTRACTED[operand]], np.int64))
     least = add_constant(graph, f"{guarded.name}/least", least_sum(threshold))
     nodes = [
         ir.Node("", "ReduceSum", [spikes, axes], outputs=[sums], name=row_sum_name(name, operand)),

@@ -25,7 +25,7 @@ from pmsm_cli.runtime.session import open_session
 
 IMAGES = tiny.images(6)
 V = np.float32(0.125)  # the threshold of the values v
-HEADS = np.array([0.06, 0.11], np.float32)  # thresholds of the weights a; 8 of them share 1
+HEADS = np.array([0.15, 0.23], np.float32)  # thresholds of the weights a over the largest of a row
 
 
 def averaging(a: str = "a = Softmax (s)", product: str = "y = MatMul (a, v)", *, opset: int = 20) -> onnx.ModelProto:
@@ -56,7 +56,7 @@ def read(proto: onnx.ModelProto) -> Read:
     return spiking.read(proto, (3, 8, 8))
 
 
-def neurons(plan: SitePlan, *, levels: int = 63, factor: float = 1.0) -> dict[str, NeuronParameters]:
+def neurons(plan: SitePlan, *, levels: int = 63, factor: float | np.ndarray = 1.0) -> dict[str, NeuronParameters]:
     """Fine ones for v, coarse ones a head for everything else (the softmax, whatever it is called)."""
     return {
         site.name: NeuronParameters(
@@ -85,10 +85,10 @@ def source_values(proto: onnx.ModelProto, *names: str) -> list[np.ndarray]:
 def test_the_first_step_is_the_average_by_what_spikes_carry():
     network, plan, shapes = read(averaging())
     weights, values = source_values(averaging(), "a", "v")
+    weights /= weights.max(-1, keepdims=True)
     theta = HEADS[:, None, None]
     carried = theta * np.clip(np.round(weights / theta), 0, 63)
     expected = carried @ (np.clip(np.round(values / V), -63, 63) * V) / carried.sum(-1, keepdims=True)
-    assert (np.abs(carried.sum(-1) - 1) > 0.1).mean() > 0.1  # there is something to mend
     got = run(insert_neurons(network, plan, neurons(plan), shapes))["y"]
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
@@ -97,6 +97,7 @@ def test_the_first_step_is_the_average_by_what_spikes_carry():
 def test_every_step_averages_by_the_running_counts(coding: Coding):
     network, plan, shapes = read(averaging())
     weights, values = source_values(averaging(), "a", "v")
+    weights /= weights.max(-1, keepdims=True)
     theta = HEADS[:, None, None]
     states = [initial_state(weights), initial_state(values)]
     expected = []
@@ -126,13 +127,35 @@ def test_the_error_falls_over_eight_steps_and_the_output_tends_to_the_source_s(c
         assert errors[-1] < errors[0] / 5
 
 
-def test_the_error_of_the_first_step_is_smaller_than_that_of_the_plain_product():
+def test_as_many_levels_give_less_error_than_a_plain_product():
     network, plan, shapes = read(averaging())
-    (source,) = source_values(averaging(), "y")
-    flat = insert_neurons(network, plan, neurons(plan), shapes)
-    named = run(with_outputs(flat, ["y", "y/counts"]))
-    plain = named["y/counts"] * HEADS[:, None, None] * V
-    assert np.linalg.norm(named["y"] - source) < 0.9 * np.linalg.norm(plain - source)
+    source, weights, values = source_values(averaging(), "y", "a", "v")
+    flat = insert_neurons(network, plan, neurons(plan, factor=(1 / 7) / HEADS), shapes)
+    plain = np.clip(np.round(weights * 7), 0, 7) / 7 @ (np.round(values / V) * V)
+    assert np.linalg.norm(run(flat)["y"] - source) < 0.5 * np.linalg.norm(plain - source)
+
+
+def test_neurons_read_each_row_over_its_largest_weight_and_so_does_calibration():
+    checkpoint = spiking.checkpoint_of(averaging(), IMAGES)
+    network, plan, shapes = read(averaging())
+    assert [(site.name, site.relative_axis) for site in plan.sites] == [("a", -1), ("v", None)]
+    (weights,) = source_values(averaging(), "a")
+    statistics = spiking.seen(network, plan, IMAGES).statistics["a"]
+    assert statistics.highest.tolist() == [1, 1]
+    lowest = (weights / weights.max(-1, keepdims=True)).min((0, 2, 3))
+    np.testing.assert_allclose(statistics.lowest, lowest, rtol=1e-5)
+    spikes = run(with_outputs(checkpoint.model, [spikes_name("a")]))[spikes_name("a")]
+    assert (spikes.max(-1) > 0).all()
+
+
+def test_weights_that_something_else_multiplies_keep_their_scale():
+    proto = averaging(product="b = MatMul (a, v) c = MatMul (v, a) y = Add (b, c)")
+    network, plan, shapes = read(proto)
+    assert {site.name: site.relative_axis for site in plan.sites} == {"a": None, "v": None}
+    flat = insert_neurons(network, plan, neurons(plan, factor=0.2), shapes)
+    assert len(averaged(flat)) == 1
+    (source,) = source_values(proto, "y")
+    assert np.linalg.norm(run(flat)["y"] - source) < 0.1 * np.linalg.norm(source)
 
 
 @pytest.mark.parametrize("timesteps", [1, 4])
