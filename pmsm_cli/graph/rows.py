@@ -85,7 +85,7 @@ def least_sum(threshold: Floats) -> Floats:
 
 
 def add_relative(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
-    """A site's values over the largest of each row (of rows of weights, so above 0); `axis` is counted from the right."""
+    """A site's values over the largest of each row, which is above 0; `axis` is counted from the right."""
     peaks, relative = (
         ir.Value(name=f"{value.name}/{kind}", type=ir.TensorType(ir.DataType.FLOAT)) for kind in ("peaks", "relative")
     )

@@ -137,7 +137,7 @@ def test_as_many_levels_give_less_error_than_a_plain_product():
 
 def test_neurons_read_each_row_over_its_largest_weight_and_so_does_calibration():
     checkpoint = spiking.checkpoint_of(averaging(), IMAGES)
-    network, plan, shapes = read(averaging())
+    network, plan, _ = read(averaging())
     assert [(site.name, site.relative_axis) for site in plan.sites] == [("a", -1), ("v", None)]
     (weights,) = source_values(averaging(), "a")
     statistics = spiking.seen(network, plan, IMAGES).statistics["a"]
