@@ -154,7 +154,7 @@ def _from_records(records: dict[str, Any]) -> Manifest:
 
 
 def _site_from_json(record: dict[str, Any]) -> Site:
-    own = {field.name: record[field.name] for field in dataclasses.fields(Site)}
+    own = {field.name: record[field.name] for field in dataclasses.fields(Site) if field.name in record}  # else default
     own["readers"] = tuple(Reader(**reader) for reader in record["readers"])
     own["analog_readers"] = tuple(record["analog_readers"])
     return Site(**own)

@@ -4,6 +4,7 @@ import numpy as np
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.errors import UsageError
+from pmsm_cli.graph.rows import row_sum_name
 from pmsm_cli.runtime.count import SiteCount, SpikeCount
 
 
@@ -18,18 +19,19 @@ def estimate_spikes(checkpoint: Checkpoint) -> SpikeCount:
         raise UsageError(
             "the spikes of later timesteps have to be measured", subject=checkpoint.subject, hint="pass --data IMAGES"
         )
-    counts = []
+    names, counts = {node.name for node in checkpoint.model.graph}, []
     for site, calibrated in zip(manifest.plan.sites, manifest.calibration.sites, strict=True):
         if site.neurons is None:
             raise UsageError(f"the size of {site.name} is not known without running", hint="pass --data IMAGES")
         quality = calibrated.quality
+        row_sums = sum(row_sum_name(reader.node, reader.operand) in names for reader in site.readers)
         counts.append(
             SiteCount(
                 name=site.name,
                 neurons=site.neurons,
                 spikes=np.array([quality.mean_spikes * site.neurons]),
                 firing=np.array([quality.firing / 100 * site.neurons]),
-                synaptic_ops=np.array([quality.mean_spikes * site.macs]),
+                synaptic_ops=np.array([quality.mean_spikes * (site.macs + row_sums * site.neurons)]),
             )
         )
     return SpikeCount(images=0, sites=tuple(counts), skipped=())

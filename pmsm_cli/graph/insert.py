@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import add_drive, resting_drive, subtract_rest
+from pmsm_cli.graph.rows import add_average, add_relative, averaging_operands
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Synapse, fold_threshold, product_of, synapse_of
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
@@ -22,7 +23,8 @@ def insert_neurons(
     """A copy of the network in which every site's tensor passes a neuron before its synaptic operators read it.
 
     Spikes are whole counts; the thresholds are folded into the weights that read them. Whatever else reads a site's
-    tensor goes on reading the value itself. Where neurons rest at another value than 0 they read what lies above it,
+    tensor goes on reading the value itself. A product whose operand is a softmax is divided by the sums of what its
+    spikes carry (`pmsm_cli.graph.rows`). Where neurons rest at another value than 0 they read what lies above it,
     and their synapses get what rests as a constant (`pmsm_cli.graph.rest`). `parameters` maps each site's name to its
     neurons; `shapes` are those of one image, by name, from which values of unknown shape get at least their rank (later
     timesteps need it).
@@ -32,7 +34,9 @@ def insert_neurons(
     _state_ranks(graph, shapes)
     values = {value.name: value for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]}
     synapses = {synapse.node.name: synapse for node in graph if (synapse := synapse_of(node))}
-    products = {product.node.name: product.node for node in graph if (product := product_of(node))}
+    products = {product.node.name: product for node in graph if (product := product_of(node))}
+    averaging = {name: averaging_operands(product, shapes) for name, product in products.items()}
+    averages: list[tuple[ir.Node, int, ir.Value, NDArray[np.float32]]] = []
     factors: dict[str, NDArray[np.float32]] = defaultdict(lambda: np.ones((), np.float32))
     drives: list[tuple[Synapse, NDArray[np.float32]]] = []
     for site in plan.sites:
@@ -40,6 +44,8 @@ def insert_neurons(
         resting = neuron.resting_value
         if not neuron.rests_at_zero:
             value = subtract_rest(graph, value, site.name, along_channels(site, resting))
+        if site.relative_axis is not None:
+            value = add_relative(graph, value, site.relative_axis)
         spikes = _add_neuron(graph, value, site, neuron)
         for reader in site.readers:
             if reader.node in synapses:
@@ -48,13 +54,19 @@ def insert_neurons(
                     drives.append((synapse, _drive(synapse, resting, shapes)))  # by weights that are not folded yet
                 _read_spikes(graph, synapse, spikes, neuron)
             else:
-                products[reader.node].replace_input_with(reader.operand, spikes)
-                factors[reader.node] = factors[reader.node] * along_channels(site, neuron.threshold)
+                multiplying, threshold = products[reader.node].node, along_channels(site, neuron.threshold)
+                multiplying.replace_input_with(reader.operand, spikes)
+                if reader.operand in averaging[reader.node]:  # the sum that divides the product has it too
+                    averages.append((multiplying, reader.operand, spikes, threshold))
+                    threshold = np.ones((), np.float32)
+                factors[reader.node] = factors[reader.node] * threshold
     # Last, when all neurons have their values: these put something between an operator and whoever reads it.
     for synapse, drive in drives:
         add_drive(graph, synapse, drive)
     for name, factor in factors.items():
-        _scale_product(graph, products[name], factor)
+        _scale_product(graph, products[name].node, factor)
+    for average in averages:
+        add_average(graph, *average)
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     function = neuron_function(network.opset)
     model.functions[function.identifier()] = function
@@ -90,12 +102,12 @@ def neuron_name(site: str) -> str:
 
 
 def product_scale_name(product: str) -> str:
-    """The name of the node that multiplies a product of counts by both thresholds (its second input)."""
+    """The name of the node that multiplies a product of counts by its thresholds (its second input)."""
     return f"{product}/scaled"
 
 
 def _scale_product(graph: ir.Graph, product: ir.Node, factor: NDArray[np.float32]) -> None:
-    """Counts times counts stand for values times values, but for both thresholds."""
+    """Counts times counts stand for values times values, but for the thresholds (of operands that no sum divides)."""
     output = product.outputs[0]
     scaled = ir.Value(name=output.name, type=output.type, shape=output.shape)
     output.name = f"{output.name}/counts"

@@ -7,8 +7,11 @@ import numpy as np
 import onnx_ir as ir
 
 from pmsm_cli.graph.insert import along_channels, neuron_name, product_scale_name
+from pmsm_cli.graph.rows import guard_name, least_sum
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Floats, fold_threshold, synapse_of
+
+_ONE = np.ones((), np.float32)
 
 
 def unfold_thresholds(model: ir.Model, plan: SitePlan, thresholds: Mapping[str, Floats]) -> ir.Model:
@@ -35,10 +38,13 @@ def refold_thresholds(model: ir.Model, plan: SitePlan, thresholds: Mapping[str, 
 
 
 def _with_factors(model: ir.Model, plan: SitePlan, factors: Mapping[str, Floats], *, scaled: bool) -> ir.Model:
-    """Weights times the factor of the site that they read; behind products the factors themselves, or 1."""
+    """Weights times the factor of the site that they read; behind products the factors themselves, or 1.
+
+    Where sums of spikes divide a product, spikes and sums are in the same unit, and only the least sum has to follow.
+    """
     copy = model.clone()
     nodes = {node.name: node for node in copy.graph}
-    behind: dict[str, Floats] = defaultdict(lambda: np.ones((), np.float32))
+    behind: dict[str, Floats] = defaultdict(lambda: _ONE)
     for site in plan.sites:
         for reader in site.readers:
             node = nodes[reader.node]
@@ -46,12 +52,18 @@ def _with_factors(model: ir.Model, plan: SitePlan, factors: Mapping[str, Floats]
                 weights = node.inputs[synapse.weight_index]
                 assert weights is not None
                 _set(weights, fold_threshold(synapse, factors[site.name]))
-            else:
-                behind[reader.node] = behind[reader.node] * along_channels(site, np.asarray(factors[site.name]))
+                continue
+            factor = along_channels(site, np.asarray(factors[site.name], np.float32)) if scaled else _ONE
+            if guard := nodes.get(guard_name(reader.node, reader.operand)):
+                least = guard.inputs[1]
+                assert least is not None
+                _set(least, least_sum(factor))
+                factor = _ONE
+            behind[reader.node] = behind[reader.node] * factor
     for name, factor in behind.items():
         value = nodes[product_scale_name(name)].inputs[1]
         assert value is not None
-        _set(value, factor if scaled else np.ones((), np.float32))
+        _set(value, factor)
     return copy
 
 

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from pmsm_cli.errors import UnsupportedGraphError, shorten
 from pmsm_cli.graph.captures import SHAPE_ONLY, inner_graphs, values_read
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.rows import CONTRACTED, averaging_operands
 from pmsm_cli.graph.synapse import (
     SYNAPTIC_OPS,
     computed_macs,
@@ -47,6 +48,8 @@ class Site:
     neurons: int | None  # of one image
     readers: tuple[Reader, ...]
     analog_readers: tuple[str, ...] = ()  # types of the operators that read the value itself (residual additions)
+    # Counted from the right: neurons read the tensor over its largest value along this axis. None: the tensor itself.
+    relative_axis: int | None = None
 
     @property
     def macs(self) -> int:
@@ -149,6 +152,7 @@ class _Reading:
     node: ir.Node
     channels: tuple[int, int] | None  # the axis that a threshold may differ along, and how long it is
     reader: Reader
+    averaging_axis: int | None = None  # along which it weights an average, so that its scale does not matter
 
 
 def _readings(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> list[_Reading]:
@@ -162,12 +166,14 @@ def _readings(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> list[_R
     if product := product_of(node):
         # At the first step the left operand's spikes do the work; the right one's add theirs from the second step on.
         work = (_of_one_image(product_macs(product, shapes), batch), 0)
+        averaging = averaging_operands(product, shapes)
         return [
             _Reading(
                 data=data,
                 node=node,
                 channels=product_heads(product, shapes),
                 reader=Reader(node=name, op_type=op_type, macs=work[operand], operand=operand),
+                averaging_axis=CONTRACTED[operand] if operand in averaging else None,
             )
             for operand, data in enumerate(product.operands)
         ]
@@ -179,6 +185,7 @@ def _site(data: ir.Value, readings: list[_Reading], shapes: Mapping[str, Shape],
     channels = agreed.pop() if len(agreed) == 1 else None
     shape = shapes.get(data.name or "")
     spiking = {reading.node for reading in readings}
+    averaging = {reading.averaging_axis for reading in readings}
     return Site(
         name=data.name or "",
         channel_axis=channels[0] if channels else None,
@@ -188,6 +195,7 @@ def _site(data: ir.Value, readings: list[_Reading], shapes: Mapping[str, Shape],
         analog_readers=tuple(
             user.op_type for user, _ in data.uses() if user not in spiking and user.op_type not in SHAPE_ONLY
         ),
+        relative_axis=averaging.pop() if len(averaging) == 1 else None,
     )
 
 

@@ -7,6 +7,7 @@ stored twice. By the rule of running values:
     a neuron       emits what its running value still lacks; its state is the count emitted so far
     a synapse      adds the current of this step's spikes to its membrane, C_t = C_{t-1} + r_t W s_t; U_t = C_t / m_t
     a product      of two spiking tensors is kept up likewise: A_t B_t = A_{t-1} B_{t-1} + dA_t B_t + A_{t-1} dB_t
+    a row sum      of spikes, which divides such a product, is that of the counts emitted so far
     anything else  is evaluated on running values
 
 with the coding's two numbers m_t and r_t (`pmsm_cli.neuron.coding`). At the first step C_1 is the synapse's own output
@@ -87,6 +88,8 @@ class _LaterSteps:
                 self.inner[node.outputs[0]] = self._running(node.inputs[0])  # later steps correct by spikes
             elif reads_changing and self._is_spiking_product(node):
                 self._add_product(node)
+            elif node.op_type == "ReduceSum" and node.inputs[0] in self.neurons:
+                self._add_row_sum(node)
             elif reads_changing and node.op_type not in SHAPE_ONLY:
                 copy = self._copy(node)
                 if any(value is not None and value.name in self.spikes for value in node.inputs):
@@ -182,6 +185,20 @@ class _LaterSteps:
             self._append("Div", [state.after, self.horizon], [once], name=f"{name}/over_horizon")
             self._append("Div", [once, self.horizon], [running], name=f"{name}/running")
         self.inner[first] = running
+
+    def _add_row_sum(self, node: ir.Node) -> None:
+        """The sum of the running counts, k_t / m_t: what a product of running counts is divided by."""
+        spikes, axes = node.inputs
+        (first,) = node.outputs
+        assert spikes is not None
+        emitted = sums = _like(first, "emitted")
+        name, attributes = node.name, list(node.attributes.values())
+        inputs = [self.neurons[spikes].after, axes]
+        self._append("ReduceSum", inputs, [emitted], name=f"{name}/emitted", attributes=attributes)
+        if self.coding is Coding.RATE:
+            sums = _like(first, "running")
+            self._append("Div", [emitted, self.horizon], [sums], name=f"{name}/running")
+        self.inner[first] = sums
 
     def _add_state(self, initial: ir.Value) -> _State:
         state = _State(initial=initial, before=_like(initial, "before"))

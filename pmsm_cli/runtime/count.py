@@ -18,6 +18,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.outputs import with_outputs
+from pmsm_cli.graph.rows import row_sum_name
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
 from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.runtime.session import Array, open_session
@@ -112,6 +113,7 @@ def _fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> 
     """The synapses of a site's neurons at each step, by position; every channel has as many."""
     products = {node.name: product for node in checkpoint.model.graph if (product := product_of(node))}
     synapses = {node.name: synapse for node in checkpoint.model.graph if (synapse := synapse_of(node))}
+    names = {node.name for node in checkpoint.model.graph}
     fans: dict[str, list[Totals]] = {}
     for site in checkpoint.manifest.plan.sites:
         counts = []
@@ -120,6 +122,8 @@ def _fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> 
                 counts.append((0, fan_out(synapses[reader.node], shapes)))
             else:  # the right operand of a product does its work from the second step on
                 counts.append((reader.operand, operand_fan_out(products[reader.node], reader.operand, shapes)))
+                if row_sum_name(reader.node, reader.operand) in names:  # sums up every spike of every step
+                    counts.append((0, np.ones((1,) * (len(shapes[spikes_name(site.name)]) - 1), np.float32)))
         fans[site.name] = [
             # Readers of different kinds state their counts in different shapes: a map, or one number for all positions.
             functools.reduce(np.add, (_of_any_channel(count) for first, count in counts if step >= first), np.zeros(()))

@@ -58,7 +58,7 @@ def observe(
         )
         for site in plan.sites:
             values = batch.inputs if site.name == image_name else results.pop(site.name)
-            yield site, channels_first(values, site)
+            yield site, channels_first(_as_read(values, site), site)
 
     ranges = {site.name: RangeObserver(site.name, _rows(site)) for site in plan.sites}
     digest, images, skipped = hashlib.sha256(), 0, list[SkippedImage]()
@@ -80,6 +80,13 @@ def observe(
         on_batch(len(batch.inputs) + len(batch.skipped))
     statistics = {name: histogram.result() for name, histogram in histograms.items()}
     return Observation(statistics, images, tuple(skipped), digest.hexdigest())
+
+
+def _as_read(values: Floats, site: Site) -> Floats:
+    """What a site's neurons read of its tensor."""
+    if site.relative_axis is None:
+        return values
+    return np.asarray(values / values.max(axis=site.relative_axis, keepdims=True), np.float32)
 
 
 def channels_first(values: Floats, site: Site) -> Floats:

@@ -131,6 +131,7 @@ MANIFEST = Manifest(
                     Reader(node="/b", op_type="MatMul", macs=None, operand=1),
                 ),
                 analog_readers=("Add", "Mul"),
+                relative_axis=-1,
             ),
             Site(name="whole", channel_axis=None, channels=1, neurons=None, readers=()),
         ),

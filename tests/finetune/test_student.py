@@ -43,8 +43,27 @@ def square():
     )
 
 
+def softmax_heads():
+    """Attention of two heads, each with a threshold of its own."""
+    return tiny.model(
+        """
+        tiny_heads (float[N, 3, 8, 8] image) => (float[N, 2, 8, 5] scores) {
+            s = Conv <pads = [1, 1, 1, 1]> (image, w1, b1)
+            v = Conv <pads = [1, 1, 1, 1]> (image, w2, b2)
+            a = Softmax (s)
+            y = MatMul (a, v)
+            scores = MatMul (y, w3)
+        }""",
+        w1=W(2, 3, 3, 3),
+        b1=W(2),
+        w2=W(2, 3, 3, 3, seed=1),
+        b2=1 + W(2, seed=1),
+        w3=W(8, 5),
+    )
+
+
 NETWORKS = [varied, tiny.convolutional, tiny.batch_norm, tiny.residual, tiny.channels_last, tiny.two_outputs]
-NETWORKS += [attention, grouped, heads, square]
+NETWORKS += [attention, grouped, heads, softmax_heads, square]
 
 
 def made(make: Callable, levels: int = 7, method: Method = Method.MSE) -> tuple[Checkpoint, np.ndarray]:
@@ -166,6 +185,20 @@ def test_what_neurons_rest_at_after_training_is_what_their_graph_subtracts():
         subtracted = model.graph.initializers[rest_name(name)].const_value.numpy().ravel()
         np.testing.assert_allclose(neurons[name].resting_value, subtracted, rtol=1e-5)
         assert not np.allclose(subtracted, checkpoint.manifest.calibration.parameters[name].resting_value)
+
+
+def test_attention_without_spikes_is_trained_without_nan():
+    checkpoint, images = made(softmax_heads)
+    student = student_of(checkpoint).train()
+    assert checkpoint.manifest.calibration.parameters["a"].threshold.shape == (2,)
+    with torch.no_grad():
+        for key, site in zip(student.log_thresholds, checkpoint.manifest.plan.sites, strict=True):
+            if site.name == "a":
+                student.log_thresholds[key].fill_(5.0)  # no row has a spike
+    scores = student(torch.from_numpy(images))["scores"]
+    assert not scores.any()
+    (scores - 1).square().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in student.parameters())
 
 
 @pytest.mark.parametrize("make", NETWORKS)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from trainable import varied
+from trainable import attention, varied
 from tuning import IMAGES, Listening, digits, tune
 
 from pmsm_cli.errors import CheckFailedError, DataError, SetupError
@@ -39,6 +39,12 @@ def test_it_brings_a_network_with_binary_spikes_closer_to_its_source_on_images_t
     assert listener.images == 300 + 4 * 270  # read once, trained on in each epoch
     assert outcome.epochs == tuple(listener.records)
     assert outcome.stopped is None
+
+
+def test_attention_comes_closer_to_its_source_too():
+    checkpoint, outcome = tune(attention(), levels=2)
+    assert outcome.epochs[outcome.best].loss < outcome.epochs[0].loss
+    assert outcome.neurons["a"].threshold != checkpoint.manifest.calibration.parameters["a"].threshold
 
 
 def test_what_is_handed_back_is_the_best_epoch_as_it_was_measured():

@@ -1,0 +1,74 @@
+"""Switching the neurons of single sites in and out of a source network."""
+
+import numpy as np
+import pytest
+import tiny
+from spiking import read, seen
+
+from pmsm_cli.calibration.method import Method
+from pmsm_cli.calibration.thresholds import choose_parameters
+from pmsm_cli.graph.gains import noise_gains
+from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.runtime.sensitivity import output_errors
+from pmsm_cli.runtime.session import open_session
+
+IMAGES = tiny.images(6)
+
+
+def attention(opset: int = 20):
+    return tiny.model(
+        """
+        net (float[N, 3, 8, 8] image) => (float[N, 16, 8] scores) {
+            a = Conv <strides = [2, 2], kernel_shape = [2, 2]> (image, w1)
+            b = Reshape (a, shape)
+            t = Transpose <perm = [0, 2, 1]> (b)
+            q = MatMul (t, wq)
+            k = MatMul (t, b)
+            weights = Softmax <axis = -1> (k)
+            scores = MatMul (weights, q)
+        }""",
+        opset=opset,
+        w1=tiny.weights(8, 3, 2, 2),
+        wq=tiny.weights(8, 8),
+        shape=np.array([0, 8, 16], np.int64),
+    )
+
+
+@pytest.mark.parametrize("proto", [tiny.convolutional(), attention(), attention(17)], ids=["conv", "attention", "old"])
+def test_one_site_alone_makes_the_error_that_a_network_with_its_neurons_only_makes(proto):
+    network, plan, shapes = read(proto, IMAGES.shape[1:])
+    statistics = seen(network, plan, IMAGES).statistics
+    coarse = {name: choose_parameters(each, Method.MSE, 3) for name, each in statistics.items()}
+    fine = {name: choose_parameters(each, Method.MSE, 60000) for name, each in statistics.items()}
+    found = output_errors(network, plan, coarse, IMAGES)
+    wanted = open_session(network.model, subject="source").run(IMAGES)[0]
+    for site in plan.sites:
+        alone = insert_neurons(network, plan, fine | {site.name: coarse[site.name]}, shapes)
+        got = open_session(alone, subject="alone").run(IMAGES)[0]
+        expected = float(np.square(got - wanted).sum() / np.square(wanted).sum())
+        assert found[site.name] == pytest.approx(expected, rel=0.02)
+        assert found[site.name] > 0
+
+
+def test_neurons_that_are_switched_out_change_nothing():
+    network, plan, _ = read(attention(), IMAGES.shape[1:])
+    statistics = seen(network, plan, IMAGES).statistics
+    exact = {name: choose_parameters(each, Method.MSE, 2**20) for name, each in statistics.items()}
+    assert max(output_errors(network, plan, exact, IMAGES).values()) < 1e-8
+
+
+def test_the_gain_of_a_channel_is_its_share_of_the_noise_in_the_outputs():
+    network, plan, _ = read(
+        tiny.model(
+            "g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) { a = Conv (image, w1) b = Relu (a) y = Conv (b, w2) }",
+            w1=tiny.weights(6, 3, 1, 1),
+            w2=tiny.weights(4, 6, 1, 1),
+        ),
+        IMAGES.shape[1:],
+    )
+    (site,) = plan.sites
+    nodes = {node.name: node for node in network.model.graph}
+    power = np.linspace(1, 2, 6)
+    weights = np.square(tiny.weights(4, 6, 1, 1)[:, :, 0, 0].astype(float))
+    expected = (weights / (weights @ power)[:, None]).sum(axis=0)
+    np.testing.assert_allclose(noise_gains(site, nodes, power), expected, rtol=1e-5)
