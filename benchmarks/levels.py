@@ -41,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--images", type=Path, default=Path(".cache"))
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--target-drop", type=float, default=0.5)
     arguments = parser.parse_args()
     drop = arguments.target_drop
@@ -52,7 +53,8 @@ def main() -> None:
     print("|---|---|--:|--:|--:|--:|--:|--:|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "checkpoint.onnx"
-        for network, preprocess in NETWORKS.items():
+        for network in arguments.networks:
+            preprocess = NETWORKS[network]
             source = arguments.shared / "models" / f"{network}.onnx"
             options = ["--target-drop", f"{drop:g}"]
             found, result = measure(source, preprocess, arguments.images, options, target)
