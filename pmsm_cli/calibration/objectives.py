@@ -67,7 +67,7 @@ def divergence(spread: Spread, neurons: Neurons) -> Floats:
 def _without_zeros(statistics: SiteStatistics) -> Counts:
     """The counts, of which the bin of 0 holds no more than the one beside it."""
     counts, rows = statistics.counts.copy(), np.arange(len(statistics.counts))
-    width = np.maximum(statistics.bin_width[:, 0], np.finfo(np.float32).tiny)
+    width = np.maximum(statistics.bin_width[:, 0].astype(np.float64), np.finfo(np.float32).tiny)
     at_zero = np.clip(-statistics.lowest / width, 0, counts.shape[1] - 2).astype(np.int64)
     counts[rows, at_zero] = np.minimum(counts[rows, at_zero], counts[rows, at_zero + 1])
     # What lies on one side of 0 alone and far from it has no bin of 0; a channel of nothing else keeps what it has.
