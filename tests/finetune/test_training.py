@@ -42,7 +42,7 @@ def test_it_brings_a_network_with_binary_spikes_closer_to_its_source_on_images_t
 
 
 def test_attention_comes_closer_to_its_source_too():
-    checkpoint, outcome = tune(attention(), levels=2)
+    checkpoint, outcome = tune(attention(), levels=1)
     assert outcome.epochs[outcome.best].loss < outcome.epochs[0].loss
     assert outcome.neurons["a"].threshold != checkpoint.manifest.calibration.parameters["a"].threshold
 
