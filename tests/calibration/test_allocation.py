@@ -1,5 +1,6 @@
 """Spending spikes where errors reach the output: the table of what thresholds cost, prices, and fewest levels."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,17 @@ def test_without_labels_agreement_stands_in_for_accuracy(pmsm, tmp_path):
     assert found.code == 0, found.err
     assert found.record["allocation"]["measure"] == "agreement"
     assert all(point["top1"] is None for point in found.record["allocation"]["curve"])
+
+
+def test_labels_of_another_network_are_noticed_and_left_aside(pmsm, tmp_path):
+    """Each digit lies in the folder of the next one."""
+    for index in range(10):
+        shutil.copytree(IMAGES / str(index), tmp_path / "images" / str((index + 1) % 10))
+    target = tmp_path / "auto.onnx"
+    shown = pmsm("convert", DIGITS, "--data", tmp_path / "images", *SETTINGS[2:], "-o", target)
+    assert shown.code == 0
+    assert "warning: the source gets hardly more of the labels right than chance would" in shown.err
+    assert shown.record["allocation"]["measure"] == "agreement"
 
 
 def test_a_target_that_nothing_keeps_ends_with_code_5_and_the_file_is_there(pmsm, tmp_path, monkeypatch):
