@@ -168,7 +168,8 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             seed=settings.seed,
         )
         found, allocation = find_levels(setting, target_drop=settings.target_drop, progress=progress)
-        if setting.images.labels is not None and allocation.measure == "agreement":
+        labelled = setting.images.labels is not None
+        if labelled and settings.target_drop is not None and allocation.measure == "agreement":
             warnings.append(
                 "the source gets hardly more of the labels right than chance would, so that they seem to be another "
                 "network's: levels were found by agreement with the source"
