@@ -44,7 +44,7 @@ _HALVINGS = 2
 # An error of the output that is itself the target needs fewer points: each is aimed at a little less than the target by
 # what the last one showed.
 _MOST_AIMED, _AIMED_AT, _NEAR_ENOUGH = 4, 0.9, 0.7
-_LARGEST_STEP, _FINEST_AIMED = 8, 0.002
+_LARGEST_STEP = 8
 # Work that a search may take, in multiply-accumulates: it bounds the images of large networks.
 _WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
 _MOST_MATCHED = 512  # moments need fewer images than accuracy does
@@ -116,12 +116,13 @@ def _walk(search: "_Search", costs: Mapping[str, SiteCost]) -> float:
 
 def _aim(search: "_Search", costs: Mapping[str, SiteCost]) -> float:
     """Straight at the target: what is measured tells how far a prediction is off, which the next one makes good for."""
+    finest_possible = sum(cost.predicted_error(0.0) for cost in costs.values()) ** 0.5
     error = finest = search.target / 100
     for _ in range(_MOST_AIMED):
         search.try_at(costs, error)
         finest = min(finest, error)
         reached = max(search.loss(error) / search.target, 1 / _LARGEST_STEP)
-        aimed = float(np.clip(error * _AIMED_AT / reached, _FINEST_AIMED, _ERRORS[0]))
+        aimed = float(np.clip(error * _AIMED_AT / reached, finest_possible, _ERRORS[0]))
         if _NEAR_ENOUGH <= reached <= 1 or aimed == error:
             break
         error = aimed
