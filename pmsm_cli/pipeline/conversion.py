@@ -39,8 +39,9 @@ from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
-from pmsm_cli.sources.onnx_file import Source, open_source
+from pmsm_cli.sources.onnx_file import open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
+from pmsm_cli.sources.records import Source
 
 UNIFORM_LEVELS = 15  # where levels are neither stated nor found: without images, and by the methods for comparison
 

@@ -2,23 +2,13 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from pmsm_cli.errors import ModelFileError
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Source:
-    """A network as it was handed over."""
-
-    name: str  # how messages and reports call it: the file's stem
-    path: Path
-    sha256: str  # of the file, followed by the files that hold its external data
-    proto: onnx.ModelProto  # external data loaded
+from pmsm_cli.sources.records import Source
 
 
 def open_source(path: Path) -> Source:
