@@ -4,88 +4,206 @@ torch and timm are needed here and nowhere behind it: what leaves is an ONNX mod
 """
 
 import contextlib
+import functools
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
+import onnx_ir as ir
 
+from pmsm_cli.errors import ModelFileError, UnsupportedGraphError
 from pmsm_cli.sources.records import Source, Weights
+from pmsm_cli.sources.timm_names import PREFIX, data_config, first_line, resolve_name
+from pmsm_cli.sources.timm_weights import check_readable, class_count, fetch_pretrained, put_weights, read_weights
 
 if TYPE_CHECKING:
     import torch
 
-PREFIX = "timm:"
-# The exporter's translations are written in this opset: any other would pass through a converter. It is new enough for
+# The exporter's translations are written in this opset; any other would pass through a converter. It is new enough for
 # layer norm in one node, and every onnxruntime that pmsm supports runs it.
 OPSET = 18
+LARGEST = 2**31 - 1  # bytes of weights that an ONNX file can hold
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def open_timm(name: str, weights: Weights, *, image_size: int | None = None) -> Source:
-    """Create a timm model with its weights and export it; `image_size` in pixels, where it is not to be its own."""
-    import torch
+def open_timm(
+    name: str,
+    weights: Weights,
+    *,
+    image_size: int | None = None,
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> Source:
+    """Create a timm model with its weights and export it.
 
-    with _quiet(), torch.random.fork_rng(devices=()):
-        torch.manual_seed(weights.seed)
-        module = create_module(name, image_size=image_size)
-    shape = _image_shape(module, image_size)
+    `image_size` in pixels, where it is not to be the model's own. `on_stage` is told what takes a while.
+
+    Raises:
+        ModelFileError: there is no such model, or the weights are unusable or do not fit it.
+        UnsupportedGraphError: it cannot be exported.
+        SetupError: timm is missing, or pretrained weights cannot be fetched.
+    """
+    subject = f"{PREFIX}{name}"
+    if weights.file:
+        check_readable(weights.file)
+    resolved = resolve_name(name)
+    channels, height, width = data_config(resolved)["input_size"]
+    shape = (channels, image_size or height, image_size or width)
+    with quiet():
+        on_stage(f"Reading {subject}")
+        module = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
+        on_stage(f"Exporting {subject}")
+        proto, remarks = _export_open_or_fixed(module, shape, subject)
     return Source(
-        name=name,
-        path=Path(f"{PREFIX}{name}"),
-        sha256=_identity(name, module, shape),
-        proto=export_module(module, shape),
-        preset=f"{PREFIX}{name}",
+        name=subject,
+        path=Path(subject),
+        sha256=_identity(resolved, module, shape),
+        proto=proto,
+        preset=subject,
+        warnings=remarks,
     )
 
 
-def create_module(name: str, **arguments: Any) -> "torch.nn.Module":
-    """A timm model as it is exported: in evaluation mode, its attention spelled out."""
+def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized: bool) -> "torch.nn.Module":
+    """The model in evaluation mode, with its weights."""
     import timm
+    import timm.models as zoo
+    import torch
 
-    sizes = {"img_size": arguments.pop("image_size", None)}
-    # `exportable` picks the plain form of attention, activations and padding.
-    module: torch.nn.Module = timm.create_model(name, exportable=True, **sizes, **arguments)
-    return module.eval()
+    config = zoo.get_pretrained_cfg(name) or zoo.PretrainedCfg()
+    sizes = {"img_size": shape[1:]} if resized and config.fixed_input_size else {}
+    # `exportable` picks the plain forms of attention, activations and padding.
+    create = functools.partial(timm.create_model, name, exportable=True, **sizes)
+    subject = f"{PREFIX}{name}"
+    _refuse_too_large(create, subject)
+    try:
+        if weights.file:
+            state = read_weights(weights.file)
+            module = create(num_classes=class_count(state, config.classifier))
+            put_weights(module, state, subject=str(weights.file), model=subject)
+        elif weights.random:
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(weights.seed)
+                module = create()
+        else:
+            module = fetch_pretrained(create, config, subject=subject)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise ModelFileError(
+            f"timm cannot create it{' in this size' if sizes else ''}",
+            subject=subject,
+            details=[f"{type(error).__name__}: {first_line(error)}"],
+            hint=f"leave out --image-size: its own is {config.input_size[-1]}" if sizes else None,
+        ) from error
+    result: torch.nn.Module = module.eval()
+    return result
 
 
-def export_module(module: "torch.nn.Module", shape: tuple[int, int, int]) -> onnx.ModelProto:
-    """An ONNX model of a torch module in evaluation mode, batch norm as nodes of its own, the batch open.
+def _refuse_too_large(create: "Callable[[], torch.nn.Module]", subject: str) -> None:
+    """Refuse what no file could hold before memory is filled with it."""
+    import torch
 
-    `shape` is that of one image, [channels, height, width] in pixels.
+    try:
+        with torch.device("meta"):
+            tensors = create().state_dict().values()
+    except Exception:  # some compute with their weights when they are created; of those, none is too large
+        return
+    size = sum(each.numel() * each.element_size() for each in tensors)
+    if size > LARGEST:
+        raise UnsupportedGraphError(f"its weights take {size / 2**30:.1f} GB; the limit is 2 GB", subject=subject)
+
+
+def _export_open_or_fixed(
+    module: "torch.nn.Module", shape: tuple[int, int, int], subject: str
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """The exported model, of a fixed batch where it fixes that itself, and what should be said of it."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, *shape))
+    except Exception as error:  # whatever its code trips over
+        size = f"{shape[1]}x{shape[2]}"
+        raise UnsupportedGraphError(
+            f"does not run on images of {size}",
+            subject=subject,
+            details=[_cause(error)],
+            hint="try another --image-size",
+        ) from error
+    try:
+        return export_module(module, shape), ()
+    except Exception:  # whatever in its code asks how many images there are
+        try:
+            remark = f"{subject} reads one image at a time: its code does not leave the batch open"
+            return export_module(module, shape, batch=1), (remark,)
+        except Exception as error:
+            raise UnsupportedGraphError(
+                "torch cannot export it to ONNX", subject=subject, details=[_cause(error)]
+            ) from error
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost reason: the exporter wraps each error in what to do about any."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def export_module(
+    module: "torch.nn.Module", shape: tuple[int, int, int], *, batch: int | None = None
+) -> onnx.ModelProto:
+    """An ONNX model of a torch module in evaluation mode, batch norm as nodes of its own.
+
+    `shape` is that of one image, [channels, height, width] in pixels; `batch` fixes the number of images (None: open).
     """
     import torch
 
-    images = torch.zeros(2, *shape)  # the exporter takes a batch of one for a constant
-    with _quiet(), torch.no_grad():
+    images = torch.zeros(batch or 2, *shape)  # of an open batch, the exporter takes a single image for a constant
+    with quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
             (images,),
             dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},),
             input_names=["image"],
             output_names=["output"],
             opset_version=OPSET,
             optimize=False,  # it folds batch norm away, and with it the moments that thresholds without images need
-            external_data=False,
             verbose=False,
         )
-    assert program is not None  # noqa: S101
-    proto: onnx.ModelProto = program.model_proto
-    return proto
+    if program is None:
+        raise RuntimeError("the exporter returned no model")
+    _name_by_module(program.model)
+    return ir.to_proto(program.model)
 
 
-def _image_shape(module: "torch.nn.Module", image_size: int | None) -> tuple[int, int, int]:
-    from timm.data import resolve_model_data_config
+def _name_by_module(model: ir.Model) -> None:
+    """Name nodes and what they give by the module whose code they come from: `blocks.0.attn/Softmax`.
 
-    channels, height, width = resolve_model_data_config(module)["input_size"]
-    return (channels, image_size or height, image_size or width)
+    The exporter's own names count the operators of a kind, and its notes hold lines of source code and paths.
+    """
+    outputs = {id(value) for value in model.graph.outputs}
+    counts: Counter[str] = Counter()
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get(_SCOPES, "[]").strip("[]").replace("'", "").split(", ")
+        scope = scopes[-2] if len(scopes) > 1 else ""  # the last one is the operation itself
+        base = f"{scope}/{node.op_type}" if scope else node.op_type
+        node.name = f"{base}_{counts[base]}" if counts[base] else base
+        counts[base] += 1
+        for index, value in enumerate(node.outputs):
+            if id(value) not in outputs and value.name:
+                value.name = f"{node.name}.{index}" if index else node.name
+        node.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.metadata_props.clear()
 
 
 def _identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
-    digest = hashlib.sha256(f"{name.partition('.')[0]} {shape}".encode())
+    """A digest of the model and its weights: the same whichever tag, file or machine the weights came from."""
+    digest = hashlib.sha256(f"{PREFIX}{name.partition('.')[0]} {shape}".encode())
     for key, tensor in sorted(module.state_dict().items()):
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
@@ -93,10 +211,10 @@ def _identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int])
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what the exporter and timm remark to their developers off the user's screen."""
+def quiet() -> Iterator[None]:
+    """Keep what timm and the exporter remark to their developers off the user's screen."""
     level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
