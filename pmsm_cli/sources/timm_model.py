@@ -55,21 +55,23 @@ def open_timm(
     shape = (channels, image_size or height, image_size or width)
     with quiet():
         on_stage(f"Reading {subject}")
-        module = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
+        module, remarks = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
         on_stage(f"Exporting {subject}")
-        proto, remarks = _export_open_or_fixed(module, shape, subject)
+        proto, others = _export_open_or_fixed(module, shape, subject)
     return Source(
         name=subject,
         path=Path(subject),
         sha256=_identity(resolved, module, shape),
         proto=proto,
         preset=subject,
-        warnings=remarks,
+        warnings=(*remarks, *others),
     )
 
 
-def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized: bool) -> "torch.nn.Module":
-    """The model in evaluation mode, with its weights."""
+def _create(
+    name: str, weights: Weights, shape: tuple[int, int, int], *, resized: bool
+) -> "tuple[torch.nn.Module, tuple[str, ...]]":
+    """The model in evaluation mode, with its weights, and what should be said of these."""
     import timm
     import timm.models as zoo
     import torch
@@ -80,11 +82,12 @@ def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized
     create = functools.partial(timm.create_model, name, exportable=True, **sizes)
     subject = f"{PREFIX}{name}"
     _refuse_too_large(create, subject)
+    remarks: tuple[str, ...] = ()
     try:
         if weights.file:
             state = read_weights(weights.file)
             module = create(num_classes=class_count(state, config.classifier))
-            put_weights(module, state, subject=str(weights.file), model=subject)
+            remarks = put_weights(module, state, subject=str(weights.file), model=subject)
         elif weights.random:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(weights.seed)
@@ -98,8 +101,7 @@ def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized
             details=[f"{type(error).__name__}: {first_line(error)}"],
             hint=f"leave out --image-size: its own is {config.input_size[-1]}" if sizes else None,
         ) from error
-    result: torch.nn.Module = module.eval()
-    return result
+    return module.eval(), remarks
 
 
 def _refuse_too_large(create: "Callable[[], torch.nn.Module]", subject: str) -> None:
@@ -158,6 +160,9 @@ def export_module(
     """An ONNX model of a torch module in evaluation mode, batch norm as nodes of its own.
 
     `shape` is that of one image, [channels, height, width] in pixels; `batch` fixes the number of images (None: open).
+
+    Raises:
+        Exception: of torch's many kinds, where the module's code cannot be written as a graph, or fixes the batch.
     """
     import torch
 
@@ -176,6 +181,8 @@ def export_module(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
+    if batch is None and isinstance(program.model.graph.inputs[0].shape[0], int):  # as torch fixes it without a word
+        raise RuntimeError("its code fixes the number of images")
     _name_by_module(program.model)
     return ir.to_proto(program.model)
 
@@ -183,7 +190,7 @@ def export_module(
 def _name_by_module(model: ir.Model) -> None:
     """Name nodes and what they give by the module whose code they come from: `blocks.0.attn/Softmax`.
 
-    The exporter's own names count the operators of a kind, and its notes hold lines of source code and paths.
+    The exporter's own names count the operators of a kind. Its notes go, which hold lines of source code and paths.
     """
     outputs = {id(value) for value in model.graph.outputs}
     counts: Counter[str] = Counter()
@@ -196,9 +203,16 @@ def _name_by_module(model: ir.Model) -> None:
         for index, value in enumerate(node.outputs):
             if id(value) not in outputs and value.name:
                 value.name = f"{node.name}.{index}" if index else node.name
-        node.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
+    everything: list[Any] = [
+        *model.graph.all_nodes(),
+        *model.graph.inputs,
+        *model.graph.initializers.values(),
+        model.graph,
+        model,
+    ]
+    everything += [value for node in model.graph.all_nodes() for value in node.outputs]
+    for each in everything:
+        each.metadata_props.clear()
 
 
 def _identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
