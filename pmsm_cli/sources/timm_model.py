@@ -61,7 +61,7 @@ def open_timm(
     return Source(
         name=subject,
         path=Path(subject),
-        sha256=_identity(resolved, module, shape),
+        sha256=identity(resolved, module, shape),
         proto=proto,
         preset=subject,
         warnings=(*remarks, *others),
@@ -181,7 +181,8 @@ def export_module(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
-    if batch is None and isinstance(program.model.graph.inputs[0].shape[0], int):  # as torch fixes it without a word
+    read = program.model.graph.inputs[0].shape
+    if batch is None and (read is None or isinstance(read[0], int)):  # torch fixes it without a word
         raise RuntimeError("its code fixes the number of images")
     _name_by_module(program.model)
     return ir.to_proto(program.model)
@@ -203,19 +204,17 @@ def _name_by_module(model: ir.Model) -> None:
         for index, value in enumerate(node.outputs):
             if id(value) not in outputs and value.name:
                 value.name = f"{node.name}.{index}" if index else node.name
-    everything: list[Any] = [
-        *model.graph.all_nodes(),
+    nodes = list(model.graph.all_nodes())
+    values = [
         *model.graph.inputs,
         *model.graph.initializers.values(),
-        model.graph,
-        model,
+        *(each for node in nodes for each in node.outputs),
     ]
-    everything += [value for node in model.graph.all_nodes() for value in node.outputs]
-    for each in everything:
-        each.metadata_props.clear()
+    for annotated in (model, model.graph, *nodes, *values):
+        annotated.metadata_props.clear()
 
 
-def _identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
+def identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
     """A digest of the model and its weights: the same whichever tag, file or machine the weights came from."""
     digest = hashlib.sha256(f"{PREFIX}{name.partition('.')[0]} {shape}".encode())
     for key, tensor in sorted(module.state_dict().items()):

@@ -12,7 +12,7 @@ import zoo
 from pmsm_cli.errors import PmsmError, UnsupportedGraphError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.sources.records import Source, Weights
-from pmsm_cli.sources.timm_model import OPSET, open_timm
+from pmsm_cli.sources.timm_model import OPSET, identity, open_timm
 
 RANDOM = Weights(random=True)
 
@@ -92,8 +92,10 @@ def test_nothing_of_the_machine_it_was_made_on_is_in_the_file(plain):
     assert b"pkg.torch" not in data
 
 
-def test_the_size_of_the_images_can_be_chosen():
-    assert input_shape(open_timm("pmsm_plain", RANDOM, image_size=24)) == ["batch", 3, 24, 24]
+def test_the_size_of_the_images_can_be_chosen_and_the_stages_are_announced():
+    stages: list[str] = []
+    assert input_shape(open_timm("pmsm_plain", RANDOM, image_size=24, on_stage=stages.append)) == ["batch", 3, 24, 24]
+    assert stages == ["Reading timm:pmsm_plain", "Exporting timm:pmsm_plain"]
 
 
 # What it is called and known by
@@ -104,31 +106,26 @@ def test_a_source_carries_what_it_was_written_as(plain):
     assert plain.warnings == ()
 
 
-def test_a_network_is_known_by_its_weights_whatever_they_are_called(plain, tmp_path):
-    file = tmp_path / "weights.pth"
-    torch.save(zoo.plain().state_dict(), file)
-    assert open_timm("pmsm_plain.made_up", Weights(file=file)).sha256 == plain.sha256
-    assert open_timm("pmsm_plain", RANDOM).sha256 == plain.sha256
+def test_a_network_is_known_by_its_weights_whatever_they_are_called(plain):
+    assert identity("pmsm_plain.made_up", zoo.plain(), (3, 16, 16)) == plain.sha256
 
 
-def test_other_weights_or_another_size_make_another_network(plain):
-    seeds = open_timm("pmsm_plain", Weights(random=True, seed=1))
-    sizes = open_timm("pmsm_plain", RANDOM, image_size=24)
-    assert len({plain.sha256, seeds.sha256, sizes.sha256}) == 3
+def test_other_weights_or_another_size_or_name_make_another_network(plain):
+    others = [
+        identity("pmsm_plain", zoo.plain(1), (3, 16, 16)),
+        identity("pmsm_plain", zoo.plain(), (3, 24, 24)),
+        identity("pmsm_other", zoo.plain(), (3, 16, 16)),
+    ]
+    assert len({plain.sha256, *others}) == 4
 
 
-def test_random_weights_leave_the_random_numbers_of_others_alone():
+def test_random_weights_follow_their_seed_and_leave_the_random_numbers_of_others_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    open_timm("pmsm_plain", RANDOM)
+    source = open_timm("pmsm_plain", Weights(random=True, seed=3))
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_the_stages_are_announced():
-    stages: list[str] = []
-    open_timm("pmsm_plain", RANDOM, on_stage=stages.append)
-    assert stages == ["Reading timm:pmsm_plain", "Exporting timm:pmsm_plain"]
+    assert source.sha256 == identity("pmsm_plain", zoo.plain(3), (3, 16, 16))
 
 
 # What cannot be exported

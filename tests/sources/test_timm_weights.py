@@ -85,7 +85,9 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("save", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content))])
+@pytest.mark.parametrize(
+    "save", [torch.save, lambda content, file: file.write_bytes(pickle.dumps(content, protocol=2))]
+)
 def test_code_in_a_file_is_not_run(tmp_path: Path, save):
     file, trace = tmp_path / "weights.pth", tmp_path / "trace"
     save({"state_dict": zoo.plain().state_dict(), "more": Trap(trace)}, file)
