@@ -210,8 +210,10 @@ def _name_by_module(model: ir.Model) -> None:
         *model.graph.initializers.values(),
         *(each for node in nodes for each in node.outputs),
     ]
-    for annotated in (model, model.graph, *nodes, *values):
-        annotated.metadata_props.clear()
+    notes = [model.metadata_props, model.graph.metadata_props]
+    notes += [node.metadata_props for node in nodes] + [value.metadata_props for value in values]
+    for note in notes:
+        note.clear()
 
 
 def identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
