@@ -23,6 +23,9 @@ def inspect(
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Show what becomes spikes, what stays analog and why, and the share of the work that spikes drive.
@@ -33,8 +36,10 @@ def inspect(
     from pmsm_cli.checkpoint.file import open_checkpoint
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.source import check_weights
 
     manifest = None
+    weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     if pipeline.is_checkpoint(source):
         if preprocess or image_size or spiking_input:
             raise UsageError(
@@ -45,9 +50,10 @@ def inspect(
         plan = manifest.plan
     else:
         settings = pipeline.InputSettings(
-            preprocess=preprocess or "none", image_size=image_size, spiking_input=spiking_input
+            preprocess=preprocess or "none", image_size=image_size, spiking_input=spiking_input, weights=weights
         )
-        plan = pipeline.load_source(source, settings).plan
+        with console.ProgressBar() as progress:
+            plan = pipeline.load_source(source, settings, progress).plan
     if json:
         totals = {
             "spiking_share": plan.spiking_share,
@@ -70,6 +76,8 @@ def evaluate(
             min=0, metavar="PCT", help="Exit with code 5 if top-1 (agreement, without labels) falls by more points."
         ),
     ] = None,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     samples: options.SomeSamples = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -83,16 +91,19 @@ def evaluate(
     from pmsm_cli.checkpoint.file import open_checkpoint
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.source import check_weights
 
     if max_drop is not None and against is None:
         raise UsageError("--max-drop compares with the source: name it with --against")
+    weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(path, samples, seed)
-        result = pipeline.evaluate_checkpoint(opened, images, against=against, threads=threads, progress=progress)
+        source = pipeline.open_source_of(opened, against, weights, progress) if against else None
+        result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
-    if against and not pipeline.is_source(against, opened):
-        console.warn(f"{against} is not the file that the checkpoint was made from ({opened.manifest.source_name})")
+    if source and not pipeline.is_source(source, opened):
+        console.warn(f"{against} is not the network that the checkpoint was made from ({opened.manifest.source_name})")
     if json:
         console.print_json(to_json(result))
     else:

@@ -29,7 +29,7 @@ from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
-from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
+from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, class_count, open_network, open_sample
 from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
@@ -40,8 +40,8 @@ from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
-from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
+from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
 UNIFORM_LEVELS = 15  # where levels are neither stated nor found: without images, and by the methods for comparison
 
@@ -54,8 +54,9 @@ class InputSettings:
         None  # a preset or a JSON file; None: that of the calibration, else assumed, with a warning
     )
     calibration: Path | None = None  # a file that says what its calibration was made with
-    image_size: int | None = None  # for networks that leave it open
+    image_size: int | None = None  # for networks that leave it open, and for timm models
     spiking_input: bool = False  # turn the image itself into spikes
+    weights: Weights = PRETRAINED  # of a timm model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,14 +109,15 @@ class CalibrationSettings:
     keep_statistics: bool = False  # hand the histograms out, to draw them
 
 
-def load_source(path: Path, settings: InputSettings) -> Loaded:
+def load_source(path: Path, settings: InputSettings, progress: Progress = SILENT) -> Loaded:
     """Read a network and find out what becomes spikes."""
-    source = open_source(path)
+    source = open_network(path, settings.weights, image_size=settings.image_size, progress=progress)
     network = ingest(source.proto, subject=str(path))
-    warnings = []
+    warnings = list(source.warnings)
     preset = settings.preprocess
     preprocessing = None if preset or not settings.calibration else _stated_preprocessing(settings.calibration)
     if preprocessing is None or not _fits(preprocessing, network.image):
+        preset = preset or source.preset
         if preset is None:
             preset = "none" if network.image.channels == 1 else "imagenet"
             warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")

@@ -17,14 +17,14 @@ from pmsm_cli.runtime.fit import check_comparable, check_labels
 from pmsm_cli.runtime.predict import Prediction, predict
 from pmsm_cli.runtime.session import Array, Session, open_session
 from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.records import Source
 
 
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
     images: ImageSet,
     *,
-    against: Path | None,
+    against: Source | None,
     threads: int | None,
     progress: Progress,
 ) -> Evaluation:
@@ -44,9 +44,10 @@ def evaluate_checkpoint(
     )
 
 
-def open_reference(path: Path, *, threads: int | None) -> Session:
+def open_reference(source: Source, *, threads: int | None) -> Session:
     """A source network as it is, ready to run beside its checkpoint."""
-    return open_session(ingest(open_source(path).proto, subject=str(path)).model, subject=str(path), threads=threads)
+    subject = str(source.path)
+    return open_session(ingest(source.proto, subject=subject).model, subject=subject, threads=threads)
 
 
 def report_checkpoint(

@@ -166,7 +166,7 @@ def test_eval_fails_with_code_5_when_top_1_drops_too_far(pmsm, stranger, checkpo
     assert drop > 1.5
     assert (shown.code, shown.err) == (
         5,
-        f"warning: {stranger} is not the file that the checkpoint was made from (convolutional)\n"
+        f"warning: {stranger} is not the network that the checkpoint was made from (convolutional)\n"
         f"error: {checkpoint}: lost {drop:.2f} points, 1.5 were allowed\n"
         "hint: convert with more --levels or --timesteps\n",
     )
