@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count
-from pmsm_cli.calibration.statistics import Floats, SiteStatistics
+from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
 from pmsm_cli.neuron.parameters import NeuronParameters
 
@@ -154,7 +154,7 @@ def _fewest_levels(spread: Spread, neurons: Neurons, error: Doubles) -> tuple[in
     weight = spread.share * (error * neurons.threshold.astype(np.float64) ** 2)[:, None]
     levels = neurons.negative_levels + neurons.positive_levels + 1
     powers = (weight, weight * value, weight * value**2)
-    moments = np.stack([np.bincount(place, each.ravel(), minlength=levels) for each in powers])
+    moments: Doubles = np.array([np.bincount(place, each.ravel(), minlength=levels) for each in powers], np.float64)
     count = np.arange(levels) - neurons.negative_levels
     own = _squared(moments, count)  # the error at each spike count
     spare = (_TOLERATED - 1) * own.sum()
@@ -167,12 +167,12 @@ def _fewest_levels(spread: Spread, neurons: Neurons, error: Doubles) -> tuple[in
     return negative, positive
 
 
-def _squared(moments: Doubles, level: npt.NDArray[np.int64]) -> Doubles:
+def _squared(moments: Doubles, level: Counts) -> Doubles:
     """The sum of w (u - level)^2."""
     return np.asarray(moments[2] - 2 * level * moments[1] + level.astype(np.float64) ** 2 * moments[0])
 
 
-def _added(moments: Doubles, own: Doubles, beyond: npt.NDArray[np.int64], level: npt.NDArray[np.int64]) -> Doubles:
+def _added(moments: Doubles, own: Doubles, beyond: Counts, level: Counts) -> Doubles:
     """What clipping the first so many spike counts, `beyond`, to a level adds to their own error."""
     sums = np.pad(np.cumsum(np.vstack([moments, own]), axis=1), ((0, 0), (1, 0)))[:, beyond]
     return np.asarray(_squared(sums[:3], level) - sums[3])
