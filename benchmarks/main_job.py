@@ -2,7 +2,7 @@
 
     python benchmarks/main_job.py --shared ../shared --images .cache [--samples N] > docs/main-job.md
 
-Needs the networks of ../shared/models and the images of ../shared/data, unpacked as its README says; our own networks are
+Needs the networks of ../shared/models and the images of ../shared/data, unpacked as its README says; our own ones are
 those of sample_models/. Every row is what `pmsm convert` and `pmsm eval --json` give on the command line; the commands
 stand in the table. Seed 0 throughout. --networks NAME... measures only the rows of these.
 """
