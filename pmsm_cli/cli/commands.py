@@ -17,7 +17,7 @@ def inspect(
     source: Annotated[
         Path,
         options.path_argument(
-            metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False
+            metavar="SOURCE|CHECKPOINT", help="A network (.onnx, or timm:NAME) or a spiking checkpoint.", show_default=False
         ),
     ],
     preprocess: options.Preprocess = None,
