@@ -17,7 +17,9 @@ def inspect(
     source: Annotated[
         Path,
         options.path_argument(
-            metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False
+            metavar="SOURCE|CHECKPOINT",
+            help="A network (.onnx, or timm:NAME) or a spiking checkpoint.",
+            show_default=False,
         ),
     ],
     preprocess: options.Preprocess = None,
@@ -53,7 +55,10 @@ def inspect(
             preprocess=preprocess or "none", image_size=image_size, spiking_input=spiking_input, weights=weights
         )
         with console.ProgressBar() as progress:
-            plan = pipeline.load_source(source, settings, progress).plan
+            loaded = pipeline.load_source(source, settings, progress)
+        for warning in loaded.warnings:
+            console.warn(warning)
+        plan = loaded.plan
     if json:
         totals = {
             "spiking_share": plan.spiking_share,
@@ -102,6 +107,8 @@ def evaluate(
         source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
+    for warning in source.warnings if source else ():
+        console.warn(warning)
     if source and not pipeline.is_source(source, opened):
         console.warn(f"{against} is not the network that the checkpoint was made from ({opened.manifest.source_name})")
     if json:

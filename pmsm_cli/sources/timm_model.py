@@ -3,6 +3,7 @@
 torch and timm are needed here and nowhere behind it: what leaves is an ONNX model like that of any file.
 """
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -50,11 +51,11 @@ def open_timm(
     subject = f"{PREFIX}{name}"
     if weights.file:
         check_readable(weights.file)
+    on_stage(f"Reading {subject}")
     resolved = resolve_name(name)
     channels, height, width = data_config(resolved)["input_size"]
     shape = (channels, image_size or height, image_size or width)
     with quiet():
-        on_stage(f"Reading {subject}")
         module, remarks = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
         on_stage(f"Exporting {subject}")
         proto, others = _export_open_or_fixed(module, shape, subject)
@@ -111,7 +112,7 @@ def _refuse_too_large(create: "Callable[[], torch.nn.Module]", subject: str) -> 
     try:
         with torch.device("meta"):
             tensors = create().state_dict().values()
-    except Exception:  # some compute with their weights when they are created; of those, none is too large
+    except Exception:  # some compute with their weights when they are created, or want another size: told later
         return
     size = sum(each.numel() * each.element_size() for each in tensors)
     if size > LARGEST:
@@ -196,7 +197,7 @@ def _name_by_module(model: ir.Model) -> None:
     outputs = {id(value) for value in model.graph.outputs}
     counts: Counter[str] = Counter()
     for node in model.graph.all_nodes():
-        scopes = node.metadata_props.get(_SCOPES, "[]").strip("[]").replace("'", "").split(", ")
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))  # from the model down
         scope = scopes[-2] if len(scopes) > 1 else ""  # the last one is the operation itself
         base = f"{scope}/{node.op_type}" if scope else node.op_type
         node.name = f"{base}_{counts[base]}" if counts[base] else base

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0  # seconds to wait for a server that does not answer
 _MOST_NAMED = 4  # of the keys that do not fit, of each kind
 _NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts put the weights; best first
+_OF_THE_MODEL = (RuntimeError, ValueError, TypeError, AssertionError)  # what timm's models raise when they are created
 _SAVE_HINT = "save the weights alone: torch.save(model.state_dict(), FILE), or as .safetensors"
 
 
@@ -178,6 +179,7 @@ def fetch_pretrained(create: "Callable[..., torch.nn.Module]", config: Any, *, s
     Raises:
         ModelFileError: there are none.
         SetupError: they cannot be fetched.
+        RuntimeError, ValueError, TypeError, AssertionError: the model cannot be created.
     """
     if not config.has_weights:
         raise ModelFileError(
@@ -194,6 +196,8 @@ def fetch_pretrained(create: "Callable[..., torch.nn.Module]", config: Any, *, s
                 _ask_hub()
             return create(pretrained=True)
     except Exception as error:  # of four packages, depending on where the weights lie
+        if isinstance(error, _OF_THE_MODEL) and not isinstance(error, OSError):
+            raise
         raise SetupError(
             "its pretrained weights cannot be fetched",
             subject=subject,
