@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pmsm_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from pmsm_cli.energy.account import EnergyReport
+    from pmsm_cli.energy.records import EnergyReport
 
 
 class ReportFormat(StrEnum):

@@ -1,24 +1,63 @@
-"""Energy profiles: files of constants, each with its source."""
+"""Energy profiles: constants, each with its source. Files of them are read by `pmsm_cli.energy.profile_file`."""
 
-import dataclasses
-import math
-import tomllib
-from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 
-from pmsm_cli.errors import ProfileError
+
+class SpikeSize(StrEnum):
+    """What a spike of size k is to a machine."""
+
+    UNIT = "unit"  # k accumulates on each of its synapses
+    GRADED = "graded"  # one event, whatever its size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picojoule:
-    """The energy of one operation, in pJ."""
+    """The energy of one synaptic operation, in pJ."""
 
     mac_fp32: float
     accumulate_fp32: float
     mac_int8: float
     accumulate_int8: float
+    graded_event: float | None = None  # a spike at one synapse, memory included; only where spikes are graded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RestPicojoule:
+    """The energy of what is neither a product nor a sum, in pJ: with it the arithmetic beside synapses is billed too."""
+
+    compare: float
+    exponential: float
+    divide: float
+    root: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeuronPicojoule:
+    """A machine's own figures for its neurons, in pJ a timestep; without them the arithmetic of a neuron is billed."""
+
+    active: float  # the update of a neuron that fires
+    idle: float  # of one that does not
+    spike: float  # sending one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryLevel:
+    """One memory of a hierarchy."""
+
+    name: str
+    size: int | None  # bytes; None: large enough for anything
+    access: float  # pJ to read or write 64 bits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Constant:
+    """One number of a profile, for reports."""
+
+    name: str
+    picojoule: float
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,58 +69,25 @@ class EnergyProfile:
     source: str
     assumptions: tuple[str, ...]
     picojoule: Picojoule
+    spike: SpikeSize = SpikeSize.UNIT
+    rest: RestPicojoule | None = None  # None: the arithmetic beside synapses is counted, and not billed
+    neuron: NeuronPicojoule | None = None
+    memory: tuple[MemoryLevel, ...] = ()  # from the smallest; none: moving data is not billed
+    sources: Mapping[str, str] = field(default_factory=dict)  # of single constants, by the names of `constants`
 
-
-def bundled_profiles() -> list[str]:
-    """The names of the profiles that come with the package."""
-    folder = resources.files("pmsm_cli.energy").joinpath("profiles")
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def open_profile(name: str) -> EnergyProfile:
-    """A bundled profile by name, or one of the user's own from a .toml file.
-
-    Raises:
-        ProfileError: there is none, or a constant is missing, negative or not a number.
-    """
-    if name in bundled_profiles():
-        text = resources.files("pmsm_cli.energy").joinpath("profiles", f"{name}.toml").read_text(encoding="utf-8")
-    elif name.endswith(".toml"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ProfileError(f"cannot be read ({error})", subject=name) from error
-    else:
-        known = ", ".join(bundled_profiles())
-        raise ProfileError(f"unknown energy profile {name!r}; known: {known}, or a .toml file", subject="--profile")
-    try:
-        return _from_record(tomllib.loads(text), subject=name)
-    except tomllib.TOMLDecodeError as error:
-        raise ProfileError(f"is not TOML ({error})", subject=name) from error
-
-
-def _from_record(record: dict[str, Any], *, subject: str) -> EnergyProfile:
-    table = record.get("picojoule")
-    constants = table if isinstance(table, dict) else {}
-    wanted = {field.name for field in dataclasses.fields(Picojoule)}
-    if set(constants) != wanted:
-        missing, unknown = sorted(wanted - set(constants)), sorted(set(constants) - wanted)
-        raise ProfileError(
-            "[picojoule] does not hold the constants needed",
-            subject=subject,
-            details=[f"missing: {name}" for name in missing] + [f"unknown: {name}" for name in unknown],
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """Every number, by its name in the file, with its source (that of the profile where it has none of its own)."""
+        tables = {"picojoule": self.picojoule, "rest": self.rest, "neuron": self.neuron}
+        named = {
+            f"{table}.{name}": getattr(record, name)
+            for table, record in tables.items()
+            if record is not None
+            for name in record.__slots__
+            if getattr(record, name) is not None
+        }
+        named |= {f"memory.{level.name}": level.access for level in self.memory}
+        return tuple(
+            Constant(name=name, picojoule=value, source=self.sources.get(name, self.source))
+            for name, value in named.items()
         )
-    for name, value in constants.items():
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or value < 0:
-            raise ProfileError(f"{name} must be a number of pJ, 0 or more, not {value!r}", subject=subject)
-    assumptions = record.get("assumptions", [])
-    if not isinstance(assumptions, list):
-        raise ProfileError("assumptions must be a list of lines", subject=subject)
-    return EnergyProfile(
-        name=str(record.get("name", Path(subject).stem)),
-        description=str(record.get("description", "")),
-        source=str(record.get("source", "not stated")),
-        assumptions=tuple(str(line) for line in assumptions),
-        picojoule=Picojoule(**{name: float(value) for name, value in constants.items()}),
-    )

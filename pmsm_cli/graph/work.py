@@ -4,7 +4,7 @@ Everything is a function of the graph and of measured shapes. Numbers are those 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -62,6 +62,8 @@ class RestWork:
     later: Operations  # at each later one
     waiting_first: tuple[int, ...]  # the sizes, in values, of tensors that are written and read for it alone
     waiting_later: tuple[int, ...]
+    constants_first: int  # that it reads beside values
+    constants_later: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,10 +74,10 @@ class Work:
     rest: tuple[RestWork, ...]
     uncounted: tuple[str, ...]  # operators whose arithmetic is not known
 
-    @property
-    def weights(self) -> int:
-        """All constants that layers multiply with."""
-        return sum(layer.weights for layer in self.layers.values() if layer.constant)
+    def constants(self, *, added: bool) -> int:
+        """The weights of all layers and the constants of the rest; with those that the conversion `added`, or without."""
+        weights = sum(layer.weights for layer in self.layers.values() if layer.constant)
+        return weights + sum(rest.constants_first for rest in self.rest if added or not rest.added)
 
 
 def image_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -133,6 +135,8 @@ def _gather(
         later=sum((operations for _, operations in later), Operations()),
         waiting_first=_waiting([node for node, _ in nodes], shapes, batch),
         waiting_later=_waiting([node for node, _ in later], shapes, batch),
+        constants_first=_constants(node for node, _ in nodes),
+        constants_later=_constants(node for node, _ in later),
     )
 
 
@@ -148,6 +152,11 @@ def _waiting(nodes: list[ir.Node], shapes: Mapping[str, Shape], batch: int) -> t
         known = sorted((math.prod(shapes[value.name]) for value in read if value.name in shapes), reverse=True)
         sizes += known[1:] if node.op_type in ELEMENTWISE else known
     return tuple(size // batch for size in sizes)
+
+
+def _constants(nodes: Iterable[ir.Node]) -> int:
+    values = (value.const_value for node in nodes for value in node.inputs if value is not None)
+    return sum(math.prod(constant.shape.numpy()) for constant in values if constant is not None)
 
 
 def _layers(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> Iterator[tuple[int, LayerWork]]:

@@ -1,6 +1,6 @@
 """The energy report as Markdown."""
 
-from pmsm_cli.energy.account import EnergyReport
+from pmsm_cli.energy.records import EnergyReport
 from pmsm_cli.report.numbers import count, energy, percent, steps
 from pmsm_cli.report.tables import verdict
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from pmsm_cli.calibration.allocation import Allocation
 from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
 from pmsm_cli.checkpoint.manifest import Manifest
-from pmsm_cli.energy.account import EnergyReport, SiteReport
+from pmsm_cli.energy.records import EnergyReport, SiteReport
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.report.calibration_table import CalibrationTable
 from pmsm_cli.report.numbers import count, energy, percent, steps

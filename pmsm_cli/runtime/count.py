@@ -40,7 +40,8 @@ class SiteCount:
     firing: Totals  # neurons that emitted at least one spike
     synaptic_ops: Totals  # spikes times the synapses that each of them reaches, borders exact
     events: Totals | None = None  # the same where a spike of any size is one event
-    nonzero_ops: float | None = None  # synapses of the neurons whose value after the last step is not 0
+    nonzero: float | None = None  # neurons whose value after the last step is not 0
+    nonzero_ops: float | None = None  # their synapses
     spikes_deviation: Totals | None = None  # standard deviation over the images
     firing_deviation: Totals | None = None
     synaptic_ops_deviation: Totals | None = None
@@ -114,7 +115,7 @@ class _Counter:
         self.neurons = {site.name: math.prod(shapes[spikes_name(site.name)]) // batch for site in self.plan}
         # spikes, firing, synaptic operations, events
         self.totals = {site.name: np.zeros((4, self.timesteps)) for site in self.plan}
-        self.nonzero = {site.name: 0.0 for site in self.plan}
+        self.nonzero = {site.name: np.zeros(2) for site in self.plan}  # neurons, and their synapses
         self.fired = {name: np.zeros(size) for name, size in counting.channels.items()}
         self.limited = {name: np.zeros(size) for name, size in counting.channels.items()}
         self.spread = _Spread((len(self.plan) + 1, 3, self.timesteps))
@@ -132,7 +133,7 @@ class _Counter:
             by_image[:, index] = per_image[:3].transpose(2, 0, 1)
             nonzero = self.counting.nonzero.get(site.name)
             kept = named[nonzero].astype(np.float64) if nonzero else firing[0]
-            self.nonzero[site.name] += float((kept * fans[0]).sum())
+            self.nonzero[site.name] += kept.sum(), (kept * fans[0]).sum()
             if site.name in self.fired:
                 for kind in ("channels", "channels/later"):
                     if (emitted := named.get(f"{site.name}/{kind}")) is not None:
@@ -148,6 +149,7 @@ class _Counter:
     def _site(self, index: int, histograms: Mapping[str, Histogram]) -> SiteCount:
         name, deviation = self.plan[index].name, self.spread.deviation[index]
         spikes, firing, operations, events = self.totals[name] / max(self.images, 1)
+        nonzero, nonzero_ops = (self.nonzero[name] / max(self.images, 1)).tolist()
         fired, limited = self.fired.get(name), self.limited.get(name)
         values = self.images * self.neurons[name] / (1 if limited is None else len(limited))  # of a channel
         return SiteCount(
@@ -157,7 +159,8 @@ class _Counter:
             firing=firing,
             synaptic_ops=operations,
             events=events,
-            nonzero_ops=self.nonzero[name] / max(self.images, 1),
+            nonzero=nonzero,
+            nonzero_ops=nonzero_ops,
             spikes_deviation=deviation[0],
             firing_deviation=deviation[1],
             synaptic_ops_deviation=deviation[2],
