@@ -183,7 +183,7 @@ def report(
     """
     from pmsm_cli import pipeline
     from pmsm_cli.checkpoint.file import open_checkpoint, write_file
-    from pmsm_cli.report import tables
+    from pmsm_cli.report.energy_table import EnergyTable
 
     if json and form is ReportFormat.MD:
         raise UsageError(
@@ -202,6 +202,6 @@ def report(
     if json:
         console.print_text(rendered(result, ReportFormat.JSON))
     elif not output and form is ReportFormat.TABLE:
-        console.print_result(tables.energy_table(result, all_sites=all_sites))
+        console.print_result(EnergyTable(result, all_sites=all_sites))
     elif not output:
         console.print_text(rendered(result, form))

@@ -102,9 +102,7 @@ class Bill:
     def __init__(self, profile: EnergyProfile, work: Work | None, *, state_bits: float) -> None:
         """`work` is that of the whole network, `state_bits` what it keeps from step to step."""
         self.profile = profile
-        self._constants = {
-            column.name: work.constants(added=column.converted) if work else 0 for column in COLUMNS
-        }
+        self._constants = {column.name: work.constants(added=column.converted) if work else 0 for column in COLUMNS}
         self._state_bits = state_bits
 
     # Synapses
@@ -237,4 +235,3 @@ class Bill:
     @staticmethod
     def _move(bits: float, level: MemoryLevel | None) -> float:
         return bits / _WORD * level.access if level else 0.0
-

@@ -25,7 +25,7 @@ class Picojoule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RestPicojoule:
-    """The energy of what is neither a product nor a sum, in pJ: with it the arithmetic beside synapses is billed too."""
+    """The energy of what is neither a product nor a sum, in pJ. With it all arithmetic is billed."""
 
     compare: float
     exponential: float

@@ -118,7 +118,7 @@ def _memory(levels: Any, subject: str) -> tuple[MemoryLevel, ...]:
     """A hierarchy, the smallest memory first, the last one of any size."""
     if not isinstance(levels, list) or not all(isinstance(level, dict) for level in levels):
         raise ProfileError("memory must be a list of levels, [[memory]] each", subject=subject)
-    read = []
+    read: list[MemoryLevel] = []
     for place, level in enumerate(levels):
         last = place == len(levels) - 1
         wanted = _LEVEL - {"size"} if last else _LEVEL

@@ -1,4 +1,4 @@
-"""What an energy report says. Its JSON form has these names; `version` counts the changes that a reader must know of."""
+"""What an energy report says. Its JSON has these names; `version` counts the changes that a reader must know of."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

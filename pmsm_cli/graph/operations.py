@@ -121,8 +121,9 @@ _NORMALISATIONS = {
     "LpNormalization": (Operations(add=1, multiply=2), Operations(divide=1, root=1)),
 }
 MOVING = frozenset(
-    "Concat ConstantOfShape DepthToSpace Dropout Expand Flatten Gather GatherElements GatherND Identity Pad Reshape "
-    "ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze".split()
+    {"Concat", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "Flatten", "Gather", "GatherElements"}
+    | {"GatherND", "Identity", "Pad", "Reshape", "ScatterElements", "ScatterND", "Slice", "SpaceToDepth", "Split"}
+    | {"Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
 
 
@@ -161,7 +162,7 @@ def operations_of(node: ir.Node, shapes: Mapping[str, Shape]) -> Operations | No
 
 
 def _quotient(node: ir.Node, shapes: Mapping[str, Shape], size: int) -> Operations:
-    """One division for each divisor; where a divisor serves several elements (or is constant), products with 1 over it."""
+    """A division for each divisor; where one serves several elements, or is constant, products with 1 over it."""
     divisor = node.inputs[1]
     if divisor is None or divisor.const_value is not None:
         return Operations(multiply=size)

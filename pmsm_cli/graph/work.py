@@ -75,7 +75,7 @@ class Work:
     uncounted: tuple[str, ...]  # operators whose arithmetic is not known
 
     def constants(self, *, added: bool) -> int:
-        """The weights of all layers and the constants of the rest; with those that the conversion `added`, or without."""
+        """The weights of all layers and the constants of the rest, with or without what the conversion `added`."""
         weights = sum(layer.weights for layer in self.layers.values() if layer.constant)
         return weights + sum(rest.constants_first for rest in self.rest if added or not rest.added)
 
@@ -92,7 +92,7 @@ def image_nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def work_of(model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape], *, batch: int = 1) -> Work:
-    """The work of a checkpoint's graph; `shapes` are those of `batch` images, of everything that `image_nodes` touch."""
+    """The work of a checkpoint's graph; `shapes`, of all that `image_nodes` touch, are those of `batch` images."""
     again = _names_of_later_steps(model.graph)
     added, gelu = _added_by_conversion(model, plan), _gelu_nodes(model.graph)
     layers: dict[tuple[str, int], LayerWork] = {}
@@ -149,14 +149,14 @@ def _waiting(nodes: list[ir.Node], shapes: Mapping[str, Shape], batch: int) -> t
     sizes = []
     for node in nodes:
         read = [value for value in node.inputs if value is not None and value.const_value is None]
-        known = sorted((math.prod(shapes[value.name]) for value in read if value.name in shapes), reverse=True)
+        known = sorted((math.prod(shapes[value.name or ""]) for value in read if value.name in shapes), reverse=True)
         sizes += known[1:] if node.op_type in ELEMENTWISE else known
     return tuple(size // batch for size in sizes)
 
 
 def _constants(nodes: Iterable[ir.Node]) -> int:
     values = (value.const_value for node in nodes for value in node.inputs if value is not None)
-    return sum(math.prod(constant.shape.numpy()) for constant in values if constant is not None)
+    return sum(constant.size for constant in values if constant is not None)
 
 
 def _layers(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> Iterator[tuple[int, LayerWork]]:

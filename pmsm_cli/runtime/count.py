@@ -77,9 +77,7 @@ def count_spikes(
     timesteps = checkpoint.manifest.timesteps
     shapes = measure_shapes(checkpoint)
     counting = add_counters(checkpoint, shapes)
-    session = open_session(
-        counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked
-    )
+    session = open_session(counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked)
     counter = _Counter(checkpoint, counting, shapes, session)
     histograms = HistogramCount(checkpoint, counter.neurons, threads=threads)
     tally = Tally(counting.outputs, timesteps)

@@ -52,9 +52,7 @@ def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> Countin
         graph.outputs.extend(counters)
         if body is None or scan is None:
             continue
-        for counter in _add_counters(
-            body, f"{spikes_name(site.name)}/later", f"{site.name}/step", rank, axis, outer
-        ):
+        for counter in _add_counters(body, f"{spikes_name(site.name)}/later", f"{site.name}/step", rank, axis, outer):
             body.outputs.append(counter)
             scan.resize_outputs(len(scan.outputs) + 1)
             kind = (counter.name or "").removeprefix(f"{site.name}/step/")
@@ -67,9 +65,7 @@ def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> Countin
             end, rank = ends[f"{spikes_name(site.name)}/end"], len(shapes[spikes_name(site.name)])
             name = nonzero[site.name] = f"{site.name}/nonzero"
             graph.outputs.append(_sum_of(graph, _map(graph, ["Abs", "Sign"], end, name), name, outer.first_axis(rank)))
-    return Counting(
-        model=model, outputs=own, stacked=frozenset(stacked), channels=channels, nonzero=nonzero
-    )
+    return Counting(model=model, outputs=own, stacked=frozenset(stacked), channels=channels, nonzero=nonzero)
 
 
 class _Constants:

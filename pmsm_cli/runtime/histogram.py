@@ -46,9 +46,9 @@ class HistogramCount:
             return
         self._session = self._session or self._open()
         self.images += len(inputs)
-        for (name, counts), spikes in zip(self._counts.items(), self._session.run(inputs), strict=True):
+        for name, spikes in zip(self._counts, self._session.run(inputs), strict=True):
             levels = spikes.ravel().astype(np.int64) + self._neurons[name].negative_levels
-            counts += np.bincount(levels, minlength=len(counts))
+            self._counts[name] += np.bincount(levels, minlength=len(self._counts[name]))
 
     def result(self) -> dict[str, Histogram]:
         """The histogram of each site; none without images."""

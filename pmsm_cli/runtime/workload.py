@@ -19,7 +19,9 @@ def measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     session = open_session(model, subject=checkpoint.subject)
     blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
     results = zip(session.output_names, session.run(blank), strict=True)
-    return {session.input_name: blank.shape} | {name: np.shape(result) for name, result in results}
+    shapes: dict[str, Shape] = {name: np.shape(result) for name, result in results}
+    shapes[session.input_name] = blank.shape
+    return shapes
 
 
 def measure_work(checkpoint: Checkpoint, shapes: dict[str, Shape] | None = None) -> Work:
