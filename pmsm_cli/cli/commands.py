@@ -165,13 +165,15 @@ def report(
     ] = None,
     samples: options.SomeSamples = None,
     profile: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, or a TOML file.")
+        str,
+        typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, 45nm-memory, loihi2, or a TOML or JSON file."),
     ] = options.DEFAULT_PROFILE,
+    against: options.Against = None,
     form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
     all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
     output: Annotated[
         Path | None,
-        options.path_option("--output", "-o", metavar="FILE", help="Write the report (json or md) to a file."),
+        options.path_option("--output", "-o", metavar="FILE", help="Write the report to a file: .json, .md or .html."),
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -185,16 +187,18 @@ def report(
     from pmsm_cli.checkpoint.file import open_checkpoint, write_file
     from pmsm_cli.report.energy_table import EnergyTable
 
-    if json and form is ReportFormat.MD:
+    if json and form in (ReportFormat.MD, ReportFormat.HTML):
         raise UsageError(
-            "--json and --format md contradict each other", hint="with --output, one of them may be a file"
+            f"--json and --format {form} contradict each other", hint="with --output, one of them may be a file"
         )
     check_outputs([output], inputs=[checkpoint, data, Path(profile)])
     written = report_form(output) if form is ReportFormat.TABLE else form
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(data, samples, seed) if data else None
-        result = pipeline.report_checkpoint(opened, images, profile=profile, threads=threads, progress=progress)
+        result = pipeline.report_checkpoint(
+            opened, images, profile=profile, threads=threads, progress=progress, against=against
+        )
     console.warn_skipped(result.skipped)
     if output:
         write_file(output, rendered(result, written))

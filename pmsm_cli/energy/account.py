@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pmsm_cli.calibration.quality import SiteQuality
 from pmsm_cli.checkpoint.manifest import Manifest
@@ -27,6 +28,7 @@ from pmsm_cli.runtime.count import SiteCount, SpikeCount, Totals
 from pmsm_cli.runtime.evaluate import Evaluation
 
 _MILLIJOULE = 1e-9  # of one pJ
+_THRESHOLD_BARS = 16
 Costs = dict[str, tuple[Cost, ...]]  # by column: what each step costs; the others have but one
 
 
@@ -182,7 +184,7 @@ def _site(facts: SiteFacts, quality: SiteQuality, costs: Costs, profile: EnergyP
         positive_levels=neurons.positive_levels,
         lowest_threshold=float(neurons.threshold.min()),
         highest_threshold=float(neurons.threshold.max()),
-        thresholds=tuple(neurons.threshold.ravel().tolist()),
+        thresholds=_spread(neurons.threshold),
         histogram=count.histogram,
         activation_entropy_bits=quality.activation_entropy_bits,
         spike_entropy_bits=quality.channel_entropy_bits,
@@ -192,6 +194,15 @@ def _site(facts: SiteFacts, quality: SiteQuality, costs: Costs, profile: EnergyP
         snn_mj=columns[SNN.name].total,
         columns=columns,
     )
+
+
+def _spread(thresholds: NDArray[np.float32]) -> tuple[int, ...]:
+    """How many thresholds lie in each of a few even steps of the logarithm; a single bar where all are the same."""
+    logarithms = np.log(thresholds.ravel().astype(np.float64))
+    low, high = logarithms.min(), logarithms.max()
+    if low == high:
+        return (len(logarithms),)
+    return tuple(np.histogram(logarithms, _THRESHOLD_BARS, (low, high))[0].tolist())
 
 
 def _analog(layer: AnalogLayer, costs: Costs) -> AnalogReport:

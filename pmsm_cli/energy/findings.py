@@ -17,11 +17,12 @@ def findings(columns: Sequence[ColumnReport]) -> tuple[str | None, str | None]:
     better, worse = list[str](), list[str]()
     for weights, field in _WEIGHTS.items():
         ratios = [(column.name, getattr(column, field)) for column in columns if column.name in _NAMES]
-        less = [f"{_times(ratio)} less than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio >= 1]
-        more = [f"{_times(1 / ratio)} more than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio < 1]
+        less = [f"{_times(ratio)} less energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio >= 1]
+        more = [f"{_times(1 / ratio)} more energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio < 1]
         for found, parts in ((better, less), (worse, more)):
             if parts:
-                found.append(f"{weights} {_listed(parts)}")
+                subject = "" if found else "the spiking network takes "
+                found.append(f"{weights} {subject}{_listed(parts)}")
     return _sentence(better), _sentence(worse)
 
 
@@ -30,8 +31,11 @@ def _times(ratio: float) -> str:
 
 
 def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    first, *others = parts
+    named = [first, *(part.replace(" energy", "") for part in others)]
+    return " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
 
 
 def _sentence(parts: Sequence[str]) -> str | None:
-    return f"the spiking network takes, {'; '.join(parts)}" if parts else None
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else None

@@ -75,7 +75,7 @@ class SiteReport:
     positive_levels: int
     lowest_threshold: float
     highest_threshold: float
-    thresholds: tuple[float, ...]  # of each channel, or one
+    thresholds: tuple[int, ...]  # how many channels have which, in even steps of the logarithm between these two
     histogram: Histogram | None  # spike counts at the first step
     activation_entropy_bits: float | None  # H(X), per value, on the calibration images, like the two below
     spike_entropy_bits: float | None  # H(s)

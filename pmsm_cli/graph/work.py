@@ -98,14 +98,14 @@ def work_of(model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape], *, bat
     layers: dict[tuple[str, int], LayerWork] = {}
     gathered: dict[tuple[bool, str], list[tuple[ir.Node, Operations]]] = {}
     uncounted = []
-    skipped = {layer.node for layer in plan.analog_layers} | {
-        row_sum_name(reader.node, reader.operand) for site in plan.sites for reader in site.readers
-    }  # layers are counted by their products, row sums with the spikes that they sum up
+    analog = {layer.node for layer in plan.analog_layers}
+    # Counted with the spikes that they sum up.
+    row_sums = {row_sum_name(reader.node, reader.operand) for site in plan.sites for reader in site.readers}
     for node in image_nodes(model):
         name = node.name or ""
-        if node.op_type in SYNAPTIC_OPS and node.domain in ("", "ai.onnx"):
+        if name in analog or (node.op_type in SYNAPTIC_OPS and node.domain in ("", "ai.onnx")):
             layers.update({(name, operand): each for operand, each in _layers(node, shapes, batch)})
-        elif node.domain == DOMAIN or name in skipped or node.op_type in MOVING:
+        elif node.domain == DOMAIN or name in row_sums or node.op_type in MOVING:
             continue
         elif (operations := operations_of(node, shapes)) is None:
             uncounted.append(f"{name} ({node.op_type})")
@@ -163,7 +163,7 @@ def _layers(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> Iterator[
     """The operands of a layer that can be spikes, with what each of them meets."""
 
     def size(index: int) -> int:
-        value = node.inputs[index]
+        value = node.inputs[index] if index < len(node.inputs) else None
         shape = shapes.get(value.name or "") if value is not None else None
         return math.prod(shape or ()) // batch
 
@@ -175,7 +175,7 @@ def _layers(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> Iterator[
     elif product_of(node):
         for index in (0, 1):
             yield index, LayerWork(weights=size(1 - index), constant=False, inputs=size(index), outputs=outputs)
-    else:  # weights that are computed
+    else:  # weights that are computed, or an operator of another kind
         yield 0, LayerWork(weights=size(1), constant=False, inputs=size(0), outputs=outputs)
 
 

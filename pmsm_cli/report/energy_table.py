@@ -38,9 +38,9 @@ def verdict(report: EnergyReport) -> list[str]:
     """The comparison in words, the unflattering part as plainly, and where the constants come from."""
     lines = []
     if report.better:
-        lines.append(f"Better: {report.better}.")
+        lines.append(f"Better: {report.better}")
     if report.worse:
-        lines.append(f"Worse: {report.worse}.")
+        lines.append(f"Worse: {report.worse}")
     if report.rest and not report.rest_billed:
         operations = sum(each.spiking_operations for each in report.rest)
         kinds = ", ".join(each.kind for each in report.rest)

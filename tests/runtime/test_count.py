@@ -12,8 +12,6 @@ import tiny
 
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.graph.insert import spikes_name
-from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
 from pmsm_cli.sources.images import SkippedImage
@@ -66,28 +64,6 @@ def tokens(batch: int | str = "N") -> onnx.ModelProto:
     )
 
 
-def spikes_of(checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every site's spikes, [timesteps, images, ...]; a network of fixed batch must be given just that many."""
-    model = checkpoint.model.clone()
-    graph = model.graph
-    graph.outputs.clear()
-    values = {output.name: output for node in graph for output in node.outputs}
-    sites = [site.name for site in checkpoint.manifest.plan.sites]
-    graph.outputs.extend(values[spikes_name(site)] for site in sites)
-    for scan in [node for node in graph if node.name == SCAN_NAME]:
-        body = scan.attributes["body"].as_graph()
-        inner = {output.name: output for node in body for output in node.outputs}
-        for site in sites:
-            body.outputs.append(inner[f"{spikes_name(site)}/later"])
-            scan.resize_outputs(len(scan.outputs) + 1)
-            scan.outputs[-1].name, scan.outputs[-1].type = f"later {site}", ir.TensorType(ir.DataType.FLOAT)
-            graph.outputs.append(scan.outputs[-1])
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    got = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images}), strict=True))
-    return {site: np.stack([got[spikes_name(site)], *got.get(f"later {site}", [])]) for site in sites}
-
-
 def reached(checkpoint: Checkpoint, site, shape: tuple[int, ...]) -> np.ndarray:
     """How many outputs each neuron of one image reaches through all of a site's readers, by switching on one at a time."""
     nodes = {node.name: node for node in checkpoint.model.graph}
@@ -134,7 +110,7 @@ def check(checkpoint: Checkpoint, spikes: dict[str, np.ndarray], result: SpikeCo
 @pytest.mark.parametrize(("timesteps", "coding"), [(1, Coding.REFINE), (4, Coding.REFINE), (4, Coding.RATE)])
 def test_counts_are_those_of_the_spikes_themselves(make, timesteps: int, coding: Coding):
     checkpoint = spiking.checkpoint_of(make(), IMAGES, timesteps=timesteps, coding=coding)
-    spikes = spikes_of(checkpoint, IMAGES)
+    spikes = spiking.spikes_of(checkpoint, IMAGES)
     assert any((emitted < 0).any() and np.abs(emitted).max() > 1 for emitted in spikes.values())
     result = counted(checkpoint, IMAGES)
     assert result.images == 10
@@ -145,12 +121,12 @@ def test_counts_are_those_of_the_spikes_themselves(make, timesteps: int, coding:
 def test_of_resting_neurons_the_spikes_are_counted_and_not_what_they_rest_at(timesteps: int):
     checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, timesteps=timesteps, method=Method.ENTROPY)
     assert not all(site.parameters.rests_at_zero for site in checkpoint.manifest.calibration.sites)
-    check(checkpoint, spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
+    check(checkpoint, spiking.spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
 
 
 def test_the_image_s_own_spikes_are_counted():
     checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, spiking_input=True)
-    check(checkpoint, spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
+    check(checkpoint, spiking.spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
     assert checkpoint.manifest.plan.sites[0].name == "image"
 
 
@@ -163,7 +139,7 @@ def test_signs_never_cancel():
     )
     images = tiny.images(3, 1, 4, 4)
     checkpoint = spiking.checkpoint_of(proto, images, levels=3)
-    (emitted,) = spikes_of(checkpoint, images).values()
+    (emitted,) = spiking.spikes_of(checkpoint, images).values()
     assert emitted.sum() == 0
     (site,) = counted(checkpoint, images).sites
     assert site.spikes[0] == np.abs(emitted).sum() / 3
@@ -206,7 +182,7 @@ def test_a_site_of_a_single_axis_is_counted():
         w2=tiny.weights(4, 5),
     )
     checkpoint = spiking.checkpoint_of(proto, IMAGES[:1], timesteps=2)
-    (emitted,) = spikes_of(checkpoint, IMAGES[:1]).values()
+    (emitted,) = spiking.spikes_of(checkpoint, IMAGES[:1]).values()
     (site,) = counted(checkpoint, IMAGES[:1], 1).sites
     assert site.neurons == 4
     assert site.spikes.tolist() == np.abs(emitted).sum(axis=1).tolist()
