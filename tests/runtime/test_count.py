@@ -14,6 +14,8 @@ from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
+from pmsm_cli.runtime.evaluate import evaluate
+from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.images import SkippedImage
 
 IMAGES = tiny.images(10, 3, 6, 8)
@@ -200,3 +202,103 @@ def test_skipped_images_are_passed_on_and_batches_without_images_count_nothing()
     nothing = count_spikes(checkpoint, [])
     assert nothing.images == 0
     assert all((site.spikes == 0).all() for site in nothing.sites)
+
+
+# Beside the means
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_deviations_are_those_over_images_however_they_are_batched(timesteps: int, size: int):
+    checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, timesteps=timesteps)
+    spikes = spiking.spikes_of(checkpoint, IMAGES)
+    result = counted(checkpoint, IMAGES, size)
+    totals = np.zeros((timesteps, len(IMAGES)))
+    for site in result.sites:
+        emitted = np.abs(spikes[site.name]).reshape(timesteps, len(IMAGES), -1).astype(np.float64)
+        totals += emitted.sum(axis=2)
+        np.testing.assert_allclose(site.spikes_deviation, emitted.sum(axis=2).std(axis=1), rtol=1e-10)
+        np.testing.assert_allclose(site.firing_deviation, (emitted > 0).sum(axis=2).std(axis=1), rtol=1e-10)
+    np.testing.assert_allclose(result.spikes_deviation, totals.std(axis=1), rtol=1e-10)
+    whole = counted(checkpoint, IMAGES, 10)
+    assert np.array_equal(result.spikes_deviation, whole.spikes_deviation)
+    assert np.array_equal(result.synaptic_ops_deviation, whole.synaptic_ops_deviation)
+
+
+@pytest.mark.parametrize("make", [convolutions, tokens])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_values_that_are_not_zero_after_the_last_step_are_counted(make, timesteps: int):
+    checkpoint = spiking.checkpoint_of(make(), IMAGES, timesteps=timesteps)
+    spikes = spiking.spikes_of(checkpoint, IMAGES)
+    quanta = np.array([2.0**-step for step in range(timesteps)])
+    for site, count in zip(checkpoint.manifest.plan.sites, counted(checkpoint, IMAGES).sites, strict=True):
+        value = np.tensordot(quanta, spikes[site.name].astype(np.float64), 1)
+        assert count.nonzero == pytest.approx((value != 0).sum() / len(IMAGES), rel=1e-12)
+        operations = ((value != 0) * reached(checkpoint, site, value.shape[1:])).sum()
+        assert count.nonzero_ops == pytest.approx(operations / len(IMAGES), rel=1e-12)
+
+
+def test_channels_that_are_silent_or_at_their_limit_are_found():
+    # Channels that are always 0, always far above and far below what was seen, and as they come.
+    proto = tiny.model(
+        "g (float[N, 1, 4, 4] image) => (float[N, 1, 4, 4] y) { a = Conv (image, w, b) y = Conv (a, v) }",
+        w=np.array([0, 1, 1, 1], np.float32).reshape(4, 1, 1, 1),
+        b=np.array([0, 0, 0, 0], np.float32),
+        v=np.ones((1, 4, 1, 1), np.float32),
+    )
+    images = tiny.images(8, 1, 4, 4)
+    checkpoint = spiking.checkpoint_of(proto, images, levels=3)
+    bias = checkpoint.model.graph.initializers["b"]
+    bias.const_value = ir.tensor(np.array([0, 100, -100, 0], np.float32), name="b")
+    (site,) = counted(checkpoint, images).sites
+    neurons = checkpoint.manifest.calibration.sites[0].parameters
+    assert neurons.negative_levels > 0
+    assert (site.channels, site.silent_channels, site.saturated_channels) == (4, 1, 2)
+
+
+def test_a_channel_of_unsigned_neurons_is_not_full_when_it_is_silent():
+    checkpoint = spiking.checkpoint_of(tiny.convolutional(), tiny.images(12), levels=3)
+    blank = np.full((4, 3, 8, 8), -100, np.float32)  # behind ReLU most channels are 0
+    first = counted(checkpoint, blank).sites[0]
+    (emitted,) = spiking.spikes_of(checkpoint, blank)["b"][:1]
+    assert first.silent_channels == int((emitted == 0).all(axis=(0, 2, 3)).sum())
+    assert first.saturated_channels == int(((emitted == 3).mean(axis=(0, 2, 3)) > 0.5).sum())
+    assert first.silent_channels
+
+
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_histograms_are_of_the_first_step(batch):
+    checkpoint = spiking.checkpoint_of(convolutions(batch), IMAGES, timesteps=2)
+    result = counted(checkpoint, IMAGES)
+    spikes = spiking.spikes_of(spiking.checkpoint_of(convolutions(), IMAGES, timesteps=2), IMAGES)
+    assert result.histogram_images == 10
+    for site in result.sites:
+        levels, counts = np.unique(spikes[site.name][0], return_counts=True)
+        histogram = site.histogram
+        assert histogram.width == 1
+        found = {histogram.lowest + place: count for place, count in enumerate(histogram.counts) if count}
+        assert found == dict(zip(levels.astype(int).tolist(), counts.tolist(), strict=True))
+
+
+def test_histograms_are_of_the_first_images_and_of_a_few_hundred_bars():
+    images = tiny.images(100)
+    checkpoint = spiking.checkpoint_of(tiny.convolutional(), images, levels=600)
+    result = counted(checkpoint, images, 30)
+    assert result.histogram_images == 64
+    for site in result.sites:
+        assert sum(site.histogram.counts) == 64 * site.neurons
+        assert len(site.histogram.counts) <= 256
+        assert site.histogram.width > 1
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_the_same_run_gives_the_accuracy(timesteps: int):
+    images, labels = tiny.images(9), np.arange(9) % 5
+    checkpoint = spiking.checkpoint_of(tiny.convolutional(), images, timesteps=timesteps)
+    result = count_spikes(checkpoint, spiking.batches_of(images, 4, labels=labels))
+    session = open_session(checkpoint.model, subject="net")
+    expected = evaluate(session, spiking.batches_of(images, 4, labels=labels), timesteps=timesteps)
+    assert result.evaluation == expected
+    assert expected.snn.top1 is not None
+    assert counted(checkpoint, images).evaluation.snn.top1 is None
+    assert count_spikes(checkpoint, []).evaluation is None
