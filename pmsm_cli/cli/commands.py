@@ -4,13 +4,16 @@ Everything heavy is imported inside the command that needs it, so that `pmsm --h
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pmsm_cli.cli import console, options
 from pmsm_cli.cli.written import ReportFormat, check_outputs, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
+
+if TYPE_CHECKING:
+    from pmsm_cli.checkpoint.file import Checkpoint
 
 
 def inspect(
@@ -91,8 +94,8 @@ def evaluate(
         images = pipeline.open_sample(path, samples, seed)
         result = pipeline.evaluate_checkpoint(opened, images, against=against, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
-    if against and not pipeline.is_source(against, opened):
-        console.warn(f"{against} is not the file that the checkpoint was made from ({opened.manifest.source_name})")
+    if against:
+        _warn_of_another_source(against, opened)
     if json:
         console.print_json(to_json(result))
     else:
@@ -191,7 +194,9 @@ def report(
         raise UsageError(
             f"--json and --format {form} contradict each other", hint="with --output, one of them may be a file"
         )
-    check_outputs([output], inputs=[checkpoint, data, Path(profile)])
+    if against and not data:
+        raise UsageError("--against measures the source's accuracy", hint="pass --data IMAGES as well")
+    check_outputs([output], inputs=[checkpoint, data, Path(profile), against])
     written = report_form(output) if form is ReportFormat.TABLE else form
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
@@ -200,6 +205,10 @@ def report(
             opened, images, profile=profile, threads=threads, progress=progress, against=against
         )
     console.warn_skipped(result.skipped)
+    if against:
+        _warn_of_another_source(against, opened)
+    if images and images.labels is not None and not pipeline.has_labels(opened, images):
+        console.warn(f"{data}: its labels need more classes than the network has, so that there is no accuracy")
     if output:
         write_file(output, rendered(result, written))
         console.say(f"written to {output}")
@@ -209,3 +218,10 @@ def report(
         console.print_result(EnergyTable(result, all_sites=all_sites))
     elif not output:
         console.print_text(rendered(result, form))
+
+
+def _warn_of_another_source(against: Path, opened: "Checkpoint") -> None:
+    from pmsm_cli import pipeline
+
+    if not pipeline.is_source(against, opened):
+        console.warn(f"{against} is not the file that the checkpoint was made from ({opened.manifest.source_name})")
