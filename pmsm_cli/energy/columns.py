@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pmsm_cli.energy.profile import EnergyProfile, MemoryLevel
 from pmsm_cli.graph.operations import Operations
-from pmsm_cli.graph.work import LayerWork, RestWork, Work
+from pmsm_cli.graph.work import RESTING, LayerWork, RestWork, Work
 
 SUM_BITS = 32  # sums of products, and membranes
 _WORD = 64  # bits that a memory's energy is stated for
@@ -162,6 +162,8 @@ class Bill:
 
     def rest(self, work: RestWork, column: Column, *, later: bool = False) -> Cost:
         """The arithmetic beside synapses of one kind, at the first or at a later step."""
+        if column.spiking and work.kind == RESTING and self.profile.neuron is not None:
+            return Cost()  # biases of the machine's neurons, part of their updates
         operations = work.later if later else work.first
         waiting = work.waiting_later if later else work.waiting_first
         constants = work.constants_later if later else work.constants_first

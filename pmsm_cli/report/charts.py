@@ -252,7 +252,7 @@ def threshold_histogram(site: SiteReport) -> str:
         return element("p", f"one threshold, {low:.3g}", class_="single")
     edges = [low * (high / low) ** (place / len(bars)) for place in range(len(bars) + 1)]
     shown = [f"{first:.3g} to {last:.3g}" for first, last in itertools.pairwise(edges)]
-    labels = {0.0: f"{low:.2g}", 100.0: f"{high:.2g}"}
+    labels = {0.0: f"{low:.3g}", 100.0: f"{high:.3g}"}
     return _small_bars(bars, shown, ["quantised"] * len(bars), labels, "threshold")
 
 

@@ -12,7 +12,7 @@ from pmsm_cli.report.tables import titled_table
 
 MOST_SITES = 10
 _ROOM_FOR_ALL = 104  # columns of a terminal, with some 30 left for the names of tensors
-_ALL = {"ann": "fp32", "ann_int8": "int8", "quantised": "quantised", "snn": "spiking"}
+_ALL = {"ann": "source\nfp32", "ann_int8": "source\nint8", "quantised": "quantised", "snn": "spiking"}
 _FEW = {"ann": "source", "snn": "spiking"}
 
 

@@ -154,6 +154,23 @@ def test_what_waits_is_written_and_read_and_constants_are_fetched():
     assert (later.memory, later.compute) == (2 * 32 * 1, pytest.approx(2 * 0.1))
 
 
+def test_resting_values_are_biases_of_a_machine_that_has_neurons():
+    rest = RestWork(
+        kind="resting values",
+        added=True,
+        operators=1,
+        first=Operations(add=5),
+        later=Operations(),
+        waiting_first=(),
+        waiting_later=(),
+        constants_first=0,
+        constants_later=0,
+    )
+    chip = replace(REST, neuron=NeuronPicojoule(active=8.0, idle=5.0, spike=2.0))
+    assert (bill(REST).rest(rest, SNN).compute, bill(chip).rest(rest, SNN).compute) == (5.0, 0.0)
+    assert bill(chip).rest(rest, QUANTISED).compute == bill(REST).rest(rest, QUANTISED).compute > 0
+
+
 def report_of(profile: EnergyProfile, timesteps: int = 1, coding: Coding = Coding.REFINE) -> EnergyReport:
     images = tiny.images(12)
     checkpoint = spiking.checkpoint_of(tiny.convolutional(), images, timesteps=timesteps, coding=coding, levels=3)

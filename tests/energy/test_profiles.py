@@ -148,3 +148,24 @@ def test_a_profile_that_is_missing_or_unknown_is_refused(tmp_path: Path):
     known = "known: 45nm, 45nm-memory, loihi2, or a .toml or .json file"
     with pytest.raises(ProfileError, match=f"unknown energy profile '7nm'; {known}"):
         open_profile("7nm")
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "energy.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_the_documentation_holds_every_constant_of_every_profile(name: str):
+    rows = [[cell.strip() for cell in line.split("|")] for line in DOCUMENT.splitlines()]
+    table = {row[1]: row for row in rows if len(row) == 7 and row[1].partition(".")[2]}
+    column = 2 + bundled_profiles().index(name)
+    documented = {constant: float(row[column]) for constant, row in table.items() if row[column]}
+    assert documented == {constant.name: constant.picojoule for constant in open_profile(name).constants}
+
+
+def test_the_documentation_s_example_of_a_profile_can_be_used(tmp_path: Path):
+    example = DOCUMENT.split("```toml\n")[1].split("```")[0]
+    profile = open_profile(written(tmp_path, example))
+    assert profile.picojoule.graded_event == 8
+    assert [level.size for level in profile.memory] == [65536, None]
+    assert profile.neuron is not None
+    assert profile.rest is not None
