@@ -1,6 +1,6 @@
 """From counted spikes to synaptic operations and energy, layer by layer, beside what other networks would cost."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,25 +42,15 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         raise ValueError("this profile bills what has to be measured first: count.work")
     plan, work, timesteps = manifest.plan, count.work, manifest.timesteps
     facts = facts_of(manifest, count.sites, work)
-    state_bits = sum(each.state_bits for each in facts)
-    bill = Bill(profile, work, state_bits=state_bits)
+    bill = Bill(profile, work, state_bits=sum(each.state_bits for each in facts))
     sites = [_site_costs(each, bill, timesteps) for each in facts]
     analog = [_analog_costs(layer, work, bill, timesteps) for layer in plan.analog_layers]
     rest = [_rest_costs(each, bill, timesteps) for each in (work.rest if work else ())]
-    everything = [*sites, *analog, *rest]
-    totals = {column.name: total_of(cost for costs in everything for cost in costs[column.name]) for column in COLUMNS}
-    steps = {
-        column.name: tuple(
-            _MILLIJOULE * sum(costs[column.name][step].total for costs in everything) for step in range(timesteps)
-        )
-        for column in (SNN, SNN_INT8)
-    }
     neurons = sum(each.neurons for each in count.sites)
-    spikes_per_neuron = _shares(count.sites, lambda site: site.spikes, neurons)
+    spikes_per_neuron = _sums(count.sites, lambda site: site.spikes, 1 / neurons)
+    totals = {column.name: total_of(_all(column, [*sites, *analog, *rest])) for column in COLUMNS}
     columns = tuple(_column(column, totals, sum(spikes_per_neuron)) for column in COLUMNS)
-    named = {column.name: column.total_mj for column in columns}
     better, worse = findings(columns)
-    operations = [each.synaptic_ops for each in count.sites]
     return EnergyReport(
         version=REPORT_VERSION,
         network=manifest.source_name,
@@ -70,13 +60,7 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         timesteps=timesteps,
         profile=profile.name,
         profile_description=profile.description,
-        energy_mj=EnergyMillijoule(
-            **named,
-            snn_spiking=_MILLIJOULE * total_of(cost for costs in sites for cost in costs[SNN.name]).total,
-            snn_analog=_MILLIJOULE * total_of(cost for costs in (*analog, *rest) for cost in costs[SNN.name]).total,
-            snn_per_step=steps[SNN.name],
-            snn_int8_per_step=steps[SNN_INT8.name],
-        ),
+        energy_mj=_energy(columns, sites, [*analog, *rest], timesteps),
         columns=columns,
         ratio=columns[0].over_snn,
         ratio_int8=columns[1].over_snn,
@@ -85,9 +69,9 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         accuracy=_accuracy(count.evaluation),
         spikes_per_neuron=spikes_per_neuron,
         spikes_per_neuron_deviation=_listed(count.spikes_deviation, 1 / neurons),
-        firing_rate=_shares(count.sites, lambda site: 100 * site.firing, neurons),
+        firing_rate=_sums(count.sites, lambda site: site.firing, 100 / neurons),
         macs=plan.total_macs,
-        synaptic_ops=tuple(float(sum(each[step] for each in operations)) for step in range(timesteps)),
+        synaptic_ops=_sums(count.sites, lambda site: site.synaptic_ops),
         synaptic_ops_deviation=_listed(count.synaptic_ops_deviation),
         synaptic_events=tuple(sum(each.events[step] for each in facts) for step in range(timesteps)),
         histogram_images=count.histogram_images,
@@ -104,6 +88,27 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         source=profile.source,
         constants=profile.constants,
         skipped=count.skipped,
+    )
+
+
+def _all(column: Column, parts: Iterable[Costs]) -> Iterator[Cost]:
+    """What a network pays, part by part and step by step."""
+    return (cost for costs in parts for cost in costs[column.name])
+
+
+def _energy(
+    columns: Sequence[ColumnReport], spiking: Sequence[Costs], analog: Sequence[Costs], timesteps: int
+) -> EnergyMillijoule:
+    def step_by_step(column: Column) -> tuple[float, ...]:
+        parts = [costs[column.name] for costs in (*spiking, *analog)]
+        return tuple(_MILLIJOULE * sum(costs[step].total for costs in parts) for step in range(timesteps))
+
+    return EnergyMillijoule(
+        **{column.name: column.total_mj for column in columns},
+        snn_spiking=_MILLIJOULE * total_of(_all(SNN, spiking)).total,
+        snn_analog=_MILLIJOULE * total_of(_all(SNN, analog)).total,
+        snn_per_step=step_by_step(SNN),
+        snn_int8_per_step=step_by_step(SNN_INT8),
     )
 
 
@@ -279,8 +284,8 @@ def _not_counted(manifest: Manifest, work: Work | None) -> list[str]:
     return [f"{each} is not counted, on either side: its work is not known" for each in unknown]
 
 
-def _shares(sites: Sequence[SiteCount], value: Callable[[SiteCount], Totals], neurons: int) -> tuple[float, ...]:
-    return _numbers(np.sum([value(site) for site in sites], axis=0), 1 / neurons)
+def _sums(sites: Sequence[SiteCount], value: Callable[[SiteCount], Totals], factor: float = 1.0) -> tuple[float, ...]:
+    return _numbers(np.sum([value(site) for site in sites], axis=0), factor)
 
 
 def _numbers(values: Totals, factor: float = 1.0) -> tuple[float, ...]:

@@ -17,8 +17,8 @@ def findings(columns: Sequence[ColumnReport]) -> tuple[str | None, str | None]:
     better, worse = list[str](), list[str]()
     for weights, field in _WEIGHTS.items():
         ratios = [(column.name, getattr(column, field)) for column in columns if column.name in _NAMES]
-        less = [f"{_times(ratio)} less energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio >= 1]
-        more = [f"{_times(1 / ratio)} more energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio < 1]
+        less = [f"{times(ratio)} less energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio >= 1]
+        more = [f"{times(1 / ratio)} more energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio < 1]
         for found, parts in ((better, less), (worse, more)):
             if parts:
                 subject = "" if found else "the spiking network takes "
@@ -26,7 +26,12 @@ def findings(columns: Sequence[ColumnReport]) -> tuple[str | None, str | None]:
     return _sentence(better), _sentence(worse)
 
 
-def _times(ratio: float) -> str:
+def times(ratio: float) -> str:
+    """A ratio as people say it.
+
+    >>> times(3.069), times(41.5), times(1234.5)
+    ('3.07x', '42x', '1,234x')
+    """
     return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"
 
 

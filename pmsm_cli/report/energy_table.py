@@ -6,8 +6,9 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table
 from rich.text import Text
 
+from pmsm_cli.energy.findings import times
 from pmsm_cli.energy.records import AnalogReport, EnergyReport, RestReport, SiteReport
-from pmsm_cli.report.numbers import count, energy, percent, steps, times
+from pmsm_cli.report.numbers import count, energy, percent, steps
 from pmsm_cli.report.tables import titled_table
 
 MOST_SITES = 10
@@ -53,6 +54,11 @@ def verdict(report: EnergyReport) -> list[str]:
         lines.append(f"Of {channels} channels {silent} are silent and {saturated} saturated")
     lines.append(f"Profile {report.profile}: {report.source}")
     return lines + [f"- {assumption}" for assumption in report.assumptions]
+
+
+def said(ratio: float | None) -> str:
+    """A ratio, or a dash where there is none."""
+    return "-" if ratio is None else times(ratio)
 
 
 def title_of(report: EnergyReport) -> str:
@@ -113,8 +119,8 @@ def _networks(report: EnergyReport, *, wide: bool) -> Table:
         table.add_row(
             column.label,
             *(energy(getattr(column, field)) for field in costs.values()),
-            times(column.over_snn),
-            times(column.over_snn_int8),
+            said(column.over_snn),
+            said(column.over_snn_int8),
             *[even] * wide,
             style="bold" if column.name == "snn" else None,
         )

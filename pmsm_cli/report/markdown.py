@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from pmsm_cli.energy.records import ColumnCost, EnergyReport
-from pmsm_cli.report.energy_table import title_of, verdict
-from pmsm_cli.report.numbers import count, energy, percent, steps, times
+from pmsm_cli.report.energy_table import said, title_of, verdict
+from pmsm_cli.report.numbers import count, energy, percent, steps
 
 _COLUMNS = ("ann", "ann_int8", "quantised", "snn", "snn_int8")
 _HEADINGS = "source, fp32 | source, int8 | quantised | spiking | spiking, int8 weights"
@@ -43,7 +43,7 @@ def energy_markdown(report: EnergyReport) -> str:
         even = "" if column.name.startswith("snn") else f"{_of(column.break_even)} / {_of(column.break_even_int8)}"
         lines.append(
             f"| {column.label} | {energy(column.compute_mj)} | {memory} | {energy(column.total_mj)} "
-            f"| {times(column.over_snn)} | {times(column.over_snn_int8)} | {even} |"
+            f"| {said(column.over_snn)} | {said(column.over_snn_int8)} | {even} |"
         )
     if accuracy := report.accuracy:
         lines += ["", "| timestep | top-1 | agreement | energy up to there |", "|--:|--:|--:|--:|"]

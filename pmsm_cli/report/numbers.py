@@ -44,14 +44,3 @@ def steps(values: Sequence[str]) -> str:
     '0.55 ... 0.25'
     """
     return values[0] if len(values) == 1 else f"{values[0]} ... {values[-1]}"
-
-
-def times(ratio: float | None) -> str:
-    """A ratio as people say it, or a dash.
-
-    >>> times(3.069), times(41.5), times(1234.5), times(None)
-    ('3.07x', '42x', '1,234x', '-')
-    """
-    if ratio is None:
-        return "-"
-    return f"{ratio:.2f}x" if ratio < 10 else f"{ratio:,.0f}x"

@@ -47,7 +47,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     rough = 10 ** math.floor(math.log10(span / most))
     step = next(rough * factor for factor in (1, 2, 2.5, 5, 10, 20) if span / (rough * factor) <= most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * place, 12) for place in range(first, last + 1)]
+    return [float(round(step * place, 12)) for place in range(first, last + 1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
