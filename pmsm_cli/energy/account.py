@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pmsm_cli.calibration.quality import SiteQuality
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.columns import ANN, ANN_INT8, COLUMNS, QUANTISED, SNN, SNN_INT8, Bill, Column, Cost, total_of
+from pmsm_cli.energy.constants import EnergyProfile, SpikeSize
 from pmsm_cli.energy.facts import SiteFacts, facts_of
 from pmsm_cli.energy.findings import findings
-from pmsm_cli.energy.profile import EnergyProfile, SpikeSize
 from pmsm_cli.energy.records import (
     REPORT_VERSION,
     AccuracyReport,
@@ -26,6 +26,8 @@ from pmsm_cli.graph.sites import AnalogLayer
 from pmsm_cli.graph.work import RestWork, Work
 from pmsm_cli.runtime.count import SiteCount, SpikeCount, Totals
 from pmsm_cli.runtime.evaluate import Evaluation
+
+__all__ = ["AccuracyReport", "EnergyMillijoule", "EnergyReport", "SiteReport", "account"]
 
 _MILLIJOULE = 1e-9  # of one pJ
 _THRESHOLD_BARS = 16

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pmsm_cli.energy.profile import EnergyProfile, MemoryLevel
+from pmsm_cli.energy.constants import EnergyProfile, MemoryLevel
 from pmsm_cli.graph.operations import Operations
 from pmsm_cli.graph.work import RESTING, LayerWork, RestWork, Work
 

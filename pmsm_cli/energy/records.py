@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pmsm_cli.energy.profile import Constant
+from pmsm_cli.energy.constants import Constant
 from pmsm_cli.graph.operations import Operations
 from pmsm_cli.graph.sites import AnalogLayer
 from pmsm_cli.runtime.histogram import Histogram

@@ -7,7 +7,7 @@ from pathlib import Path
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.energy.account import account
 from pmsm_cli.energy.estimate import estimate_spikes
-from pmsm_cli.energy.profile_file import open_profile
+from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.energy.records import EnergyReport
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count

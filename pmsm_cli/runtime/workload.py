@@ -19,7 +19,8 @@ def measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     session = open_session(model, subject=checkpoint.subject)
     blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
     results = zip(session.output_names, session.run(blank), strict=True)
-    shapes: dict[str, Shape] = {name: np.shape(result) for name, result in results}
+    # What is no tensor (a sequence of them) has no shape.
+    shapes: dict[str, Shape] = {name: result.shape for name, result in results if isinstance(result, np.ndarray)}
     shapes[session.input_name] = blank.shape
     return shapes
 

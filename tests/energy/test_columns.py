@@ -9,8 +9,7 @@ import tiny
 
 from pmsm_cli.energy.account import account
 from pmsm_cli.energy.columns import ANN, ANN_INT8, QUANTISED, SNN, SNN_INT8, Bill, Map
-from pmsm_cli.energy.findings import findings
-from pmsm_cli.energy.profile import (
+from pmsm_cli.energy.constants import (
     EnergyProfile,
     MemoryLevel,
     NeuronPicojoule,
@@ -18,7 +17,8 @@ from pmsm_cli.energy.profile import (
     RestPicojoule,
     SpikeSize,
 )
-from pmsm_cli.energy.profile_file import open_profile
+from pmsm_cli.energy.findings import findings
+from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.energy.records import ColumnReport, EnergyReport
 from pmsm_cli.graph.operations import Operations
 from pmsm_cli.graph.work import LayerWork, RestWork, Work

@@ -9,8 +9,8 @@ import tiny
 
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import account
+from pmsm_cli.energy.constants import EnergyProfile, Picojoule
 from pmsm_cli.energy.estimate import estimate_spikes
-from pmsm_cli.energy.profile import EnergyProfile, Picojoule
 from pmsm_cli.errors import UsageError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
 from pmsm_cli.runtime.count import SiteCount, SpikeCount, count_spikes

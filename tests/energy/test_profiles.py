@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pmsm_cli.energy.profile import MemoryLevel, NeuronPicojoule, Picojoule, RestPicojoule, SpikeSize
-from pmsm_cli.energy.profile_file import bundled_profiles, open_profile
+from pmsm_cli.energy.constants import MemoryLevel, NeuronPicojoule, Picojoule, RestPicojoule, SpikeSize
+from pmsm_cli.energy.profile import bundled_profiles, open_profile
 from pmsm_cli.errors import ProfileError
 
 GOOD = "[picojoule]\nmac_fp32 = 1\naccumulate_fp32 = 0\nmac_int8 = 0.5\naccumulate_int8 = 2e-1\n"

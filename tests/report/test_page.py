@@ -14,7 +14,7 @@ import tiny
 from browser import CHROMIUM, Browser
 
 from pmsm_cli.energy.account import account
-from pmsm_cli.energy.profile_file import open_profile
+from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.energy.records import EnergyReport
 from pmsm_cli.report.page import energy_page
 from pmsm_cli.runtime.count import count_spikes
