@@ -60,9 +60,10 @@ def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> Countin
             graph.outputs.append(scan.outputs[-1])
             stacked.append(f"{site.name}/{kind}/later")
     if scan is not None:
-        ends = {output.name: output for output in scan.outputs}
+        # What a Scan carries from step to step leaves it in the order in which it came.
+        ends = {first.name: end for first, end in zip(scan.inputs, scan.outputs, strict=False) if first is not None}
         for site in sites:  # behind the Scan: the counts that its steps add up to
-            end, rank = ends[f"{spikes_name(site.name)}/end"], len(shapes[spikes_name(site.name)])
+            end, rank = ends[spikes_name(site.name)], len(shapes[spikes_name(site.name)])
             name = nonzero[site.name] = f"{site.name}/nonzero"
             graph.outputs.append(_sum_of(graph, _map(graph, ["Abs", "Sign"], end, name), name, outer.first_axis(rank)))
     return Counting(model=model, outputs=own, stacked=frozenset(stacked), channels=channels, nonzero=nonzero)
