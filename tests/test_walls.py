@@ -17,7 +17,7 @@ ALLOWED = {
     "checkpoint": {"neuron", "sources", "graph", "calibration"},
     "runtime": {"neuron", "sources", "graph", "calibration", "checkpoint"},
     "finetune": {"neuron", "sources", "graph"},
-    "energy": {"graph", "checkpoint", "runtime", "sources"},
+    "energy": {"neuron", "sources", "graph", "calibration", "checkpoint", "runtime"},
     "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "finetune", "energy"},
     "pipeline": {
         "neuron",

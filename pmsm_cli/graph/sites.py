@@ -14,6 +14,7 @@ from pmsm_cli.graph.rows import CONTRACTED, averaging_operands
 from pmsm_cli.graph.synapse import (
     SYNAPTIC_OPS,
     computed_macs,
+    einsum_macs,
     multiply_accumulates,
     product_heads,
     product_macs,
@@ -211,6 +212,8 @@ def _why_analog(node: ir.Node, readings: list[_Reading], after_synapse: set[str]
 
 
 def _analog_macs(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> int | None:
+    if node.op_type == "Einsum":
+        return _of_one_image(einsum_macs(node, shapes), batch)
     return _of_one_image(computed_macs(node, shapes), batch) if node.op_type in SYNAPTIC_OPS else None
 
 

@@ -218,6 +218,28 @@ def computed_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
     return math.prod(result) * data[_contracted_axis(node, 0)]
 
 
+def einsum_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
+    """The products that an Einsum sums up (of a whole batch, where fixed): one for each value of all its indices.
+
+    Of three operands and more each product has a factor more, and costs a multiplication more.
+    """
+    operands = [shapes.get((value.name or "") if value is not None else "") for value in node.inputs]
+    terms = node.attributes["equation"].as_string().replace(" ", "").split("->")[0].split(",")
+    if len(operands) < 2 or len(terms) != len(operands):
+        return None
+    sizes: dict[str | int, int] = {}
+    for term, shape in zip(terms, operands, strict=True):
+        if shape is None:
+            return None
+        before, dots, after = term.partition("...")
+        broadcast = len(shape) - len(before) - len(after) if dots else 0
+        # The axes that an ellipsis stands for are counted from its end, where they meet those of other operands.
+        names = [*before, *range(-broadcast, 0), *after]
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(sizes.get(name, 1), size)
+    return math.prod(sizes.values()) * (len(operands) - 1)
+
+
 def _convolution(node: ir.Node) -> Synapse:
     weights = node.inputs[1]
     assert weights is not None

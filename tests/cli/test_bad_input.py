@@ -496,5 +496,5 @@ def test_an_unknown_profile_is_refused(pmsm, checkpoint):
     fails(
         pmsm("report", checkpoint, "--profile", "1nm"),
         3,
-        "--profile: unknown energy profile '1nm'; known: 45nm, or a .toml file",
+        "--profile: unknown energy profile '1nm'; known: 45nm, 45nm-memory, loihi2, or a .toml or .json file",
     )
