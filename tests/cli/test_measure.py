@@ -346,7 +346,7 @@ def test_report_warns_of_another_source_and_of_labels_beyond_the_classes(pmsm, c
     shown = pmsm("report", checkpoint, "--data", tmp_path / "images", "--against", stranger, "--json")
     assert (shown.code, shown.err) == (
         0,
-        f"warning: {stranger} is not the file that the checkpoint was made from (convolutional)\n"
+        f"warning: {stranger} is not the network that the checkpoint was made from (convolutional)\n"
         f"warning: {tmp_path / 'images'}: its labels need more classes than the network has, so that there is no "
         "accuracy\n",
     )
