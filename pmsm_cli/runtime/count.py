@@ -19,8 +19,8 @@ from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.rows import row_sum_name
+from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
-from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.runtime.session import Array, open_session
 from pmsm_cli.sources.images import Batch, SkippedImage
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmsm_cli.errors import DataError
-from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.runtime.session import Array, Session
 from pmsm_cli.sources.images import Batch, SkippedImage
 

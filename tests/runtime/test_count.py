@@ -13,7 +13,7 @@ import tiny
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.insert import spikes_name
-from pmsm_cli.graph.unroll import SCAN_NAME
+from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
 from pmsm_cli.sources.images import SkippedImage
