@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pmsm_cli.cli import console, options
-from pmsm_cli.cli.written import ReportFormat, check_outputs, rendered, report_form
+from pmsm_cli.cli.written import Form, ReportFormat, check_outputs, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 
 
@@ -164,10 +164,8 @@ def report(
         ),
     ] = None,
     samples: options.SomeSamples = None,
-    profile: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, or a TOML file.")
-    ] = options.DEFAULT_PROFILE,
-    form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
+    profile: options.Profile = options.DEFAULT_PROFILE,
+    form: Form = ReportFormat.TABLE,
     all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
     output: Annotated[
         Path | None,

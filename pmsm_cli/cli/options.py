@@ -93,6 +93,7 @@ MatchMoments = Annotated[
         help="Give each layer's channels the source's mean and deviation back, after the neurons are in.",
     ),
 ]
+Profile = Annotated[str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, or a TOML file.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads to compute with.  [default: one a core]")

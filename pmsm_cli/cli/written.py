@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from pmsm_cli.errors import UsageError
 
@@ -18,6 +20,9 @@ class ReportFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
     MD = "md"
+
+
+Form = Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")]
 
 
 def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | None]) -> None:

@@ -47,9 +47,12 @@ class Timestep:
         """The same for any value: what does not change is read from the graph around."""
         return None if value is None else self.inner.get(value, value)
 
-    def add_state(self, initial: ir.Value) -> State:
-        """A tensor carried from step to step, from its value at the first one on; `after` is still to be set."""
-        state = State(initial=initial, before=like(initial, "before"))
+    def add_state(self, initial: ir.Value, kind: str = "") -> State:
+        """A tensor carried from step to step, from its value at the first one on; `after` is still to be set.
+
+        `kind` tells apart states that start from the same value.
+        """
+        state = State(initial=initial, before=like(initial, f"{kind}before"))
         self.states.append(state)
         return state
 
@@ -124,7 +127,7 @@ def add_scan(
         "Scan",
         [*(state.initial for state in body.states), *arrays],
         [ir.AttrGraph("body", inside), ir.AttrInt64("num_scan_inputs", len(arrays))],
-        outputs=[*(ir.Value(name=f"{state.initial.name}/end") for state in body.states), *stacked],
+        outputs=[*(ir.Value(name=f"{state.before.name}/end") for state in body.states), *stacked],
         name=SCAN_NAME,
     )
     graph.append(scan)

@@ -60,6 +60,15 @@ class Runs(Protocol):
         ...
 
 
+class Stepwise(Runs, Protocol):
+    """A spiking network, by what it gives out."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of its outputs, in order; `<name>_per_step` holds every step of another one."""
+        ...
+
+
 class Remembered:
     """A network that runs once over a sequence of batches, and repeats its outputs when the same ones come again."""
 
@@ -79,7 +88,7 @@ class Remembered:
 
 
 def evaluate(
-    spiking: Session,
+    spiking: Stepwise,
     batches: Iterable[Batch],
     *,
     timesteps: int,
@@ -102,7 +111,7 @@ def evaluate(
     return tally.result()
 
 
-def per_step_outputs(session: Session, results: list[Array], timesteps: int) -> list[Array]:
+def per_step_outputs(session: Stepwise, results: list[Array], timesteps: int) -> list[Array]:
     """Each source output at every step, [timesteps, images, ...], in the order of the source's outputs."""
     if timesteps == 1:
         return [result[None] for result in results]
@@ -119,7 +128,7 @@ def source_outputs(names: Sequence[str]) -> list[str]:
 class _Tally:
     """Running sums; nothing here grows with the number of images except the list of skipped ones."""
 
-    def __init__(self, spiking: Session, timesteps: int) -> None:
+    def __init__(self, spiking: Stepwise, timesteps: int) -> None:
         self.spiking, self.timesteps = spiking, timesteps
         self.images, self.labelled = 0, 0
         self.skipped: tuple[SkippedImage, ...] = ()

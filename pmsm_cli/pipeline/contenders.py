@@ -1,0 +1,156 @@
+"""The baselines of a comparison: whether each applies, its best setting by calibration images, and how that does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.baselines.counting import COUNT_PREFIX, arriving_name, emitted_name, operations_name
+from pmsm_cli.baselines.methods import ABOUT, Baseline, Candidate, Observed, candidates
+from pmsm_cli.baselines.plan import NeuronPlan, plan_neurons
+from pmsm_cli.baselines.spiking import spiking_model
+from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.energy.account import account
+from pmsm_cli.errors import shorten
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.pipeline.bench import Bench, Run
+from pmsm_cli.runtime.count import SiteCount, SpikeCount
+from pmsm_cli.runtime.counted import Counted
+from pmsm_cli.runtime.evaluate import Evaluation, Remembered
+from pmsm_cli.runtime.maxima import largest_activations
+from pmsm_cli.runtime.observe import PASSES, observe
+from pmsm_cli.sources.images import ImageSet, sample_images
+
+_CHOSEN_ON = 96  # calibration images that each setting is tried on
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Contender:
+    """A baseline at its best setting, after its run; `run` is None where it does not apply."""
+
+    method: Baseline
+    setting: str = ""
+    tried: int = 0
+    reason: str | None = None
+    run: Run | None = None
+
+
+def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, SiteStatistics]) -> list[Contender]:
+    """Every baseline; `manifest` and `statistics` are those of our own conversion of the same network."""
+    loaded = bench.loaded
+    neurons = plan_neurons(loaded.network, loaded.plan, loaded.shapes)
+    reason = why_not(neurons, loaded.plan, statistics)
+    if reason:
+        return [Contender(method=method, reason=reason) for method in Baseline]
+    observed = _observe(bench, neurons)
+    tried_on = sample_images(bench.calibration, bench.whole_batches(_CHOSEN_ON), bench.settings.seed)
+    source = bench.remember(tried_on)
+    contenders = []
+    for method in Baseline:
+        choices = list(candidates(method, neurons, observed))
+        best = _best(bench, neurons, method, choices, tried_on, source)
+        run = _measure(bench, neurons, method, best, manifest)
+        contenders.append(Contender(method=method, setting=best.description, tried=len(choices), run=run))
+    return contenders
+
+
+def why_not(neurons: NeuronPlan, plan: SitePlan, statistics: Mapping[str, SiteStatistics]) -> str | None:
+    """Why the baselines cannot represent a network; None: they can.
+
+    `statistics` of the tensors that synapses read say which of them hold negative values.
+    """
+    negative = [name for name in neurons.uncovered if float(statistics[name].lowest.min()) < 0]
+    others = len(neurons.uncovered) - len(negative)
+    reasons = [f"{len(negative)} of {len(plan.sites)} tensors need negative values"] * bool(negative)
+    reasons += [f"{others} without negative values do not come out of a ReLU"] * bool(others)
+    if not reasons and neurons.obstacles:
+        reasons = [f"cannot be spread over timesteps: {', '.join(shorten(neurons.obstacles, most=_MOST_NAMED))}"]
+    return "; ".join(reasons) or None
+
+
+def _observe(bench: Bench, neurons: NeuronPlan) -> dict[str, Observed]:
+    """What the calibration images show of each activation that neurons take the place of."""
+    loaded, progress, images = bench.loaded, bench.progress, bench.calibration
+    names = [site.name for site in neurons.neurons]
+    progress.start("Baselines: observing activations", (PASSES + 1) * len(images))
+    seen = observe(
+        loaded.network,
+        SitePlan(sites=neurons.neurons, analog_layers=(), other_ops={}),
+        lambda: bench.batches(images),
+        threads=bench.settings.threads,
+        on_batch=progress.advance,
+    )
+    maxima = largest_activations(
+        loaded.network, names, bench.batches(images), threads=bench.settings.threads, on_batch=progress.advance
+    )
+    return {name: Observed(statistics=seen.statistics[name], maxima=maxima[name]) for name in names}
+
+
+def _best(
+    bench: Bench,
+    neurons: NeuronPlan,
+    method: Baseline,
+    choices: list[Candidate],
+    tried_on: ImageSet,
+    source: Remembered,
+) -> Candidate:
+    """The setting of the highest agreement with the source, mean over the compared numbers of timesteps.
+
+    Without classes it is the one of the least output error.
+    """
+    timesteps = bench.settings.timesteps
+
+    def merit(evaluation: Evaluation) -> float:
+        if evaluation.agreement_per_step:
+            return float(np.mean([evaluation.agreement_per_step[count - 1] for count in timesteps]))
+        return -float(np.mean([each.per_step[count - 1] for each in evaluation.outputs for count in timesteps]))
+
+    merits = []
+    for index, candidate in enumerate(choices):
+        stage = f"{ABOUT[method].title}: setting {index + 1} of {len(choices)}"
+        spiking = bench.open(_model(bench, neurons, candidate, counting=False))
+        merits.append(merit(bench.evaluate_on(tried_on, source, spiking, timesteps=timesteps[-1], stage=stage)))
+    return choices[int(np.argmax(merits))]
+
+
+def _measure(bench: Bench, neurons: NeuronPlan, method: Baseline, chosen: Candidate, manifest: Manifest) -> Run:
+    """The chosen setting over all images, with what it spends."""
+    timesteps = bench.settings.timesteps[-1]
+    spiking = Counted(
+        bench.open(_model(bench, neurons, chosen, counting=True)), prefix=COUNT_PREFIX, timesteps=timesteps
+    )
+    evaluation = bench.evaluate(spiking, timesteps=timesteps, stage=f"{ABOUT[method].title}: measuring")
+    counts = tuple(
+        SiteCount(
+            name=site.name,
+            neurons=site.neurons or 1,
+            spikes=spiking.mean(arriving_name(site.name)),
+            firing=spiking.mean(arriving_name(site.name)),
+            synaptic_ops=spiking.mean(operations_name(site.name)),
+        )
+        for site in bench.loaded.plan.sites
+    )
+    count = SpikeCount(images=spiking.images, sites=counts, skipped=evaluation.skipped)
+    emitted = [spiking.mean(emitted_name(site.name)) for site in neurons.neurons]
+    return Run(
+        evaluation=evaluation,
+        energy=account(replace(manifest, timesteps=timesteps), count, bench.profile),
+        spikes_per_neuron=np.sum(emitted, axis=0) / neurons.count,
+        neurons=neurons.count,
+    )
+
+
+def _model(bench: Bench, neurons: NeuronPlan, candidate: Candidate, *, counting: bool) -> ir.Model:
+    loaded, timesteps = bench.loaded, bench.settings.timesteps[-1]
+    return spiking_model(
+        loaded.network,
+        loaded.plan,
+        neurons,
+        candidate.neurons,
+        loaded.shapes,
+        timesteps=timesteps,
+        counting=counting,
+    )
