@@ -64,8 +64,10 @@ def why_not(neurons: NeuronPlan, plan: SitePlan, statistics: Mapping[str, SiteSt
     """
     negative = [name for name in neurons.uncovered if float(statistics[name].lowest.min()) < 0]
     others = len(neurons.uncovered) - len(negative)
-    reasons = [f"{len(negative)} of {len(plan.sites)} tensors need negative values"] * bool(negative)
-    reasons += [f"{others} without negative values do not come out of a ReLU"] * bool(others)
+    of_all = f"of {len(plan.sites)} tensors that synapses read"
+    reasons = [f"{of_all} {len(negative)} need{'s' * (len(negative) == 1)} negative values"] * bool(negative)
+    beside = "more" if negative else of_all
+    reasons += [f"{others} {beside} do{'es' * (others == 1)} not come out of a ReLU"] * bool(others)
     if not reasons and neurons.obstacles:
         reasons = [f"cannot be spread over timesteps: {', '.join(shorten(neurons.obstacles, most=_MOST_NAMED))}"]
     return "; ".join(reasons) or None

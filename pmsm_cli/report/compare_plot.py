@@ -60,7 +60,8 @@ def comparison_plot(comparison: Comparison, *, form: str) -> bytes:
             panels[1].annotate(f" source, {name}", fontsize=8, rotation=90, va="bottom", ha="right", **place)
     panels[1].set_xlabel(f"energy per image (\N{MICRO SIGN}J), profile {comparison.profile}")
     figure.suptitle(f"{comparison.source}, {comparison.images} images; dashed: the source", fontsize=11)
-    panels[0].legend(fontsize=8, loc="lower right")
+    if panels[0].get_legend_handles_labels()[1]:
+        panels[0].legend(fontsize=8, loc="lower right")
     data = io.BytesIO()
     # Without a date and with fixed ids the same comparison gives the same file.
     metadata: dict[str, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[form]

