@@ -10,6 +10,7 @@ from pmsm_cli.baselines.neuron import BaselineNeurons, Floats
 from pmsm_cli.baselines.plan import NeuronPlan
 from pmsm_cli.baselines.thresholds import largest, largest_of_neurons, least_squares, percentile, pooled
 from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.graph.network import Network
 from pmsm_cli.graph.sites import Site
 
 QCFS_LEVELS = (4, 8, 16, 32)
@@ -70,6 +71,7 @@ class Candidate:
 
     description: str
     neurons: Mapping[str, BaselineNeurons]  # by the activation's name
+    trained: Network | None = None  # with weights that were trained for these neurons; None: the source's own
 
 
 Rule = Callable[[SiteStatistics], Floats]

@@ -162,6 +162,6 @@ class _LaterStep(Timestep):
     def _average_of(self, value: ir.Value) -> ir.Value:
         if value not in self._averages:
             self._averages[value] = like(value, "average")
-            inputs = [self._sum_of(value), self.number]
+            inputs: list[ir.Value | None] = [self._sum_of(value), self.number]
             self.append("Div", inputs, [self._averages[value]], name=f"{value.name}/average")
         return self._averages[value]

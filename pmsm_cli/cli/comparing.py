@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmsm_cli.cli import console, options
+from pmsm_cli.cli.tuning import EpochProgress
 from pmsm_cli.cli.written import Form, ReportFormat, check_outputs, plot_form, report_form
 from pmsm_cli.errors import UsageError
 
@@ -58,6 +59,14 @@ def compare(
         ),
     ] = 1.0,
     levels: options.Levels = None,
+    finetune: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="EPOCHS",
+            help="Also train what can be, for so many passes over all calibration images (torch).",
+        ),
+    ] = 0,
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     profile: options.Profile = options.DEFAULT_PROFILE,
@@ -97,6 +106,8 @@ def compare(
     check_outputs([output, plot], inputs=[source, data, calibration_data, Path(profile)])
     if plot:
         check_plotting()
+    if finetune:
+        pipeline.check_torch()
     settings = ComparisonSettings(
         data=data,
         calibration_data=calibration_data,
@@ -105,11 +116,12 @@ def compare(
         timesteps=steps,
         within=within,
         levels=options.levels_number(levels),
+        finetune=finetune,
         profile=profile,
         seed=seed,
         threads=threads,
     )
-    with console.ProgressBar() as progress:
+    with EpochProgress() as progress:
         loaded = pipeline.load_source(source, pipeline.InputSettings(preprocess=preprocess, image_size=image_size))
         result = compare_methods(loaded, settings, progress)
         files: dict[Path, bytes | str] = {}

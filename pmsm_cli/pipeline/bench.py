@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from pmsm_cli.energy.account import EnergyReport
 from pmsm_cli.energy.profile import EnergyProfile
+from pmsm_cli.finetune.records import Listener
 from pmsm_cli.pipeline.conversion import Loaded
-from pmsm_cli.pipeline.inputs import Progress, batch_size, open_sample
+from pmsm_cli.pipeline.inputs import batch_size, open_sample
 from pmsm_cli.report.comparison import MethodPoint
 from pmsm_cli.runtime.counted import Totals
 from pmsm_cli.runtime.evaluate import Evaluation, Remembered, Stepwise, evaluate
@@ -30,6 +31,7 @@ class ComparisonSettings:
     timesteps: tuple[int, ...]  # rising
     within: float  # points that may be lost
     levels: int | None  # of ours; None: found
+    finetune: int  # passes over all calibration images, for the methods that can be trained; 0: none
     profile: str
     seed: int
     threads: int | None
@@ -48,6 +50,11 @@ class Run:
     energy: EnergyReport
     spikes_per_neuron: Totals  # of each step, [timesteps]
     neurons: int  # of one image
+
+    @property
+    def timesteps(self) -> int:
+        """The largest number of timesteps."""
+        return len(self.spikes_per_neuron)
 
     def points(self, timesteps: Sequence[int]) -> tuple[MethodPoint, ...]:
         """The figures after so many steps each."""
@@ -76,7 +83,7 @@ class Bench:
     """What all methods share."""
 
     def __init__(
-        self, loaded: Loaded, settings: ComparisonSettings, profile: EnergyProfile, progress: Progress
+        self, loaded: Loaded, settings: ComparisonSettings, profile: EnergyProfile, progress: Listener
     ) -> None:
         """Open the images and the source.
 

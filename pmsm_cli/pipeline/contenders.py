@@ -13,9 +13,10 @@ from pmsm_cli.baselines.spiking import spiking_model
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import account
-from pmsm_cli.errors import shorten
+from pmsm_cli.errors import CheckFailedError, shorten
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.pipeline.bench import Bench, Run
+from pmsm_cli.pipeline.trained_contenders import trained_qcfs
 from pmsm_cli.runtime.count import SiteCount, SpikeCount
 from pmsm_cli.runtime.counted import Counted
 from pmsm_cli.runtime.evaluate import Evaluation, Remembered
@@ -29,32 +30,50 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Contender:
-    """A baseline at its best setting, after its run; `run` is None where it does not apply."""
+    """A baseline at its best setting, after its run; `run` is None where there was none."""
 
-    method: Baseline
+    name: str
+    title: str
+    paper: str
     setting: str = ""
     tried: int = 0
-    reason: str | None = None
+    reason: str | None = None  # why it did not run
     run: Run | None = None
 
 
 def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, SiteStatistics]) -> list[Contender]:
     """Every baseline; `manifest` and `statistics` are those of our own conversion of the same network."""
-    loaded = bench.loaded
+    loaded, epochs = bench.loaded, bench.settings.finetune
     neurons = plan_neurons(loaded.network, loaded.plan, loaded.shapes)
+    absent = [_contender(method) for method in Baseline] + [_contender(Baseline.QCFS, epochs)] * bool(epochs)
     reason = why_not(neurons, loaded.plan, statistics)
     if reason:
-        return [Contender(method=method, reason=reason) for method in Baseline]
+        return [replace(each, reason=reason) for each in absent]
     observed = _observe(bench, neurons)
     tried_on = sample_images(bench.calibration, bench.whole_batches(_CHOSEN_ON), bench.settings.seed)
     source = bench.remember(tried_on)
-    contenders = []
-    for method in Baseline:
-        choices = list(candidates(method, neurons, observed))
-        best = _best(bench, neurons, method, choices, tried_on, source)
-        run = _measure(bench, neurons, method, best, manifest)
-        contenders.append(Contender(method=method, setting=best.description, tried=len(choices), run=run))
+
+    def ran(contender: Contender, choices: list[Candidate]) -> Contender:
+        best = _best(bench, neurons, contender.title, choices, tried_on, source)
+        run = _measure(bench, neurons, contender.title, best, manifest)
+        return replace(contender, setting=best.description, tried=len(choices), run=run)
+
+    contenders = [
+        ran(each, list(candidates(method, neurons, observed))) for each, method in zip(absent, Baseline, strict=False)
+    ]
+    if epochs:
+        try:
+            contenders.append(ran(absent[-1], trained_qcfs(bench, neurons, observed)))
+        except CheckFailedError as error:
+            contenders.append(replace(absent[-1], reason=error.problem.removesuffix("; nothing was written")))
     return contenders
+
+
+def _contender(method: Baseline, epochs: int = 0) -> Contender:
+    about = ABOUT[method]
+    if not epochs:
+        return Contender(name=method.value, title=about.title, paper=about.paper)
+    return Contender(name=f"{method.value}-finetuned", title=f"{about.title}, fine-tuned", paper=about.paper)
 
 
 def why_not(neurons: NeuronPlan, plan: SitePlan, statistics: Mapping[str, SiteStatistics]) -> str | None:
@@ -94,7 +113,7 @@ def _observe(bench: Bench, neurons: NeuronPlan) -> dict[str, Observed]:
 def _best(
     bench: Bench,
     neurons: NeuronPlan,
-    method: Baseline,
+    title: str,
     choices: list[Candidate],
     tried_on: ImageSet,
     source: Remembered,
@@ -112,19 +131,19 @@ def _best(
 
     merits = []
     for index, candidate in enumerate(choices):
-        stage = f"{ABOUT[method].title}: setting {index + 1} of {len(choices)}"
+        stage = f"{title}: setting {index + 1} of {len(choices)}"
         spiking = bench.open(_model(bench, neurons, candidate, counting=False))
         merits.append(merit(bench.evaluate_on(tried_on, source, spiking, timesteps=timesteps[-1], stage=stage)))
     return choices[int(np.argmax(merits))]
 
 
-def _measure(bench: Bench, neurons: NeuronPlan, method: Baseline, chosen: Candidate, manifest: Manifest) -> Run:
+def _measure(bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, manifest: Manifest) -> Run:
     """The chosen setting over all images, with what it spends."""
     timesteps = bench.settings.timesteps[-1]
     spiking = Counted(
         bench.open(_model(bench, neurons, chosen, counting=True)), prefix=COUNT_PREFIX, timesteps=timesteps
     )
-    evaluation = bench.evaluate(spiking, timesteps=timesteps, stage=f"{ABOUT[method].title}: measuring")
+    evaluation = bench.evaluate(spiking, timesteps=timesteps, stage=f"{title}: measuring")
     counts = tuple(
         SiteCount(
             name=site.name,
@@ -148,7 +167,7 @@ def _measure(bench: Bench, neurons: NeuronPlan, method: Baseline, chosen: Candid
 def _model(bench: Bench, neurons: NeuronPlan, candidate: Candidate, *, counting: bool) -> ir.Model:
     loaded, timesteps = bench.loaded, bench.settings.timesteps[-1]
     return spiking_model(
-        loaded.network,
+        candidate.trained or loaded.network,
         loaded.plan,
         neurons,
         candidate.neurons,

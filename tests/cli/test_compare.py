@@ -9,8 +9,10 @@ import tiny
 from conftest import fails, write_images
 
 from pmsm_cli.baselines.methods import Baseline
+from pmsm_cli.errors import CheckFailedError
 
 METHODS = ["pmsm-refine", "pmsm-rate", *Baseline]
+DIGITS = Path(__file__).parent.parent.parent / "sample_models/digits"
 QUICK = ["--preprocess", "none", "--levels", "7", "-T", "1,2,5"]
 
 
@@ -225,3 +227,44 @@ def test_an_unknown_energy_profile_is_refused_before_the_work(pmsm, network, pic
     shown = pmsm("compare", network, "--data", pictures, "--profile", "3nm", *QUICK)
     assert (shown.code, shown.out) == (3, "")
     assert "unknown energy profile '3nm'" in shown.err
+
+
+def test_training_adds_a_row_of_ours_and_one_of_qcfs(pmsm):
+    pytest.importorskip("torch")
+    options = ["--data", DIGITS / "test", "--calibration-data", DIGITS / "calibration", *QUICK, "--samples", "40"]
+    shown = pmsm(
+        "compare",
+        DIGITS.with_suffix(".onnx"),
+        *options,
+        "--calibration-samples",
+        "40",
+        "--levels",
+        "2",
+        "--finetune",
+        "2",
+        "--json",
+    )
+    assert shown.code == 0
+    methods = by_name(shown.record)
+    assert list(methods) == ["pmsm-refine", "pmsm-rate", "pmsm-finetuned", *Baseline, "qcfs-finetuned"]
+    assert [point["timesteps"] for point in methods["pmsm-finetuned"]["points"]] == [1]
+    assert [point["timesteps"] for point in methods["qcfs-finetuned"]["points"]] == [1, 2, 5]
+    assert "one a channel, start at half" in methods["qcfs-finetuned"]["setting"]
+    for name in ("pmsm-finetuned", "qcfs-finetuned"):
+        assert methods[name]["reason"] is None
+        assert "trained for" in methods[name]["setting"]
+    assert shown.err.count("before training: loss") == 3
+
+
+def test_training_that_does_not_help_is_said(pmsm, network, pictures, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise CheckFailedError("no epoch came closer than the start; nothing was written")
+
+    monkeypatch.setattr("pmsm_cli.finetune.training.finetune", fail)
+    options = ["--preprocess", "none", "--levels", "7", "-T", "1", "--finetune", "1"]
+    methods = by_name(pmsm("compare", network, "--data", pictures, *options, "--json").record)
+    for name in ("pmsm-finetuned", "qcfs-finetuned"):
+        assert methods[name]["reason"] == "no epoch came closer than the start"
+        assert (methods[name]["points"], methods[name]["first_within"]) == ([], None)
