@@ -231,19 +231,9 @@ def test_an_unknown_energy_profile_is_refused_before_the_work(pmsm, network, pic
 
 def test_training_adds_a_row_of_ours_and_one_of_qcfs(pmsm):
     pytest.importorskip("torch")
-    options = ["--data", DIGITS / "test", "--calibration-data", DIGITS / "calibration", *QUICK, "--samples", "40"]
-    shown = pmsm(
-        "compare",
-        DIGITS.with_suffix(".onnx"),
-        *options,
-        "--calibration-samples",
-        "40",
-        "--levels",
-        "2",
-        "--finetune",
-        "2",
-        "--json",
-    )
+    options = ["--data", DIGITS / "test", "--calibration-data", DIGITS / "calibration", "--preprocess", "none"]
+    options += ["-T", "1,2,5", "--samples", "40", "--levels", "2", "--finetune", "2", "--json"]
+    shown = pmsm("compare", DIGITS.with_suffix(".onnx"), *options)
     assert shown.code == 0
     methods = by_name(shown.record)
     assert list(methods) == ["pmsm-refine", "pmsm-rate", "pmsm-finetuned", *Baseline, "qcfs-finetuned"]
