@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 
 
 def test_the_commands_are_those_that_are_documented():
-    assert set(COMMANDS) >= {"convert", "calibrate", "inspect", "eval", "run", "report", "compare"}
+    assert set(COMMANDS) >= {"convert", "calibrate", "inspect", "eval", "run", "report", "compare", "diff"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -56,7 +56,18 @@ def test_every_option_and_argument_has_a_help_text(name):
 
 
 # What these mean depends on the command.
-OF_EACH = {None, "--data", "--finetune", "--labels", "--output", "--plot", "--samples", "--timesteps"}
+OF_EACH = {
+    None,
+    "--all",
+    "--data",
+    "--finetune",
+    "--labels",
+    "--output",
+    "--plot",
+    "--samples",
+    "--target-drop",
+    "--timesteps",
+}
 
 
 def test_an_option_of_several_commands_has_one_default_and_one_text():
