@@ -49,7 +49,7 @@ def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, Sit
     reason = why_not(neurons, loaded.plan, statistics)
     if reason:
         return [replace(each, reason=reason) for each in absent]
-    observed = _observe(bench, neurons)
+    observed = observe_activations(bench, neurons)
     tried_on = sample_images(bench.calibration, bench.whole_batches(_CHOSEN_ON), bench.settings.seed)
     source = bench.remember(tried_on)
 
@@ -92,7 +92,7 @@ def why_not(neurons: NeuronPlan, plan: SitePlan, statistics: Mapping[str, SiteSt
     return "; ".join(reasons) or None
 
 
-def _observe(bench: Bench, neurons: NeuronPlan) -> dict[str, Observed]:
+def observe_activations(bench: Bench, neurons: NeuronPlan) -> dict[str, Observed]:
     """What the calibration images show of each activation that neurons take the place of."""
     loaded, progress, images = bench.loaded, bench.progress, bench.calibration
     names = [site.name for site in neurons.neurons]
