@@ -23,8 +23,8 @@ from pmsm_cli import pipeline
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import insert_neurons, spikes_name
+from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.sites import SitePlan
-from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.neuron.coding import Coding, later_negative_levels
 from pmsm_cli.neuron.onnx_function import NEURON_STEP
 from pmsm_cli.neuron.parameters import NeuronParameters

@@ -15,9 +15,10 @@ from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons, spikes_name
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
+from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
-from pmsm_cli.graph.unroll import SCAN_NAME, unroll_timesteps
+from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.observe import Observation, observe
 from pmsm_cli.sources.images import Batch, SkippedImage

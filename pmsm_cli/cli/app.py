@@ -7,7 +7,7 @@ from io import TextIOWrapper
 import typer
 
 from pmsm_cli import __version__
-from pmsm_cli.cli import commands, console, converting, tuning
+from pmsm_cli.cli import commands, comparing, console, converting, diffing, tuning
 from pmsm_cli.errors import PmsmError
 
 INTERRUPTED = 130
@@ -31,6 +31,8 @@ app.command()(commands.inspect)
 app.command("eval")(commands.evaluate)
 app.command()(commands.run)
 app.command()(commands.report)
+app.command()(comparing.compare)
+app.command()(diffing.diff)
 app.command()(tuning.finetune)
 
 

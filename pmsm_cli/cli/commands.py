@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pmsm_cli.cli import console, options
-from pmsm_cli.cli.written import ReportFormat, check_outputs, rendered, report_form
+from pmsm_cli.cli.written import Form, ReportFormat, check_outputs, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
@@ -184,14 +184,11 @@ def report(
         ),
     ] = None,
     samples: options.SomeSamples = None,
-    profile: Annotated[
-        str,
-        typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, 45nm-memory, loihi2, or a TOML or JSON file."),
-    ] = options.DEFAULT_PROFILE,
+    profile: options.Profile = options.DEFAULT_PROFILE,
     against: options.Against = None,
     weights_file: options.WeightsFile = None,
     random_weights: options.RandomWeights = False,
-    form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
+    form: Form = ReportFormat.TABLE,
     all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
     output: Annotated[
         Path | None,

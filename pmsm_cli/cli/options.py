@@ -110,11 +110,13 @@ MatchMoments = Annotated[
         help="Give each layer's channels the source's mean and deviation back, after the neurons are in.",
     ),
 ]
+Profile = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, 45nm-memory, loihi2, or a TOML or JSON file.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images, and of random weights.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads to compute with.  [default: one a core]")
 ]
-Against = Annotated[
-    Path | None, path_option(metavar="SOURCE", help="The source network, to compare with.", show_default=False)
-]
+AGAINST_HELP = "The source network, to compare with."
+Against = Annotated[Path | None, path_option(metavar="SOURCE", help=AGAINST_HELP, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]

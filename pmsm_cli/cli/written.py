@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from pmsm_cli.errors import UsageError
 
@@ -19,6 +21,9 @@ class ReportFormat(StrEnum):
     JSON = "json"
     MD = "md"
     HTML = "html"
+
+
+Form = Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")]
 
 
 def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | None]) -> None:

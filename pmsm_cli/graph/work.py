@@ -16,9 +16,9 @@ from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.operations import ELEMENTWISE, MOVING, Operations, operations_of
 from pmsm_cli.graph.rest import ABOVE_REST, AT_REST
 from pmsm_cli.graph.rows import average_name, guard_name, peaks_name, relative_name, row_sum_name
+from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import SYNAPTIC_OPS, product_of, synapse_of
-from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 _KINDS = {

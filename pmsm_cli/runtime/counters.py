@@ -10,8 +10,8 @@ from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.sites import Site
-from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 STEP_KINDS = ("count", "firing")  # sums of sizes, and of neurons that fire, over the axis behind the batch

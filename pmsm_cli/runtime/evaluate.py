@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmsm_cli.errors import DataError
-from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.runtime.session import Array, Session
 from pmsm_cli.sources.images import Batch, SkippedImage
 
@@ -60,6 +60,15 @@ class Runs(Protocol):
         ...
 
 
+class Stepwise(Runs, Protocol):
+    """A spiking network, by what it gives out."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of its outputs, in order; `<name>_per_step` holds every step of another one."""
+        ...
+
+
 class Remembered:
     """A network that runs once over a sequence of batches, and repeats its outputs when the same ones come again."""
 
@@ -79,7 +88,7 @@ class Remembered:
 
 
 def evaluate(
-    spiking: Session,
+    spiking: Stepwise,
     batches: Iterable[Batch],
     *,
     timesteps: int,

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from pmsm_cli.errors import PmsmError, SetupError, UnsupportedGraphError
-from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.runtime.library import find_library, register
 
 Array = npt.NDArray[np.float32]

@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 
 
 def test_the_commands_are_those_that_are_documented():
-    assert set(COMMANDS) >= {"convert", "calibrate", "inspect", "eval", "run", "report"}
+    assert set(COMMANDS) >= {"convert", "calibrate", "inspect", "eval", "run", "report", "compare", "diff"}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -55,12 +55,27 @@ def test_every_option_and_argument_has_a_help_text(name):
     assert missing == []
 
 
+# What these mean depends on the command.
+OF_EACH = {
+    None,
+    "--all",
+    "--data",
+    "--finetune",
+    "--labels",
+    "--output",
+    "--plot",
+    "--samples",
+    "--target-drop",
+    "--timesteps",
+}
+
+
 def test_an_option_of_several_commands_has_one_default_and_one_text():
     described: dict[str, set[tuple[object, str]]] = {}
     for name in COMMANDS:
         for parameter in typer.main.get_command(app).commands[name].params:
             option = next((each for each in parameter.opts if each.startswith("--")), None)
-            if option not in (None, "--output", "--samples", "--labels", "--data"):  # these mean something else in each
+            if option not in OF_EACH:
                 described.setdefault(option, set()).add((parameter.default, parameter.help))
     assert {option: kinds for option, kinds in described.items() if len(kinds) > 1} == {}
 
@@ -140,6 +155,9 @@ def test_a_missing_argument_is_refused(pmsm, name):
         ("eval", "--max-drop", "-1"),
         ("run", "--top-k", "0"),
         ("report", "--format", "pdf"),
+        ("compare", "--within", "-1"),
+        ("compare", "--samples", "0"),
+        ("compare", "--levels", "none"),
     ],
 )
 def test_a_value_out_of_range_is_refused(pmsm, command, option, value):
@@ -192,6 +210,18 @@ CONTRADICTIONS = {
     "a bound without a source": (
         "eval {checkpoint} {pictures} --max-drop 1",
         "--max-drop compares with the source: name it with --against",
+    ),
+    "two forms of one comparison": (
+        "compare {network} --data {pictures} --json --format md",
+        "--json and --format md contradict each other\nhint: with --output, one of them may be a file",
+    ),
+    "a comparison drawn in an unknown form": (
+        "compare {network} --data {pictures} --plot {here}/c.bmp",
+        "{here}/c.bmp: a plot is written as .png, .svg, .pdf, not .bmp",
+    ),
+    "a comparison over the source": (
+        "compare {network} --data {pictures} -o {here}/x.json --plot {here}/../here/x.json",
+        "{here}/../here/x.json: a plot is written as .png, .svg, .pdf, not .json",
     ),
     "two forms of one report": (
         "report {checkpoint} --json --format md",
@@ -272,6 +302,7 @@ WRITERS = {
     "calibrate": "calibrate {network} {pictures} -o",
     "run": "run {checkpoint} {pictures} --outputs",
     "report": "report {checkpoint} -o",
+    "compare": "compare {network} --data {pictures} -o",
 }
 
 

@@ -20,9 +20,10 @@ from pmsm_cli.errors import UnsupportedGraphError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons, spikes_name
 from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.scan import PER_STEP, SCAN_NAME
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import Site, SitePlan, find_sites
-from pmsm_cli.graph.unroll import PER_STEP, SCAN_NAME, unroll_timesteps
+from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.neuron.reference import initial_state, running_value, step

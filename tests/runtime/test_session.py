@@ -9,7 +9,7 @@ import tiny
 
 from pmsm_cli.errors import SetupError, UnsupportedGraphError
 from pmsm_cli.graph.ingest import ingest
-from pmsm_cli.graph.unroll import PER_STEP
+from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.runtime import session as module
 from pmsm_cli.runtime.session import open_session
 

@@ -1,0 +1,134 @@
+"""Where methods are compared: the images, the source's outputs for them, and how one method's run becomes figures."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.energy.constants import EnergyProfile
+from pmsm_cli.energy.records import EnergyReport
+from pmsm_cli.finetune.records import Listener
+from pmsm_cli.pipeline.conversion import Loaded
+from pmsm_cli.pipeline.inputs import batch_size, open_sample
+from pmsm_cli.report.comparison import MethodPoint
+from pmsm_cli.runtime.counted import Totals
+from pmsm_cli.runtime.evaluate import Evaluation, Remembered, Stepwise, evaluate
+from pmsm_cli.runtime.fit import check_labels
+from pmsm_cli.runtime.session import Session, open_session
+from pmsm_cli.sources.images import Batch, ImageSet, read_batches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonSettings:
+    """What is compared, on what."""
+
+    data: Path
+    calibration_data: Path | None  # None: images of `data`
+    samples: int
+    calibration_samples: int
+    timesteps: tuple[int, ...]  # rising
+    within: float  # points that may be lost
+    levels: int | None  # of ours; None: found
+    finetune: int  # passes over all calibration images, for the methods that can be trained; 0: none
+    profile: str
+    seed: int
+    threads: int | None
+
+    @property
+    def calibrated_on(self) -> Path:
+        """Where calibration images come from."""
+        return self.calibration_data or self.data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Run:
+    """One method over all images, at every timestep up to the last."""
+
+    evaluation: Evaluation
+    energy: EnergyReport
+    spikes_per_neuron: Totals  # of each step, [timesteps]
+    neurons: int  # of one image
+
+    @property
+    def timesteps(self) -> int:
+        """The largest number of timesteps."""
+        return len(self.spikes_per_neuron)
+
+    def points(self, timesteps: Sequence[int]) -> tuple[MethodPoint, ...]:
+        """The figures after so many steps each."""
+        spikes, operations, energy = (
+            np.cumsum(each)
+            for each in (self.spikes_per_neuron, self.energy.synaptic_ops, self.energy.energy_mj.snn_per_step)
+        )
+        measured = self.evaluation
+        top1, agreement = measured.snn.top1_per_step, measured.agreement_per_step
+        error = measured.outputs[0].per_step if measured.outputs else None
+        return tuple(
+            MethodPoint(
+                timesteps=count,
+                top1=top1[count - 1] if top1 else None,
+                agreement=agreement[count - 1] if agreement else None,
+                output_error=error[count - 1] if error else None,
+                spikes_per_neuron=float(spikes[count - 1]),
+                synaptic_ops=float(operations[count - 1]),
+                energy_mj=float(energy[count - 1]),
+            )
+            for count in timesteps
+        )
+
+
+class Bench:
+    """What all methods share."""
+
+    def __init__(
+        self, loaded: Loaded, settings: ComparisonSettings, profile: EnergyProfile, progress: Listener
+    ) -> None:
+        """Open the images and the source.
+
+        Raises:
+            DataError: the images cannot be used, or their labels do not fit the network.
+        """
+        self.loaded, self.settings, self.profile, self.progress = loaded, settings, profile, progress
+        self.images = open_sample(settings.data, settings.samples, settings.seed)
+        self.calibration = open_sample(settings.calibrated_on, settings.calibration_samples, settings.seed)
+        self.source = self.open(loaded.network.model)
+        for images in (self.images, self.calibration):
+            check_labels(images, self.source)
+        self._remembered = self.remember(self.images)
+
+    def open(self, model: ir.Model, stacked: Sequence[str] = ()) -> Session:
+        """A network of this comparison, ready to run."""
+        subject = self.loaded.network.subject
+        return open_session(model, subject=subject, threads=self.settings.threads, stacked=stacked)
+
+    def batches(self, images: ImageSet) -> Iterator[Batch]:
+        """The images as the network reads them."""
+        return read_batches(images, self.loaded.preprocessing, self._batch_size)
+
+    def whole_batches(self, images: int) -> int:
+        """About so many images, in whole batches where the graph fixes their size."""
+        fixed = self.loaded.network.image.batch or 1
+        return max(images // fixed, 1) * fixed
+
+    def remember(self, images: ImageSet) -> Remembered:
+        """The source, run once over images that come again and again."""
+        return Remembered(self.source, batches=-(-len(images) // self._batch_size))
+
+    def evaluate(self, spiking: Stepwise, *, timesteps: int, stage: str) -> Evaluation:
+        """How well a method does on all images, at every step."""
+        return self.evaluate_on(self.images, self._remembered, spiking, timesteps=timesteps, stage=stage)
+
+    def evaluate_on(
+        self, images: ImageSet, source: Remembered, spiking: Stepwise, *, timesteps: int, stage: str
+    ) -> Evaluation:
+        """The same on other images, whose source was `remember`ed."""
+        self.progress.start(stage, len(images))
+        return evaluate(
+            spiking, self.batches(images), timesteps=timesteps, source=source, on_batch=self.progress.advance
+        )
+
+    @property
+    def _batch_size(self) -> int:
+        return batch_size(self.loaded.plan, self.loaded.network.image.batch)

@@ -1,0 +1,184 @@
+"""The same network by several methods: ours, and those that it is compared with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.energy.account import account
+from pmsm_cli.energy.profile import open_profile
+from pmsm_cli.errors import CheckFailedError, UsageError
+from pmsm_cli.finetune.records import Listener
+from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.pipeline.bench import Bench, ComparisonSettings, Run
+from pmsm_cli.pipeline.contenders import Contender, run_baselines
+from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, calibrate_source, convert
+from pmsm_cli.pipeline.trained_contenders import trained_ours
+from pmsm_cli.report.comparison import Comparison, MethodResult, SourceFigures, points_lost
+from pmsm_cli.runtime.count import count_spikes
+
+_PAPER = "Zhang, Yu, Li: Quantization meets spikes, arXiv 2508.14520"
+_NAMES = {Coding.REFINE: "pmsm-refine", Coding.RATE: "pmsm-rate"}
+_TITLES = {Coding.REFINE: "polarity multi-spike, refine", Coding.RATE: "polarity multi-spike, rate"}
+_TRAINED_NAME, _TRAINED_TITLE = "pmsm-finetuned", "polarity multi-spike, fine-tuned"
+_ASSUMPTIONS = (
+    "the first layer reads the image itself and is computed once, in all methods",
+    "a baseline's spike is one accumulate on each of its synapses, whatever its sign; where spikes are averaged before "
+    "a synapse all of them count, under a maximum the one that gets through",
+    "along shortcuts baselines send their spikes, polarity multi-spike mapping the value itself; these additions are "
+    "not counted in any method",
+    "what is not linear (max pooling, softmax) works on averages over the steps so far",
+)
+_SAME_FOLDER = "thresholds are set on images of the folder that is measured on: --calibration-data names another one"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Ours:
+    """One of our codings, after its run."""
+
+    contender: Contender
+    run: Run
+    manifest: Manifest
+    calibrated: Calibrated
+
+    @property
+    def statistics(self) -> Mapping[str, SiteStatistics]:
+        """What the calibration images showed of the tensors that synapses read."""
+        return self.calibrated.statistics or {}
+
+
+def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) -> Comparison:
+    """Accuracy, spikes and energy of all methods after each number of timesteps.
+
+    Raises:
+        BadInputError: the network, the images or the energy profile cannot be used.
+        UsageError: the profile bills more than what is counted here.
+    """
+    profile = open_profile(settings.profile)
+    if profile.memory or profile.rest:
+        raise UsageError(
+            "a comparison counts synapses only, and the profile bills more than these",
+            subject=settings.profile,
+            hint="--profile 45nm",
+        )
+    bench = Bench(loaded, settings, profile, progress)
+    ours = [_run_ours(bench, coding) for coding in Coding if coding is Coding.REFINE or settings.timesteps[-1] > 1]
+    contenders = [each.contender for each in ours]
+    if settings.finetune:
+        contenders.append(_run_trained(bench, ours[0].calibrated))
+    contenders += run_baselines(bench, ours[0].manifest, ours[0].statistics)
+    measured, cost = ours[0].run.evaluation, ours[0].run.energy.energy_mj
+    ann = SourceFigures(
+        top1=measured.ann.top1 if measured.ann else None, energy_mj=cost.ann, energy_int8_mj=cost.ann_int8
+    )
+    warnings = dict.fromkeys([*loaded.warnings, *(warning for each in ours for warning in each.calibrated.warnings)])
+    return Comparison(
+        source=loaded.source.name,
+        images=measured.images,
+        origin=bench.images.origin,
+        calibration_images=ours[0].manifest.calibration.images.images,
+        calibration_origin=bench.calibration.origin,
+        within=settings.within,
+        measure="top-1" if ann.top1 is not None else "agreement" if measured.agreement is not None else None,
+        profile=settings.profile,
+        ann=ann,
+        methods=tuple(_result(each, settings, ann) for each in contenders),
+        assumptions=(*_ASSUMPTIONS, *bench.profile.assumptions),
+        seed=settings.seed,
+        skipped=measured.skipped,
+        warnings=(*warnings, *[_SAME_FOLDER] * (settings.calibration_data is None)),
+    )
+
+
+def _result(contender: Contender, settings: ComparisonSettings, ann: SourceFigures) -> MethodResult:
+    run = contender.run
+    points = run.points([count for count in settings.timesteps if count <= run.timesteps]) if run else ()
+    lost = [points_lost(ann, point) for point in points]
+    kept = (point for point, loss in zip(points, lost, strict=True) if loss is not None and loss <= settings.within)
+    return MethodResult(
+        name=contender.name,
+        title=contender.title,
+        paper=contender.paper,
+        setting=contender.setting,
+        tried=contender.tried,
+        neurons=run.neurons if run else 0,
+        reason=contender.reason,
+        points=points,
+        first_within=next(kept, None),
+    )
+
+
+def _run_ours(bench: Bench, coding: Coding) -> _Ours:
+    """Our own conversion, as `pmsm convert` makes it for the largest number of timesteps."""
+    loaded, settings = bench.loaded, bench.settings
+    timesteps = settings.timesteps[-1]
+    calibrated = calibrate_source(
+        loaded,
+        CalibrationSettings(
+            data=settings.calibrated_on,
+            samples=settings.calibration_samples,
+            levels=settings.levels,
+            horizon=timesteps if coding is Coding.RATE else 1,
+            seed=settings.seed,
+            threads=settings.threads,
+            keep_statistics=True,
+        ),
+        bench.progress,
+    )
+    made = convert(loaded, calibrated, timesteps=timesteps, coding=coding)
+    checkpoint = Checkpoint(subject=loaded.network.subject, model=made.model, manifest=made.manifest)
+    run = _measure(bench, checkpoint, _TITLES[coding])
+    contender = Contender(
+        name=_NAMES[coding],
+        title=_TITLES[coding],
+        paper=_PAPER,
+        setting=f"{_setting(made.manifest)}, as pmsm convert sets them",
+        tried=1,
+        run=run,
+    )
+    return _Ours(contender=contender, run=run, manifest=made.manifest, calibrated=calibrated)
+
+
+def _run_trained(bench: Bench, calibrated: Calibrated) -> Contender:
+    """Our conversion at one timestep after training; later timesteps are not trained."""
+    contender = Contender(name=_TRAINED_NAME, title=_TRAINED_TITLE, paper=_PAPER, tried=1)
+    made = convert(bench.loaded, calibrated, timesteps=1, coding=Coding.REFINE)
+    try:
+        tuned = trained_ours(bench, made)
+    except CheckFailedError as error:
+        return replace(contender, reason=error.problem.removesuffix("; nothing was written"))
+    checkpoint = Checkpoint(subject=bench.loaded.network.subject, model=tuned.model, manifest=tuned.manifest)
+    setting = f"{_setting(tuned.manifest)}, trained for {tuned.outcome.best} epochs"
+    return replace(contender, setting=setting, run=_measure(bench, checkpoint, _TRAINED_TITLE))
+
+
+def _measure(bench: Bench, checkpoint: Checkpoint, title: str) -> Run:
+    timesteps = checkpoint.manifest.timesteps
+    evaluation = bench.evaluate(bench.open(checkpoint.model), timesteps=timesteps, stage=f"{title}: measuring")
+    bench.progress.start(f"{title}: counting spikes", len(bench.images))
+    counted = count_spikes(
+        checkpoint,
+        bench.batches(bench.images),
+        threads=bench.settings.threads,
+        on_batch=bench.progress.advance,
+    )
+    energy = account(checkpoint.manifest, counted, bench.profile)
+    return Run(
+        evaluation=evaluation,
+        energy=energy,
+        spikes_per_neuron=np.asarray(energy.spikes_per_neuron),
+        neurons=sum(site.neurons for site in counted.sites),
+    )
+
+
+def _setting(manifest: Manifest) -> str:
+    """How thresholds and levels were set, in words."""
+    calibration = manifest.calibration
+    if calibration.allocation:
+        levels = f"levels found, {calibration.allocation.chosen.mean_levels:.1f} on the mean"
+    else:
+        levels = f"{calibration.levels} levels"
+    return f"thresholds by {calibration.method.value}, {levels}"

@@ -1,0 +1,177 @@
+"""The baselines of a comparison: whether each applies, its best setting by calibration images, and how that does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.baselines.counting import COUNT_PREFIX, arriving_name, emitted_name, operations_name
+from pmsm_cli.baselines.methods import ABOUT, Baseline, Candidate, Observed, candidates
+from pmsm_cli.baselines.plan import NeuronPlan, plan_neurons
+from pmsm_cli.baselines.spiking import spiking_model
+from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.checkpoint.manifest import Manifest
+from pmsm_cli.energy.account import account
+from pmsm_cli.errors import CheckFailedError, shorten
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.pipeline.bench import Bench, Run
+from pmsm_cli.pipeline.trained_contenders import trained_qcfs
+from pmsm_cli.runtime.count import SiteCount, SpikeCount
+from pmsm_cli.runtime.counted import Counted
+from pmsm_cli.runtime.evaluate import Evaluation, Remembered
+from pmsm_cli.runtime.maxima import largest_activations
+from pmsm_cli.runtime.observe import PASSES, observe
+from pmsm_cli.sources.images import ImageSet, sample_images
+
+_CHOSEN_ON = 96  # calibration images that each setting is tried on
+_MOST_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Contender:
+    """A baseline at its best setting, after its run; `run` is None where there was none."""
+
+    name: str
+    title: str
+    paper: str
+    setting: str = ""
+    tried: int = 0
+    reason: str | None = None  # why it did not run
+    run: Run | None = None
+
+
+def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, SiteStatistics]) -> list[Contender]:
+    """Every baseline; `manifest` and `statistics` are those of our own conversion of the same network."""
+    loaded, epochs = bench.loaded, bench.settings.finetune
+    neurons = plan_neurons(loaded.network, loaded.plan, loaded.shapes)
+    absent = [_contender(method) for method in Baseline] + [_contender(Baseline.QCFS, epochs)] * bool(epochs)
+    reason = why_not(neurons, loaded.plan, statistics)
+    if reason:
+        return [replace(each, reason=reason) for each in absent]
+    observed = observe_activations(bench, neurons)
+    tried_on = sample_images(bench.calibration, bench.whole_batches(_CHOSEN_ON), bench.settings.seed)
+    source = bench.remember(tried_on)
+
+    def ran(contender: Contender, choices: list[Candidate]) -> Contender:
+        best = _best(bench, neurons, contender.title, choices, tried_on, source)
+        run = _measure(bench, neurons, contender.title, best, manifest)
+        return replace(contender, setting=best.description, tried=len(choices), run=run)
+
+    contenders = [
+        ran(each, list(candidates(method, neurons, observed))) for each, method in zip(absent, Baseline, strict=False)
+    ]
+    if epochs:
+        try:
+            contenders.append(ran(absent[-1], trained_qcfs(bench, neurons, observed)))
+        except CheckFailedError as error:
+            contenders.append(replace(absent[-1], reason=error.problem.removesuffix("; nothing was written")))
+    return contenders
+
+
+def _contender(method: Baseline, epochs: int = 0) -> Contender:
+    about = ABOUT[method]
+    if not epochs:
+        return Contender(name=method.value, title=about.title, paper=about.paper)
+    return Contender(name=f"{method.value}-finetuned", title=f"{about.title}, fine-tuned", paper=about.paper)
+
+
+def why_not(neurons: NeuronPlan, plan: SitePlan, statistics: Mapping[str, SiteStatistics]) -> str | None:
+    """Why the baselines cannot represent a network; None: they can.
+
+    `statistics` of the tensors that synapses read say which of them hold negative values.
+    """
+    negative = [name for name in neurons.uncovered if float(statistics[name].lowest.min()) < 0]
+    others = len(neurons.uncovered) - len(negative)
+    of_all = f"of {len(plan.sites)} tensors that synapses read"
+    reasons = [f"{of_all} {len(negative)} need{'s' * (len(negative) == 1)} negative values"] * bool(negative)
+    beside = "more" if negative else of_all
+    reasons += [f"{others} {beside} do{'es' * (others == 1)} not come out of a ReLU"] * bool(others)
+    if not reasons and neurons.obstacles:
+        reasons = [f"cannot be spread over timesteps: {', '.join(shorten(neurons.obstacles, most=_MOST_NAMED))}"]
+    return "; ".join(reasons) or None
+
+
+def observe_activations(bench: Bench, neurons: NeuronPlan) -> dict[str, Observed]:
+    """What the calibration images show of each activation that neurons take the place of."""
+    loaded, progress, images = bench.loaded, bench.progress, bench.calibration
+    names = [site.name for site in neurons.neurons]
+    progress.start("Baselines: observing activations", (PASSES + 1) * len(images))
+    seen = observe(
+        loaded.network,
+        SitePlan(sites=neurons.neurons, analog_layers=(), other_ops={}),
+        lambda: bench.batches(images),
+        threads=bench.settings.threads,
+        on_batch=progress.advance,
+    )
+    maxima = largest_activations(
+        loaded.network, names, bench.batches(images), threads=bench.settings.threads, on_batch=progress.advance
+    )
+    return {name: Observed(statistics=seen.statistics[name], maxima=maxima[name]) for name in names}
+
+
+def _best(
+    bench: Bench,
+    neurons: NeuronPlan,
+    title: str,
+    choices: list[Candidate],
+    tried_on: ImageSet,
+    source: Remembered,
+) -> Candidate:
+    """The setting of the highest agreement with the source, mean over the compared numbers of timesteps.
+
+    Without classes it is the one of the least output error.
+    """
+    timesteps = bench.settings.timesteps
+
+    def merit(evaluation: Evaluation) -> float:
+        if evaluation.agreement_per_step:
+            return float(np.mean([evaluation.agreement_per_step[count - 1] for count in timesteps]))
+        return -float(np.mean([each.per_step[count - 1] for each in evaluation.outputs for count in timesteps]))
+
+    merits = []
+    for index, candidate in enumerate(choices):
+        stage = f"{title}: setting {index + 1} of {len(choices)}"
+        spiking = bench.open(_model(bench, neurons, candidate, counting=False))
+        merits.append(merit(bench.evaluate_on(tried_on, source, spiking, timesteps=timesteps[-1], stage=stage)))
+    return choices[int(np.argmax(merits))]
+
+
+def _measure(bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, manifest: Manifest) -> Run:
+    """The chosen setting over all images, with what it spends."""
+    timesteps = bench.settings.timesteps[-1]
+    spiking = Counted(
+        bench.open(_model(bench, neurons, chosen, counting=True)), prefix=COUNT_PREFIX, timesteps=timesteps
+    )
+    evaluation = bench.evaluate(spiking, timesteps=timesteps, stage=f"{title}: measuring")
+    counts = tuple(
+        SiteCount(
+            name=site.name,
+            neurons=site.neurons or 1,
+            spikes=spiking.mean(arriving_name(site.name)),
+            firing=spiking.mean(arriving_name(site.name)),
+            synaptic_ops=spiking.mean(operations_name(site.name)),
+        )
+        for site in bench.loaded.plan.sites
+    )
+    count = SpikeCount(images=spiking.images, sites=counts, skipped=evaluation.skipped)
+    emitted = [spiking.mean(emitted_name(site.name)) for site in neurons.neurons]
+    return Run(
+        evaluation=evaluation,
+        energy=account(replace(manifest, timesteps=timesteps), count, bench.profile),
+        spikes_per_neuron=np.sum(emitted, axis=0) / neurons.count,
+        neurons=neurons.count,
+    )
+
+
+def _model(bench: Bench, neurons: NeuronPlan, candidate: Candidate, *, counting: bool) -> ir.Model:
+    loaded, timesteps = bench.loaded, bench.settings.timesteps[-1]
+    return spiking_model(
+        candidate.trained or loaded.network,
+        loaded.plan,
+        neurons,
+        candidate.neurons,
+        loaded.shapes,
+        timesteps=timesteps,
+        counting=counting,
+    )

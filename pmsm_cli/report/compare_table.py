@@ -1,0 +1,137 @@
+"""A comparison of methods as a table for the terminal, and as Markdown."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pmsm_cli.report.comparison import Comparison, MethodPoint, MethodResult
+from pmsm_cli.report.numbers import count, energy, percent
+
+_COLUMNS = ("T", "top-1", "agreement", "spikes/neuron", "synaptic ops", "energy", "of fp32")
+_FIRST_COLUMNS = ("T", "top-1", "agreement", "spikes/neuron", "energy", "relative")
+
+_NOT = "not applicable"
+
+
+def comparison_table(comparison: Comparison) -> RenderableType:
+    """All methods at all numbers of timesteps, then where each first keeps the accuracy, then what this rests on."""
+    every = _table(f"{comparison.source} on {comparison.images} images, by method and timesteps", _COLUMNS)
+    for method in comparison.methods:
+        every.add_section()
+        if method.reason:
+            every.add_row(f"{method.title}: {_NOT}")
+        for index, cells in enumerate(_rows(comparison, method)):
+            first = method.points[index] == method.first_within
+            every.add_row("" if index else method.title, *cells, style="bold" if first else None)
+    parts: list[RenderableType] = [every]
+    if comparison.measure:
+        firsts = _table(f"The fewest timesteps that lose no more than {_loss(comparison)}", _FIRST_COLUMNS)
+        for title, cells in _first_rows(comparison):
+            firsts.add_row(title, *cells)
+        parts.append(firsts)
+    return Group(*parts, *(Text(line) for line in _notes(comparison)))
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """The same as Markdown."""
+    lines = [f"## {comparison.source} on {comparison.images} images, by method and timesteps", ""]
+    lines += _header(_COLUMNS)
+    for method in comparison.methods:
+        if method.reason:
+            lines.append(_line([f"{method.title}: {_NOT}", *[""] * len(_COLUMNS)]))
+        for index, cells in enumerate(_rows(comparison, method)):
+            bold = "**" if method.points[index] == method.first_within else ""
+            lines.append(_line(["" if index else method.title, *(f"{bold}{cell}{bold}" for cell in cells)]))
+    if comparison.measure:
+        limit = f"The fewest timesteps that lose no more than {_loss(comparison)}:"
+        lines += ["", limit, "", *_header(_FIRST_COLUMNS)]
+        lines += [_line([title, *cells]) for title, cells in _first_rows(comparison)]
+    notes = (line if line.startswith("- ") else f"{line}  " for line in _notes(comparison))
+    return "\n".join([*lines, "", *notes, ""])
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan")
+    table.add_column("method", overflow="fold")
+    for name in columns:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _header(columns: Sequence[str]) -> list[str]:
+    return [_line(["method", *columns]), _line(["---", *["--:"] * len(columns)])]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rows(comparison: Comparison, method: MethodResult) -> Iterator[list[str]]:
+    for point in method.points:
+        share = percent(100 * point.energy_mj / comparison.ann.energy_mj, 0) if comparison.ann.energy_mj else "-"
+        accuracy, spikes = _accuracy(point), f"{point.spikes_per_neuron:.2f}"
+        yield [str(point.timesteps), *accuracy, spikes, count(point.synaptic_ops), energy(point.energy_mj), share]
+
+
+def _accuracy(point: MethodPoint) -> list[str]:
+    return [percent(point.top1, 2), percent(point.agreement, 2)]
+
+
+def _loss(comparison: Comparison) -> str:
+    return f"{comparison.within:g} point{'' if comparison.within == 1 else 's'} of {comparison.measure}"
+
+
+def _reference(comparison: Comparison) -> MethodResult | None:
+    """The first method that keeps the accuracy: what the others' energy is held against."""
+    return next((method for method in comparison.methods if method.first_within), None)
+
+
+def _first_rows(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
+    """The source, and each method at its first sufficient number of timesteps."""
+    kept, ann = _reference(comparison), comparison.ann
+    reference = kept.first_within.energy_mj if kept and kept.first_within else 0.0
+
+    def times(value: float) -> str:
+        return f"{value / reference:.2f}x" if reference else "-"
+
+    yield "source, fp32", ["", percent(ann.top1, 2), "", "", energy(ann.energy_mj), times(ann.energy_mj)]
+    yield "source, int8", ["", "", "", "", energy(ann.energy_int8_mj), times(ann.energy_int8_mj)]
+    for method in comparison.methods:
+        point = method.first_within
+        if point:
+            cells = [str(point.timesteps), *_accuracy(point), f"{point.spikes_per_neuron:.2f}"]
+            yield method.title, [*cells, energy(point.energy_mj), times(point.energy_mj)]
+        elif method.points:
+            yield method.title, [f"> {method.points[-1].timesteps}", "", "", "", "", ""]
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    """What became of each method, how it was set, and what all of this rests on."""
+    kept = _reference(comparison)
+    if kept:
+        yield f"relative: over the energy of {kept.title}"
+    elif comparison.measure:
+        most = max((point.timesteps for method in comparison.methods for point in method.points), default=0)
+        yield f"every method loses more than {_loss(comparison)}, also in {most} timesteps"
+    for method in comparison.methods:
+        if method.reason:
+            yield f"{method.title} does not apply: {method.reason}"
+    for method in comparison.methods:
+        if method.points:
+            best = f", the best of {method.tried} settings by calibration images" if method.tried > 1 else ""
+            yield f"{method.title} ({method.neurons} neurons): {method.setting}{best}"
+    for paper, titles in _papers(comparison).items():
+        yield f"{' and '.join(titles)}: {paper}"
+    calibrated = f"calibrated on {comparison.calibration_images} images of {comparison.calibration_origin}"
+    yield f"{calibrated}; measured on {comparison.images} of {comparison.origin}; seed {comparison.seed}"
+    yield f"energy by profile {comparison.profile}, per image, of all steps together:"
+    yield from (f"- {assumption}" for assumption in comparison.assumptions)
+
+
+def _papers(comparison: Comparison) -> dict[str, list[str]]:
+    papers: dict[str, list[str]] = {}
+    for method in comparison.methods:
+        papers.setdefault(method.paper, []).append(method.title)
+    return papers

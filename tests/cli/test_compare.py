@@ -1,0 +1,260 @@
+"""`pmsm compare`: one network by several methods, as a table, JSON, Markdown and a picture."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+import tiny
+from conftest import fails, write_images
+
+from pmsm_cli.baselines.methods import Baseline
+from pmsm_cli.errors import CheckFailedError
+
+METHODS = ["pmsm-refine", "pmsm-rate", *Baseline]
+DIGITS = Path(__file__).parent.parent.parent / "sample_models/digits"
+QUICK = ["--preprocess", "none", "--levels", "7", "-T", "1,2,5"]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, network: Path, pictures: Path):
+    """The record of one comparison, and the files written beside it."""
+    folder = tmp_path_factory.mktemp("compared")
+    from pmsm_cli.cli.app import run
+
+    options = ["--data", str(pictures), "--calibration-data", str(pictures), *QUICK]
+    files = ["-o", str(folder / "c.json"), "--plot", str(folder / "c.png")]
+    assert run(["compare", str(network), *options, *files]) == 0
+    return json.loads((folder / "c.json").read_text()), folder
+
+
+def by_name(record) -> dict:
+    return {method["name"]: method for method in record["methods"]}
+
+
+def test_the_record_has_every_method_after_every_number_of_timesteps(compared):
+    record, _ = compared
+    assert record.keys() == {
+        "source", "images", "origin", "calibration_images", "calibration_origin", "within", "measure", "profile",
+        "ann", "methods", "assumptions", "seed", "skipped", "warnings",
+    }  # fmt: skip
+    assert (record["source"], record["images"], record["measure"]) == ("convolutional", 40, "top-1")
+    assert [method["name"] for method in record["methods"]] == METHODS
+    for method in record["methods"]:
+        assert method.keys() == {
+            "name", "title", "paper", "setting", "tried", "neurons", "reason", "points", "first_within",
+        }  # fmt: skip
+        assert [point["timesteps"] for point in method["points"]] == [1, 2, 5]
+        for point in method["points"]:
+            assert point.keys() == {
+                "timesteps", "top1", "agreement", "output_error", "spikes_per_neuron", "synaptic_ops", "energy_mj",
+            }  # fmt: skip
+            assert 0 <= point["top1"] <= 100
+        for key in ("spikes_per_neuron", "synaptic_ops", "energy_mj"):
+            values = [point[key] for point in method["points"]]
+            assert values == sorted(values)
+            assert values[0] > 0
+
+
+def test_a_baseline_emits_no_more_than_one_spike_a_step(compared):
+    for method in compared[0]["methods"][2:]:
+        for point in method["points"]:
+            assert 0 < point["spikes_per_neuron"] <= point["timesteps"]
+
+
+def test_the_first_sufficient_number_of_timesteps_is_the_first_that_keeps_the_accuracy(compared):
+    record, _ = compared
+    for method in record["methods"]:
+        kept = [point for point in method["points"] if record["ann"]["top1"] - point["top1"] <= record["within"]]
+        assert method["first_within"] == (kept[0] if kept else None)
+
+
+def test_energy_is_the_first_layer_once_and_an_accumulate_a_synaptic_operation(compared):
+    record, _ = compared
+    analog = 3 * 4 * (8 * 8 * 9 - 92)  # products of the first layer, padding left out
+    for method in record["methods"]:
+        for point in method["points"]:
+            expected = 1e-9 * (4.6 * analog + 0.9 * point["synaptic_ops"])
+            assert point["energy_mj"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_our_rows_are_what_convert_eval_and_report_give(pmsm, compared, network, pictures, tmp_path):
+    target = tmp_path / "x.onnx"
+    options = ["--data", pictures, "--preprocess", "none", "--levels", "7", "-T", "5"]
+    assert pmsm("convert", network, *options, "-o", target).code == 0
+    evaluated = pmsm("eval", target, pictures, "--against", network, "--json").record
+    reported = pmsm("report", target, "--data", pictures, "--json").record
+    last = by_name(compared[0])["pmsm-refine"]["points"][-1]
+    assert last["top1"] == evaluated["snn"]["top1"]
+    assert last["agreement"] == evaluated["agreement"]
+    assert last["energy_mj"] == pytest.approx(reported["energy_mj"]["snn"])
+    assert last["synaptic_ops"] == pytest.approx(sum(reported["synaptic_ops"]))
+    assert last["spikes_per_neuron"] == pytest.approx(sum(reported["spikes_per_neuron"]))
+
+
+def test_the_same_command_gives_the_same_figures_and_a_table(pmsm, compared, network, pictures, tmp_path):
+    options = ["--data", pictures, "--calibration-data", pictures, *QUICK, "-o", tmp_path / "again.json"]
+    shown = pmsm("compare", network, *options)
+    assert (shown.code, shown.err) == (0, f"written to {tmp_path / 'again.json'}\n")
+    assert json.loads((tmp_path / "again.json").read_text()) == compared[0]
+    for text in (
+        "QCFS",
+        "signed with memory",
+        "rate, max norm",
+        "polarity multi-spike, refine",
+        "2303.04347",
+        "seed 0",
+    ):
+        assert text in shown.out
+
+
+def test_a_plot_is_drawn(compared):
+    assert (compared[1] / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_labels_agreement_decides_and_broken_images_are_named(pmsm, network, tmp_path):
+    write_images(tmp_path / "x", 20)
+    (tmp_path / "x" / "broken.png").write_bytes(b"no picture")
+    shown = pmsm("compare", network, "--data", tmp_path / "x", *QUICK, "--within", "30", "--json")
+    assert shown.code == 0
+    assert "--calibration-data names another one" in shown.err
+    record = shown.record
+    assert (record["images"], record["measure"], record["ann"]["top1"]) == (20, "agreement", None)
+    assert [Path(each["name"]).name for each in record["skipped"]] == ["broken.png"]
+    for method in record["methods"]:
+        kept = [point for point in method["points"] if point["agreement"] >= 70]
+        assert method["first_within"] == (kept[0] if kept else None)
+
+
+def test_a_network_without_classes_is_compared_by_its_output_error(pmsm, tmp_path):
+    proto = tiny.model(
+        """
+        g (float[N, 3, 8, 8] image) => (float[N, 2, 8, 8] map) {
+            a = Conv <pads = [1, 1, 1, 1]> (image, w1)
+            b = Relu (a)
+            map = Conv (b, w2)
+        }""",
+        w1=tiny.weights(4, 3, 3, 3),
+        w2=tiny.weights(2, 4, 1, 1),
+    )
+    write_images(tmp_path / "x", 12)
+    source = tiny.save(proto, tmp_path / "map.onnx")
+    record = pmsm("compare", source, "--data", tmp_path / "x", *QUICK, "--json").record
+    assert record["measure"] is None
+    for method in record["methods"]:
+        assert method["first_within"] is None
+        errors = [point["output_error"] for point in method["points"]]
+        assert errors[-1] < errors[0] or method["name"] == "rate-max"
+
+
+def signed_network() -> onnx.ModelProto:
+    """A sum without an activation, and a gate."""
+    return tiny.model(
+        """
+        g (float[N, 3, 8, 8] image) => (float[N, 5] scores) {
+            a = Conv <pads = [1, 1, 1, 1]> (image, w1)
+            b = Relu (a)
+            c = Conv (b, w2)
+            d = Conv (c, w3)
+            s = Sigmoid (d)
+            e = Conv (s, w4)
+            f = GlobalAveragePool (e)
+            h = Flatten (f)
+            r = Relu (h)
+            scores = Gemm (r, w5)
+        }""",
+        w1=tiny.weights(4, 3, 3, 3),
+        w2=tiny.weights(4, 4, 1, 1),
+        w3=tiny.weights(4, 4, 1, 1, seed=1),
+        w4=tiny.weights(4, 4, 1, 1, seed=2),
+        w5=tiny.weights(4, 5),
+    )
+
+
+def test_methods_that_do_not_apply_say_why_and_ours_are_measured(pmsm, pictures, tmp_path):
+    source = tiny.save(signed_network(), tmp_path / "signed.onnx")
+    options = ["compare", source, "--data", pictures, *QUICK]
+    shown = pmsm(*options, "-o", tmp_path / "signed.json")
+    assert shown.code == 0
+    reason = "of 4 tensors that synapses read 1 needs negative values; 1 more does not come out of a ReLU"
+    for method in json.loads((tmp_path / "signed.json").read_text())["methods"]:
+        ours = method["name"].startswith("pmsm")
+        assert method["reason"] == (None if ours else reason)
+        assert len(method["points"]) == (3 if ours else 0)
+    assert "QCFS: not applicable" in shown.out
+    assert f"QCFS does not apply: {reason}" in " ".join(shown.out.split())
+
+
+def test_one_timestep_is_compared_without_a_second_coding(pmsm, network, pictures):
+    options = ["--preprocess", "none", "--levels", "7", "-T", "1"]
+    record = pmsm("compare", network, "--data", pictures, *options, "--json").record
+    assert [method["name"] for method in record["methods"]] == ["pmsm-refine", *Baseline]
+    assert all(len(method["points"]) == 1 for method in record["methods"])
+
+
+def test_baselines_of_a_fixed_batch_give_the_figures_of_an_open_one(pmsm, compared, pictures, tmp_path):
+    fixed = tiny.save(tiny.convolutional(batch=4), tmp_path / "fixed.onnx")
+    options = ["--data", pictures, "--calibration-data", pictures, *QUICK, "--json"]
+    other = by_name(pmsm("compare", fixed, *options).record)
+    for name in Baseline:
+        method = by_name(compared[0])[name]
+        assert method["setting"] == other[name]["setting"]
+        for mine, theirs in zip(method["points"], other[name]["points"], strict=True):
+            assert {key: pytest.approx(value, rel=1e-5) for key, value in mine.items()} == theirs
+
+
+@pytest.mark.parametrize("steps", ["", "0,1", "2,1", "1,1", "1,two", "1,,2", "1.5", "1,4096"])
+def test_numbers_of_timesteps_that_are_no_rising_list_are_refused(pmsm, network, pictures, steps):
+    message = f"{steps!r} is not a rising list of numbers from 1 to 1024\nhint: pmsm compare --help"
+    fails(pmsm("compare", network, "--data", pictures, "-T", steps), 2, f"Invalid value: {message}")
+
+
+def test_labels_beyond_the_network_s_classes_are_refused(pmsm, network, tmp_path):
+    for index in range(6):
+        write_images(tmp_path / "many" / f"{index}", 1)
+    shown = pmsm("compare", network, "--data", tmp_path / "many", *QUICK)
+    assert shown.code == 3
+    assert "its labels need 6 classes, the network has 5" in shown.err
+
+
+def test_the_source_must_be_a_network_and_not_a_checkpoint(pmsm, checkpoint, pictures):
+    shown = pmsm("compare", checkpoint, "--data", pictures)
+    assert shown.code == 3
+    assert "is a spiking checkpoint already" in shown.err
+
+
+def test_an_unknown_energy_profile_is_refused_before_the_work(pmsm, network, pictures):
+    shown = pmsm("compare", network, "--data", pictures, "--profile", "3nm", *QUICK)
+    assert (shown.code, shown.out) == (3, "")
+    assert "unknown energy profile '3nm'" in shown.err
+
+
+def test_training_adds_a_row_of_ours_and_one_of_qcfs(pmsm):
+    pytest.importorskip("torch")
+    options = ["--data", DIGITS / "test", "--calibration-data", DIGITS / "calibration", "--preprocess", "none"]
+    options += ["-T", "1,2,5", "--samples", "40", "--levels", "2", "--finetune", "2", "--json"]
+    shown = pmsm("compare", DIGITS.with_suffix(".onnx"), *options)
+    assert shown.code == 0
+    methods = by_name(shown.record)
+    assert list(methods) == ["pmsm-refine", "pmsm-rate", "pmsm-finetuned", *Baseline, "qcfs-finetuned"]
+    assert [point["timesteps"] for point in methods["pmsm-finetuned"]["points"]] == [1]
+    assert [point["timesteps"] for point in methods["qcfs-finetuned"]["points"]] == [1, 2, 5]
+    assert "one a channel, start at half" in methods["qcfs-finetuned"]["setting"]
+    for name in ("pmsm-finetuned", "qcfs-finetuned"):
+        assert methods[name]["reason"] is None
+        assert "trained for" in methods[name]["setting"]
+    assert shown.err.count("before training: loss") == 3
+
+
+def test_training_that_does_not_help_is_said(pmsm, network, pictures, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("torch")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise CheckFailedError("no epoch came closer than the start; nothing was written")
+
+    monkeypatch.setattr("pmsm_cli.finetune.training.finetune", fail)
+    options = ["--preprocess", "none", "--levels", "7", "-T", "1", "--finetune", "1"]
+    methods = by_name(pmsm("compare", network, "--data", pictures, *options, "--json").record)
+    for name in ("pmsm-finetuned", "qcfs-finetuned"):
+        assert methods[name]["reason"] == "no epoch came closer than the start"
+        assert (methods[name]["points"], methods[name]["first_within"]) == ([], None)
