@@ -32,7 +32,7 @@ def main() -> None:
     checkpoint = open_checkpoint(arguments.checkpoint)
     threads = arguments.threads
     sessions = {
-        "source": pipeline.open_reference(arguments.source, threads=threads),
+        "source": pipeline.open_reference(pipeline.open_network(arguments.source), threads=threads),
         "spiking, native library": open_session(checkpoint.model, subject="native", threads=threads),
         "spiking, function bodies": open_session(checkpoint.model, subject="portable", threads=threads, native=False),
     }

@@ -289,7 +289,7 @@ def compare(network: Network, levels: int, arguments: argparse.Namespace) -> lis
         checkpoint=_checkpoint(loaded, calibrated, TIMESTEPS),
         test=batches(arguments.images / network.evaluate_on, network.images, arguments.seed + 1),
         calibration=np.concatenate([batch.inputs for batch in seen]),
-        source=pipeline.open_reference(source, threads=arguments.threads),
+        source=pipeline.open_reference(loaded.source, threads=arguments.threads),
         threads=arguments.threads,
     )
     longer = replace(bench, checkpoint=_checkpoint(loaded, calibrated, STEPS_OF_HALVES))

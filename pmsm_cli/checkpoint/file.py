@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.onnx_file import open_onnx
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -51,7 +51,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, unreadable, or not a checkpoint that this version knows.
     """
     try:
-        proto = open_source(path).proto
+        proto = open_onnx(path).proto
     except ModelFileError as error:
         raise CheckpointError(error.problem, subject=error.subject, details=error.details, hint=error.hint) from error
     return unpack(proto, subject=str(path))

@@ -14,18 +14,24 @@ from pmsm_cli.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
     from pmsm_cli.checkpoint.file import Checkpoint
+    from pmsm_cli.sources.records import Source
 
 
 def inspect(
     source: Annotated[
         Path,
         options.path_argument(
-            metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False
+            metavar="SOURCE|CHECKPOINT",
+            help="A network (.onnx, or timm:NAME) or a spiking checkpoint.",
+            show_default=False,
         ),
     ],
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Show what becomes spikes, what stays analog and why, and the share of the work that spikes drive.
@@ -36,8 +42,10 @@ def inspect(
     from pmsm_cli.checkpoint.file import open_checkpoint
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.source import check_weights
 
     manifest = None
+    weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     if pipeline.is_checkpoint(source):
         if preprocess or image_size or spiking_input:
             raise UsageError(
@@ -48,9 +56,13 @@ def inspect(
         plan = manifest.plan
     else:
         settings = pipeline.InputSettings(
-            preprocess=preprocess or "none", image_size=image_size, spiking_input=spiking_input
+            preprocess=preprocess or "none", image_size=image_size, spiking_input=spiking_input, weights=weights
         )
-        plan = pipeline.load_source(source, settings).plan
+        with console.ProgressBar() as progress:
+            loaded = pipeline.load_source(source, settings, progress)
+        for warning in loaded.warnings:
+            console.warn(warning)
+        plan = loaded.plan
     if json:
         totals = {
             "spiking_share": plan.spiking_share,
@@ -73,6 +85,8 @@ def evaluate(
             min=0, metavar="PCT", help="Exit with code 5 if top-1 (agreement, without labels) falls by more points."
         ),
     ] = None,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     samples: options.SomeSamples = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -86,16 +100,19 @@ def evaluate(
     from pmsm_cli.checkpoint.file import open_checkpoint
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.source import check_weights
 
     if max_drop is not None and against is None:
         raise UsageError("--max-drop compares with the source: name it with --against")
+    weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(path, samples, seed)
-        result = pipeline.evaluate_checkpoint(opened, images, against=against, threads=threads, progress=progress)
+        source = pipeline.open_source_of(opened, against, weights, progress) if against else None
+        result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
-    if against:
-        _warn_of_another_source(against, opened)
+    if source:
+        _warn_of_source(source, opened)
     if json:
         console.print_json(to_json(result))
     else:
@@ -172,6 +189,8 @@ def report(
         typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, 45nm-memory, loihi2, or a TOML or JSON file."),
     ] = options.DEFAULT_PROFILE,
     against: options.Against = None,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
     all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
     output: Annotated[
@@ -189,6 +208,7 @@ def report(
     from pmsm_cli import pipeline
     from pmsm_cli.checkpoint.file import open_checkpoint, write_file
     from pmsm_cli.report.energy_table import EnergyTable
+    from pmsm_cli.sources.source import check_weights
 
     if json and form in (ReportFormat.MD, ReportFormat.HTML):
         raise UsageError(
@@ -196,17 +216,19 @@ def report(
         )
     if against and not data:
         raise UsageError("--against measures the source's accuracy", hint="pass --data IMAGES as well")
-    check_outputs([output], inputs=[checkpoint, data, Path(profile), against])
+    weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
+    check_outputs([output], inputs=[checkpoint, data, Path(profile), against, weights_file])
     written = report_form(output) if form is ReportFormat.TABLE else form
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(data, samples, seed) if data else None
+        source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.report_checkpoint(
-            opened, images, profile=profile, threads=threads, progress=progress, against=against
+            opened, images, profile=profile, threads=threads, progress=progress, against=source
         )
     console.warn_skipped(result.skipped)
-    if against:
-        _warn_of_another_source(against, opened)
+    if source:
+        _warn_of_source(source, opened)
     if images and images.labels is not None and not pipeline.has_labels(opened, images):
         console.warn(f"{data}: its labels need more classes than the network has, so that there is no accuracy")
     if output:
@@ -220,8 +242,11 @@ def report(
         console.print_text(rendered(result, form))
 
 
-def _warn_of_another_source(against: Path, opened: "Checkpoint") -> None:
+def _warn_of_source(source: "Source", opened: "Checkpoint") -> None:
     from pmsm_cli import pipeline
 
-    if not pipeline.is_source(against, opened):
-        console.warn(f"{against} is not the file that the checkpoint was made from ({opened.manifest.source_name})")
+    for warning in source.warnings:
+        console.warn(warning)
+    if not pipeline.is_source(source, opened):
+        name = opened.manifest.source_name
+        console.warn(f"{source.path} is not the network that the checkpoint was made from ({name})")

@@ -19,6 +19,7 @@ from pmsm_cli.neuron.coding import Coding
 
 if TYPE_CHECKING:
     from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, InputSettings
+    from pmsm_cli.sources.records import Weights
 
 _DEFAULT_SAMPLES = 512
 
@@ -53,6 +54,8 @@ def convert(
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     labels: Annotated[
         Path | None, options.path_option(metavar="FILE", help="Class names, one a line, to store in the checkpoint.")
     ] = None,
@@ -75,9 +78,11 @@ def convert(
     from pmsm_cli.checkpoint.file import Checkpoint, write_files
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.source import check_weights, source_stem
 
-    target = output or Path(f"{source.stem}.snn.onnx")
+    target = output or Path(f"{source_stem(source)}.snn.onnx")
     form = report_form(report)
+    weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     check_tuning(finetune, data, timesteps)
     if calibration and ((data and not finetune) or levels or target_drop is not None or not match_moments):
         raise UsageError(
@@ -86,9 +91,10 @@ def convert(
         )
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
-    check_outputs([target, report], inputs=[source, calibration, labels])
+    check_outputs([target, report], inputs=[source, calibration, labels, weights_file])
     with EpochProgress() as progress:
-        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input, calibration))
+        reading = _input_settings(preprocess, image_size, spiking_input, weights, calibration)
+        loaded = pipeline.load_source(source, reading, progress)
         names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
@@ -140,6 +146,8 @@ def calibrate(
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
     spiking_input: options.SpikingInput = False,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     plot: Annotated[
         Path | None,
         options.path_option(
@@ -164,16 +172,19 @@ def calibrate(
     from pmsm_cli.checkpoint.file import write_files
     from pmsm_cli.report import tables
     from pmsm_cli.report.plot import calibration_plot, check_plotting
+    from pmsm_cli.sources.source import check_weights, source_stem
 
-    target = output or Path(f"{source.stem}.calibration.json")
+    target = output or Path(f"{source_stem(source)}.calibration.json")
     form = plot_form(plot)
+    weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     if plot_sites is not None and not plot:
         raise UsageError("--plot-sites says what --plot draws: name a file with --plot")
-    check_outputs([target, plot], inputs=[source])
+    check_outputs([target, plot], inputs=[source, weights_file])
     if plot:
         check_plotting()
     with console.ProgressBar() as progress:
-        loaded = pipeline.load_source(source, _input_settings(preprocess, image_size, spiking_input))
+        reading = _input_settings(preprocess, image_size, spiking_input, weights)
+        loaded = pipeline.load_source(source, reading, progress)
         settings = _calibration_settings(path, samples, levels, target_drop, method, match_moments, seed, threads)
         settings = replace(settings, keep_statistics=plot is not None)
         calibrated = pipeline.calibrate_source(loaded, settings, progress)
@@ -196,12 +207,20 @@ def calibrate(
 
 
 def _input_settings(
-    preprocess: str | None, image_size: int | None, spiking_input: bool, calibration: Path | None = None
+    preprocess: str | None,
+    image_size: int | None,
+    spiking_input: bool,
+    weights: "Weights",
+    calibration: Path | None = None,
 ) -> "InputSettings":
     from pmsm_cli.pipeline import InputSettings
 
     return InputSettings(
-        preprocess=preprocess, image_size=image_size, spiking_input=spiking_input, calibration=calibration
+        preprocess=preprocess,
+        image_size=image_size,
+        spiking_input=spiking_input,
+        weights=weights,
+        calibration=calibration,
     )
 
 

@@ -33,7 +33,21 @@ def levels_number(text: str | None) -> int | None:
     return None if text in (None, AUTO) else int(text)
 
 
-Source = Annotated[Path, path_argument(metavar="SOURCE", help="The network: an .onnx file.", show_default=False)]
+Source = Annotated[
+    Path,
+    path_argument(metavar="SOURCE", help="The network: an .onnx file, or timm:NAME.", show_default=False),
+]
+WeightsFile = Annotated[
+    Path | None,
+    path_option(
+        metavar="FILE",
+        help="Weights of a timm model: .safetensors, .pth or .pt.  [default: its pretrained ones, from the network]",
+        show_default=False,
+    ),
+]
+RandomWeights = Annotated[
+    bool, typer.Option("--random-weights", help="Random weights for a timm model, by --seed: for a dry run.")
+]
 CheckpointFile = Annotated[
     Path, path_argument(metavar="CHECKPOINT", help="A spiking network made by `pmsm convert`.", show_default=False)
 ]
@@ -49,13 +63,16 @@ Preprocess = Annotated[
     str | None,
     typer.Option(
         metavar="PRESET",
-        help="imagenet, inception, cifar10, none, or a JSON file.  [default: imagenet; none for grey networks]",
+        help="imagenet, inception, cifar10, none, timm:NAME, or a JSON file.  [default: a timm model's own; else "
+        "imagenet, none for grey networks]",
         show_default=False,
     ),
 ]
 ImageSize = Annotated[
     int | None,
-    typer.Option(min=1, metavar="PIXELS", help="For networks that leave the size of their input open."),
+    typer.Option(
+        min=1, metavar="PIXELS", help="For networks that leave the size of their input open, and timm models."
+    ),
 ]
 SpikingInput = Annotated[
     bool, typer.Option("--spiking-input", help="Turn the image itself into spikes, so that no layer reads it directly.")
@@ -93,7 +110,7 @@ MatchMoments = Annotated[
         help="Give each layer's channels the source's mean and deviation back, after the neurons are in.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images, and of random weights.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads to compute with.  [default: one a core]")
 ]

@@ -43,6 +43,8 @@ def finetune(
             show_default=False,
         ),
     ] = None,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     epochs: Annotated[int, typer.Option(min=1, metavar="N", help="Passes over the images.")] = DEFAULT_EPOCHS,
     learning_rate: Annotated[
         float | None,
@@ -74,11 +76,13 @@ def finetune(
     from pmsm_cli.finetune.records import TuningSettings
     from pmsm_cli.report import tables
     from pmsm_cli.report.records import to_json
+    from pmsm_cli.sources.source import check_weights
 
     target = output or Path(f"{checkpoint.stem.removesuffix('.snn')}.tuned.snn.onnx")
     if learning_rate is not None and not 0 < learning_rate < math.inf:
         raise UsageError(f"a learning rate must be above 0 and finite, not {learning_rate:g}")
-    check_outputs([target], inputs=[checkpoint, source])
+    weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
+    check_outputs([target], inputs=[checkpoint, source, weights_file])
     pipeline.check_torch()
     opened = open_checkpoint(checkpoint)
     settings = TuningSettings(
@@ -91,7 +95,8 @@ def finetune(
     )
     with EpochProgress() as progress:
         images = pipeline.open_sample(data, samples, seed)
-        guide = pipeline.find_guide(opened, images, source=source)
+        stated = pipeline.open_source_of(opened, source, weights, progress) if source else None
+        guide = pipeline.find_guide(opened, images, source=stated)
         for warning in guide.warnings:
             progress.say(f"warning: {warning}")
         tuned = pipeline.finetune_checkpoint(opened, images, guide, settings, progress)

@@ -10,7 +10,15 @@ from pmsm_cli.pipeline.conversion import (
     read_calibration,
     summarise,
 )
-from pmsm_cli.pipeline.inputs import Progress, is_checkpoint, is_source, open_sample, read_labels
+from pmsm_cli.pipeline.inputs import (
+    Progress,
+    is_checkpoint,
+    is_source,
+    open_network,
+    open_sample,
+    open_source_of,
+    read_labels,
+)
 from pmsm_cli.pipeline.measurement import (
     evaluate_checkpoint,
     has_labels,
@@ -36,8 +44,10 @@ __all__ = [
     "is_checkpoint",
     "is_source",
     "load_source",
+    "open_network",
     "open_reference",
     "open_sample",
+    "open_source_of",
     "predict_images",
     "read_calibration",
     "read_labels",

@@ -14,6 +14,7 @@ from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.unseen import with_unseen
 from pmsm_cli.checkpoint.file import pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.errors import CalibrationError, PmsmError
@@ -28,7 +29,7 @@ from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
-from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count, open_sample
+from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, class_count, open_network, open_sample
 from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
@@ -39,8 +40,8 @@ from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
-from pmsm_cli.sources.onnx_file import Source, open_source
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
+from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
 UNIFORM_LEVELS = 15  # where levels are neither stated nor found: without images, and by the methods for comparison
 
@@ -53,8 +54,9 @@ class InputSettings:
         None  # a preset or a JSON file; None: that of the calibration, else assumed, with a warning
     )
     calibration: Path | None = None  # a file that says what its calibration was made with
-    image_size: int | None = None  # for networks that leave it open
+    image_size: int | None = None  # for networks that leave it open, and for timm models
     spiking_input: bool = False  # turn the image itself into spikes
+    weights: Weights = PRETRAINED  # of a timm model
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -107,14 +109,15 @@ class CalibrationSettings:
     keep_statistics: bool = False  # hand the histograms out, to draw them
 
 
-def load_source(path: Path, settings: InputSettings) -> Loaded:
+def load_source(path: Path, settings: InputSettings, progress: Progress = SILENT) -> Loaded:
     """Read a network and find out what becomes spikes."""
-    source = open_source(path)
+    source = open_network(path, settings.weights, image_size=settings.image_size, progress=progress)
     network = ingest(source.proto, subject=str(path))
-    warnings = []
+    warnings = list(source.warnings)
     preset = settings.preprocess
     preprocessing = None if preset or not settings.calibration else _stated_preprocessing(settings.calibration)
     if preprocessing is None or not _fits(preprocessing, network.image):
+        preset = preset or source.preset
         if preset is None:
             preset = "none" if network.image.channels == 1 else "imagenet"
             warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")
@@ -152,6 +155,9 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
+    expected = dict(statistics)
+    if settings.data is not None and settings.method is Method.ENTROPY:
+        expected = {name: with_unseen(each) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
     if settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY:
@@ -159,7 +165,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             network=teacher,
             plan=loaded.plan,
             shapes=shapes,
-            statistics=statistics,
+            statistics=expected,
             resting=resting if settings.horizon == 1 else frozenset(),
             images=open_images(settings.data),
             preprocessing=loaded.preprocessing,
@@ -180,6 +186,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         horizon=1 if found else settings.horizon,
         resting_sites=resting,
         found=found,
+        expected=expected,
         method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(

@@ -9,7 +9,10 @@ from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.errors import DataError
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.sources.images import ImageSet, open_images, sample_images
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.onnx_file import open_onnx
+from pmsm_cli.sources.records import PRETRAINED, Source, Weights
+from pmsm_cli.sources.source import open_source
+from pmsm_cli.sources.timm_names import is_timm
 
 _LARGEST_BATCH = 64
 _VALUES_AT_ONCE = 2**24  # activations of all sites that are held at a time, which bounds the batch of large networks
@@ -27,14 +30,41 @@ class Progress(Protocol):
         ...
 
 
+class _Silent:
+    """Progress that nobody is told of."""
+
+    def start(self, stage: str, total: int) -> None:
+        """A stage of `total` images begins."""
+
+    def advance(self, images: int) -> None:
+        """So many more images are done."""
+
+
+SILENT = _Silent()
+
+
+def open_network(
+    path: Path, weights: Weights = PRETRAINED, *, image_size: int | None = None, progress: Progress = SILENT
+) -> Source:
+    """A source network, from a file or from timm; the stages of the latter take seconds each, and are announced."""
+    return open_source(path, weights, image_size=image_size, on_stage=lambda stage: progress.start(stage, 1))
+
+
+def open_source_of(checkpoint: Checkpoint, path: Path, weights: Weights, progress: Progress) -> Source:
+    """What is to be compared with a checkpoint as its source; a timm model in the size that the checkpoint reads."""
+    preprocessing = checkpoint.manifest.preprocessing
+    square = preprocessing.height == preprocessing.width
+    return open_network(path, weights, image_size=preprocessing.height if square else None, progress=progress)
+
+
 def open_sample(path: Path, samples: int | None, seed: int) -> ImageSet:
     """The images of a path, or so many of them."""
     return sample_images(open_images(path), samples, seed)
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether an ONNX file is one of our checkpoints (of any format version)."""
-    return any(entry.key.startswith("pmsm.") for entry in open_source(path).proto.metadata_props)
+    """Whether a network is one of our checkpoints (of any format version)."""
+    return not is_timm(path) and any(entry.key.startswith("pmsm.") for entry in open_onnx(path).proto.metadata_props)
 
 
 def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
@@ -59,9 +89,9 @@ def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
     return names
 
 
-def is_source(path: Path, checkpoint: Checkpoint) -> bool:
-    """Whether a file is the very one that a checkpoint was made from."""
-    return open_source(path).sha256 == checkpoint.manifest.source_sha256
+def is_source(source: Source, checkpoint: Checkpoint) -> bool:
+    """Whether a network is the very one that a checkpoint was made from."""
+    return source.sha256 == checkpoint.manifest.source_sha256
 
 
 def batch_size(plan: SitePlan, fixed: int | None) -> int:

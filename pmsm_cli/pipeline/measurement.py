@@ -18,14 +18,14 @@ from pmsm_cli.runtime.predict import Prediction, predict
 from pmsm_cli.runtime.session import Array, Session, open_session
 from pmsm_cli.runtime.workload import fixed_batch
 from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.records import Source
 
 
 def evaluate_checkpoint(
     checkpoint: Checkpoint,
     images: ImageSet,
     *,
-    against: Path | None,
+    against: Source | None,
     threads: int | None,
     progress: Progress,
 ) -> Evaluation:
@@ -45,9 +45,10 @@ def evaluate_checkpoint(
     )
 
 
-def open_reference(path: Path, *, threads: int | None) -> Session:
+def open_reference(source: Source, *, threads: int | None) -> Session:
     """A source network as it is, ready to run beside its checkpoint."""
-    return open_session(ingest(open_source(path).proto, subject=str(path)).model, subject=str(path), threads=threads)
+    subject = str(source.path)
+    return open_session(ingest(source.proto, subject=subject).model, subject=subject, threads=threads)
 
 
 def report_checkpoint(
@@ -57,7 +58,7 @@ def report_checkpoint(
     profile: str,
     threads: int | None,
     progress: Progress,
-    against: Path | None = None,
+    against: Source | None = None,
 ) -> EnergyReport:
     """Spikes and energy of a checkpoint: counted on images, or else estimated from what calibration saw.
 

@@ -14,13 +14,16 @@ from pmsm_cli.errors import PmsmError, SetupError, UsageError
 from pmsm_cli.finetune.records import Listener, Outcome, Teacher, TuningSettings
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network, find_image_input
-from pmsm_cli.pipeline.inputs import batch_size
+from pmsm_cli.pipeline.inputs import batch_size, is_source
 from pmsm_cli.report.summary import TuningSummary
 from pmsm_cli.runtime.fit import check_comparable, check_labels
 from pmsm_cli.runtime.observe import observe
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.sources.images import ImageSet, SkippedImage, read_batches, sample_images
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.onnx_file import open_onnx
+from pmsm_cli.sources.records import Source
+from pmsm_cli.sources.source import source_path
+from pmsm_cli.sources.timm_names import is_timm
 
 _OBSERVED = 512  # images that the statistics of the tuned thresholds come from
 
@@ -61,7 +64,7 @@ def check_torch() -> None:
         ) from error
 
 
-def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Path | None) -> Guide:
+def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | None) -> Guide:
     """The source network, stated or lying beside the checkpoint; else the labels of the images.
 
     Raises:
@@ -76,29 +79,26 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Path | None)
             hint="fine-tune a checkpoint of `pmsm convert --timesteps 1`",
         )
     spiking = open_session(checkpoint.model, subject=checkpoint.subject)
-    path = source or _source_beside(checkpoint)
-    if path is not None:
-        opened = open_source(path)
-        network = ingest(opened.proto, subject=str(path))
-        check_comparable(spiking, open_session(network.model, subject=str(path)), source_name=manifest.source_name)
-        other = opened.sha256 != manifest.source_sha256
-        warning = f"{path} is not the file that the checkpoint was made from ({manifest.source_name})"
-        warnings = (warning,) if other else ()
-        return Guide(kind=Teacher.SOURCE, name=str(path), model=network.model, warnings=warnings)
+    source = source or _source_beside(checkpoint)
+    if source is not None:
+        subject = str(source.path)
+        network = ingest(source.proto, subject=subject)
+        check_comparable(spiking, open_session(network.model, subject=subject), source_name=manifest.source_name)
+        warning = f"{subject} is not the network that the checkpoint was made from ({manifest.source_name})"
+        warnings = source.warnings if is_source(source, checkpoint) else (*source.warnings, warning)
+        return Guide(kind=Teacher.SOURCE, name=subject, model=network.model, warnings=warnings)
+    origin = source_path(manifest.source_name)
+    absent = f"{origin} is not stated" if is_timm(origin) else f"{origin} does not lie beside the checkpoint"
     scored = any(value.shape is not None and len(value.shape) == 2 for value in checkpoint.model.graph.outputs)
     if images.labels is None or not scored:
         lack = "the images have no labels" if scored else "the network gives no class scores"
         raise UsageError(
-            f"there is nothing to train towards: {lack}, "
-            f"and {manifest.source_name}.onnx does not lie beside the checkpoint",
+            f"there is nothing to train towards: {lack}, and {absent}",
             subject=checkpoint.subject,
-            hint=f"name the network that it was made from: --source {manifest.source_name}.onnx",
+            hint=f"name the network that it was made from: --source {origin}",
         )
     check_labels(images, spiking)
-    warning = (
-        f"training towards the labels: {manifest.source_name}.onnx does not lie beside the checkpoint "
-        "(--source names it, and serves better)"
-    )
+    warning = f"training towards the labels: {absent} (--source names it, and serves better)"
     return Guide(kind=Teacher.LABELS, name=images.origin, model=None, warnings=(warning,))
 
 
@@ -163,14 +163,17 @@ def summarise_tuning(tuned: Tuned, path: Path) -> TuningSummary:
     )
 
 
-def _source_beside(checkpoint: Checkpoint) -> Path | None:
+def _source_beside(checkpoint: Checkpoint) -> Source | None:
     """The very file that the checkpoint was made from, in the same folder under the name that the manifest states."""
     manifest = checkpoint.manifest
-    path = Path(checkpoint.subject).with_name(f"{manifest.source_name}.onnx")
+    path = source_path(manifest.source_name)
+    if is_timm(path):
+        return None
     try:
-        return path if open_source(path).sha256 == manifest.source_sha256 else None
+        source = open_onnx(Path(checkpoint.subject).with_name(path.name))
     except (PmsmError, OSError):  # not there, or another thing of that name
         return None
+    return source if is_source(source, checkpoint) else None
 
 
 def _run(outcome: Outcome, guide: Guide, settings: TuningSettings, images: ImageSet) -> TuningRun:

@@ -2,26 +2,16 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from pmsm_cli.errors import ModelFileError
+from pmsm_cli.sources.records import Source
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Source:
-    """A network as it was handed over."""
-
-    name: str  # how messages and reports call it: the file's stem
-    path: Path
-    sha256: str  # of the file, followed by the files that hold its external data
-    proto: onnx.ModelProto  # external data loaded
-
-
-def open_source(path: Path) -> Source:
+def open_onnx(path: Path) -> Source:
     """Read an ONNX file with all its weights.
 
     Raises:
@@ -30,11 +20,8 @@ def open_source(path: Path) -> Source:
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
-        hint = (
-            "timm models cannot be read by name yet: export the model to ONNX"
-            if f"{path}".startswith("timm:")
-            else None
-        )
+        # Sources of this name are opened elsewhere: whoever comes here took it for a checkpoint.
+        hint = f"make a checkpoint first: pmsm convert {path}" if f"{path}".startswith("timm:") else None
         raise ModelFileError("no such file", subject=str(path), hint=hint) from error
     except IsADirectoryError as error:
         raise ModelFileError("is a folder, not an ONNX file", subject=str(path)) from error

@@ -16,11 +16,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from pmsm_cli.errors import PreprocessingError
+from pmsm_cli.sources.timm_names import is_timm, preset_of
 
 Floats = npt.NDArray[np.float32]
 
 SMALL_NETWORK = 64  # networks of this size and less are trained on whole images, not on centre crops
 CROP_FRACTION = 0.875  # the field's convention for larger ones: 224 cropped from 256
+LARGEST_FRACTION = 2  # above 1 the image is smaller than the network's input, and gets a border (volo, in timm)
 
 
 class Channels(StrEnum):
@@ -41,8 +43,10 @@ class Layout(StrEnum):
 class Fit(StrEnum):
     """How an image of another shape is brought to the network's size."""
 
-    CROP = "crop"  # scale until it covers, then cut the centre
-    STRETCH = "stretch"  # scale both sides, the proportions change (detectors)
+    CROP = "crop"  # scale until it covers the size / crop_fraction, then cut the centre
+    STRETCH = "stretch"  # scale both sides to the size, the proportions change (detectors)
+    SQUASH = "squash"  # scale both sides to the size / crop_fraction, then cut the centre
+    PAD = "pad"  # scale until it fits into the size / crop_fraction, then cut the centre or fill up with the mean
 
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -76,8 +80,10 @@ class Preprocessing:
             raise PreprocessingError(f"height and width must be 1 or more, not {self.height}x{self.width}")
         if self.interpolation not in _FILTERS:
             raise PreprocessingError(f"unknown interpolation {self.interpolation!r}; known: {', '.join(_FILTERS)}")
-        if not 0 < self.crop_fraction <= 1:
-            raise PreprocessingError(f"crop_fraction must be above 0 and at most 1, not {self.crop_fraction}")
+        if not 0 < self.crop_fraction <= LARGEST_FRACTION:
+            raise PreprocessingError(
+                f"crop_fraction must be above 0 and at most {LARGEST_FRACTION}, not {self.crop_fraction}"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channel_count):
                 raise PreprocessingError(f"{name} has {len(values)} values for {self.channel_count} channels")
@@ -164,14 +170,37 @@ class Preprocessing:
             return image
         if self.fit is Fit.STRETCH:
             return image.resize((self.width, self.height), resample)
-        # The smallest scale at which the crop window, widened by 1 / crop_fraction, still lies inside the image.
-        covered = (round(self.width / self.crop_fraction), round(self.height / self.crop_fraction))
-        scale = max(covered[0] / image.width, covered[1] / image.height)
-        size = (max(covered[0], int(image.width * scale)), max(covered[1], int(image.height * scale)))
+        around = (round(self.width / self.crop_fraction), round(self.height / self.crop_fraction))
+        size = self._scaled(image.size, around)
         if size != image.size:
             image = image.resize(size, resample)
-        left, top = round((size[0] - self.width) / 2), round((size[1] - self.height) / 2)
-        return image.crop((left, top, left + self.width, top + self.height))
+        return self._centre(image)
+
+    def _scaled(self, size: tuple[int, int], around: tuple[int, int]) -> tuple[int, int]:
+        """Width and height of an image once it is scaled for the crop window, widened by 1 / crop_fraction."""
+        if self.fit is Fit.SQUASH:
+            return around
+        scales = (around[0] / size[0], around[1] / size[1])
+        if self.fit is Fit.PAD:  # the largest scale at which the image lies inside
+            return (max(1, round(size[0] * min(scales))), max(1, round(size[1] * min(scales))))
+        # The smallest scale at which the window lies inside the image.
+        return (max(around[0], int(size[0] * max(scales))), max(around[1], int(size[1] * max(scales))))
+
+    def _centre(self, image: Image.Image) -> Image.Image:
+        """The crop window around the centre; where the image does not reach, the mean colour (pad) or black."""
+        left, top = _start(image.width, self.width), _start(image.height, self.height)
+        if left >= 0 and top >= 0:
+            return image.crop((left, top, left + self.width, top + self.height))
+        mean = np.broadcast_to(self.mean if self.fit is Fit.PAD else 0.0, self.channel_count)
+        colour = tuple(round(255 * value) for value in mean.tolist())
+        filled = Image.new(image.mode, (self.width, self.height), colour if len(colour) > 1 else colour[0])
+        filled.paste(image, (-left, -top))
+        return filled
+
+
+def _start(length: int, window: int) -> int:
+    """Where a window around the centre begins; negative where it is longer than what it is cut from."""
+    return round((length - window) / 2) if length >= window else -((window - length) // 2)
 
 
 def _one_of(kind: type[_Choice], value: Any, name: str) -> _Choice:
@@ -208,14 +237,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve_preprocessing(preset: str, shape: InputShape, *, image_size: int | None = None) -> Preprocessing:
-    """The preprocessing that a preset name or a JSON file means for a network's input.
+    """The preprocessing that a preset's name, `timm:` and a model's name, or a JSON file means for a network's input.
 
     A JSON file is an object with any of the keys of `Preprocessing`; what it leaves out follows the network.
 
     Raises:
         PreprocessingError: the preset is unknown, the file unusable, or the size of the input is not known.
     """
-    chosen = _read_preset(preset)
+    chosen = _read_preset(preset, height=shape.height or image_size, width=shape.width or image_size)
     for name in ("height", "width"):
         size = chosen.get(name, 1)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
@@ -235,8 +264,8 @@ def resolve_preprocessing(preset: str, shape: InputShape, *, image_size: int | N
             hint="leave --image-size out: it is for networks whose input size is open",
         )
     grey = shape.channel_count == 1
-    if grey and preset in PRESETS:  # a preset's colour statistics, averaged: what grey images have in common with it
-        chosen = {key: (sum(values) / len(values),) for key, values in chosen.items()}
+    if grey and (preset in PRESETS or is_timm(preset)):  # colour statistics, averaged: what grey images share with it
+        chosen |= {key: (sum(chosen[key]) / len(chosen[key]),) for key in ("mean", "std")}
     record = {
         "height": height,
         "width": width,
@@ -257,13 +286,15 @@ def resolve_preprocessing(preset: str, shape: InputShape, *, image_size: int | N
     return resolved
 
 
-def _read_preset(preset: str) -> dict[str, Any]:
+def _read_preset(preset: str, *, height: int | None, width: int | None) -> dict[str, Any]:
     if preset in PRESETS:
         return dict(PRESETS[preset])
+    if is_timm(preset):
+        return preset_of(preset, height=height, width=width)
     path = Path(preset)
     if path.suffix != ".json":
         raise PreprocessingError(
-            f"unknown preset {preset!r}; known: {', '.join(PRESETS)}, or a JSON file", subject="--preprocess"
+            f"unknown preset {preset!r}; known: {', '.join(PRESETS)}, timm:NAME, or a JSON file", subject="--preprocess"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

@@ -481,7 +481,7 @@ def test_an_unknown_preset_is_refused(pmsm, network):
     fails(
         pmsm("convert", network, "--preprocess", "imagnet"),
         3,
-        "--preprocess: unknown preset 'imagnet'; known: imagenet, inception, cifar10, none, or a JSON file",
+        "--preprocess: unknown preset 'imagnet'; known: imagenet, inception, cifar10, none, timm:NAME, or a JSON file",
     )
 
 

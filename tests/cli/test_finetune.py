@@ -174,7 +174,7 @@ def test_another_form_of_the_source_serves_and_is_said(pmsm, binary, tmp_path):
     arguments = ["--source", other, *SETTINGS, "--epochs", 3, "-o", tmp_path / "t.onnx"]
     shown = pmsm("finetune", binary, "--data", IMAGES, *arguments)
     assert shown.code == 0
-    assert f"warning: {other} is not the file that the checkpoint was made from (digits)" in shown.err
+    assert f"warning: {other} is not the network that the checkpoint was made from (digits)" in shown.err
 
 
 def test_a_network_that_cannot_be_the_source_is_refused(pmsm, binary, network, tmp_path):

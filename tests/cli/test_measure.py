@@ -61,12 +61,13 @@ def test_inspect_gives_the_plan_as_json(pmsm, network):
 
 
 @pytest.mark.parametrize("name", ["one.onnx", "three.onnx"])
-def test_inspect_shows_a_checkpoints_thresholds_and_levels(pmsm, checkpoints, name):
+def test_inspect_shows_a_checkpoints_thresholds_and_levels(pmsm, checkpoints, calibration_file, name):
     shown = pmsm("inspect", checkpoints / name)
     assert (shown.code, shown.err) == (0, "")
     assert "threshold" in shown.out
-    assert "0 to 15" in shown.out
     record = pmsm("inspect", checkpoints / name, "--json").record
+    for site in json.loads(calibration_file.read_text())["sites"]:
+        assert f"{-site['negative_levels']} to {site['positive_levels']}" in shown.out
     assert record["checkpoint"]["timesteps"] == {"one.onnx": 1, "three.onnx": 3}[name]
     assert record["checkpoint"]["source_name"] == "convolutional"
 
@@ -166,7 +167,7 @@ def test_eval_fails_with_code_5_when_top_1_drops_too_far(pmsm, stranger, checkpo
     assert drop > 1.5
     assert (shown.code, shown.err) == (
         5,
-        f"warning: {stranger} is not the file that the checkpoint was made from (convolutional)\n"
+        f"warning: {stranger} is not the network that the checkpoint was made from (convolutional)\n"
         f"error: {checkpoint}: lost {drop:.2f} points, 1.5 were allowed\n"
         "hint: convert with more --levels or --timesteps\n",
     )
@@ -345,7 +346,7 @@ def test_report_warns_of_another_source_and_of_labels_beyond_the_classes(pmsm, c
     shown = pmsm("report", checkpoint, "--data", tmp_path / "images", "--against", stranger, "--json")
     assert (shown.code, shown.err) == (
         0,
-        f"warning: {stranger} is not the file that the checkpoint was made from (convolutional)\n"
+        f"warning: {stranger} is not the network that the checkpoint was made from (convolutional)\n"
         f"warning: {tmp_path / 'images'}: its labels need more classes than the network has, so that there is no "
         "accuracy\n",
     )

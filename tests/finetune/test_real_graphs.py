@@ -9,7 +9,7 @@ import torch
 from pmsm_cli.finetune.interpreter import TorchGraph
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.runtime.session import open_session
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.onnx_file import open_onnx
 
 MODELS = Path(__file__).parent.parent.parent.parent / "shared" / "models"
 NETWORKS = sorted(MODELS.glob("*.onnx"))
@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_a_pretrained_network_gives_what_onnxruntime_gives(path: Path):
-    network = ingest(open_source(path).proto, subject=path.name)
+    network = ingest(open_onnx(path).proto, subject=path.name)
     image = network.image
     shape = image.shape(height=image.height, width=image.width)
     inputs = np.random.default_rng(0).normal(0, 1, (image.batch or 4, *shape[1:])).astype(np.float32)

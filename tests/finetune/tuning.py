@@ -15,7 +15,7 @@ from pmsm_cli.finetune.records import EpochRecord, Outcome, TuningSettings
 from pmsm_cli.finetune.training import finetune
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.sources.images import ImageArray, open_images, read_batches
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.onnx_file import open_onnx
 from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 
 IMAGES = tiny.images(160)
@@ -28,7 +28,7 @@ SAMPLES = Path(__file__).parent.parent.parent / "sample_models"
 def digits() -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
     """The bundled network, its 597 test images as it reads them, mixed, and their labels."""
     images = open_images(SAMPLES / "digits" / "test")
-    proto = open_source(SAMPLES / "digits.onnx").proto
+    proto = open_onnx(SAMPLES / "digits.onnx").proto
     channels, size = (proto.graph.input[0].type.tensor_type.shape.dim[axis].dim_value for axis in (1, 2))
     preprocessing = Preprocessing(height=size, width=size, channels=Channels.GRAY, layout=Layout.NCHW)
     assert channels == 1

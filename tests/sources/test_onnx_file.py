@@ -10,14 +10,14 @@ import pytest
 import tiny
 
 from pmsm_cli.errors import ModelFileError
-from pmsm_cli.sources.onnx_file import open_source
+from pmsm_cli.sources.onnx_file import open_onnx
 
 INCOMPLETE = "hint: was the file downloaded or copied completely?"
 
 
 def refusal(path: Path) -> str:
     with pytest.raises(ModelFileError) as caught:
-        open_source(path)
+        open_onnx(path)
     return str(caught.value)
 
 
@@ -30,14 +30,14 @@ def external(tmp_path: Path) -> Path:
 
 
 def test_a_network_carries_its_name_and_the_digest_of_its_file(network: Path):
-    source = open_source(network)
+    source = open_onnx(network)
     assert (source.name, source.path) == ("convolutional", network)
     assert source.sha256 == hashlib.sha256(network.read_bytes()).hexdigest()
     assert [node.op_type for node in source.proto.graph.node][:2] == ["Conv", "Relu"]
 
 
 def test_external_weights_are_loaded_with_the_network(external: Path):
-    weights = {value.name: onnx.numpy_helper.to_array(value) for value in open_source(external).proto.graph.initializer}
+    weights = {value.name: onnx.numpy_helper.to_array(value) for value in open_onnx(external).proto.graph.initializer}
     expected = {value.name: onnx.numpy_helper.to_array(value) for value in tiny.convolutional().graph.initializer}
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
@@ -45,12 +45,12 @@ def test_external_weights_are_loaded_with_the_network(external: Path):
 
 
 def test_the_digest_tells_networks_apart_that_differ_in_external_weights_only(external: Path):
-    before = open_source(external).sha256
+    before = open_onnx(external).sha256
     weights = external.with_name("weights.bin")
     changed = bytearray(weights.read_bytes())
     changed[0] ^= 1
     weights.write_bytes(bytes(changed))
-    assert open_source(external).sha256 != before
+    assert open_onnx(external).sha256 != before
 
 
 def test_a_missing_weight_file_is_named(external: Path):
@@ -123,4 +123,4 @@ def test_a_network_cut_short_anywhere_is_refused(network: Path, tmp_path: Path):
 def test_a_name_that_is_no_text_becomes_one(network: Path, tmp_path: Path):
     path = tmp_path / "a\udcff.onnx"  # how Python shows the byte 0xff in a name
     path.write_bytes(network.read_bytes())
-    assert open_source(path).name == "a\\udcff"
+    assert open_onnx(path).name == "a\\udcff"
