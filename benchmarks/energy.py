@@ -53,6 +53,11 @@ def computed() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def three_digits(value: float) -> str:
+    """A number to three digits, without an exponent."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def measure(row: Row, arguments: argparse.Namespace, folder: Path) -> list[str]:
     """The lines of the table that one conversion gives, and how long counting took."""
     source = str(arguments.shared / "models" / f"{row.network}.onnx")
@@ -68,7 +73,7 @@ def measure(row: Row, arguments: argparse.Namespace, folder: Path) -> list[str]:
         report = json.loads(pmsm("report", checkpoint, *images, *options))
         seconds = computed() - began
         costs = {column["name"]: column for column in report["columns"]}
-        cells = [f"{1e3 * costs[name]['total_mj']:.3g}" for name in costs]
+        cells = [three_digits(1e3 * cost["total_mj"]) for cost in costs.values()]
         ratios = [f"{costs[name]['over_snn']:.2f} / {costs[name]['over_snn_int8']:.2f}" for name in list(costs)[:3]]
         steps = report["accuracy"]["top1_per_step"]
         accuracy = f"{report['accuracy']['source_top1']:.1f} / {steps[-1]:.1f}"
