@@ -1,5 +1,6 @@
 """The baselines by name, each with its paper and the settings among which it may take its best."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,7 +91,8 @@ def candidates(method: Baseline, plan: NeuronPlan, observed: Mapping[str, Observ
     elif method is Baseline.RATE_MAX:
         yield from _each(plan, observed, largest, "largest activation", starts=(0.0, 0.5))
     elif method is Baseline.RATE_PERCENTILE:
-        yield from _each(plan, observed, percentile, "99.9 % of the activations", starts=(0.0, 0.5))
+        for description, rule in _PERCENTILES.items():
+            yield from _each(plan, observed, rule, description, starts=(0.0, 0.5))
     else:
         for start in (0.0, 0.5):
             neurons = {
@@ -100,9 +102,14 @@ def candidates(method: Baseline, plan: NeuronPlan, observed: Mapping[str, Observ
                 for site in plan.neurons
             }
             yield Candidate(description=f"largest activation, one a neuron, {_START[start]}", neurons=neurons)
-        yield from _each(plan, observed, percentile, "99.9 % of the activations", starts=(0.0, 0.5), signed=True)
+        for description, rule in _PERCENTILES.items():
+            yield from _each(plan, observed, rule, description, starts=(0.5,), signed=True)
 
 
+_PERCENTILES: dict[str, Rule] = {
+    "99.9 % of the activations": percentile,
+    "99.9 % of those above 0": functools.partial(percentile, above_zero=True),
+}
 _START = {0.0: "start empty", 0.5: "start at half"}
 
 

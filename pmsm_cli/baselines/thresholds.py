@@ -21,17 +21,21 @@ def largest(statistics: SiteStatistics) -> Floats:
     return _usable(statistics.highest.copy())
 
 
-def percentile(statistics: SiteStatistics, percent: float = PERCENTILE) -> Floats:
-    """The activation that so many percent of those that are not 0 do not exceed, [channels].
+def percentile(statistics: SiteStatistics, percent: float = PERCENTILE, *, above_zero: bool = False) -> Floats:
+    """The activation that so many percent of all, or of those above 0, do not exceed, [channels].
 
-    Rueckauer et al., Front. Neurosci. 11 (2017), with the zeros left out as in the authors' toolbox. What lies in a
-    histogram's bin of 0 counts as 0.
+    Rueckauer et al., Front. Neurosci. 11 (2017), which speaks of all; the authors' toolbox leaves zeros out. What lies
+    in a histogram's bin of 0 counts as 0.
     """
-    counts = np.where(np.abs(statistics.centres) <= statistics.bin_width, 0, statistics.counts)
+    counts = statistics.counts
+    if above_zero:
+        counts = np.where(np.abs(statistics.centres) <= statistics.bin_width, 0, counts)
     below = np.cumsum(counts, axis=1)
     place = (below >= below[:, -1:] * (percent / 100)).argmax(axis=1)[:, None]
     found = np.take_along_axis(statistics.centres, place, axis=1)[:, 0]
-    return _usable(np.where(below[:, -1] > 0, found, statistics.highest).astype(np.float32))
+    # A channel that is hardly ever active has its percentile in the bin of 0.
+    usable = (below[:, -1] > 0) & (found > statistics.bin_width[:, 0])
+    return _usable(np.where(usable, found, statistics.highest).astype(np.float32))
 
 
 def least_squares(statistics: SiteStatistics, levels: int) -> Floats:

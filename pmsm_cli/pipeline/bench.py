@@ -51,13 +51,8 @@ class Run:
     spikes_per_neuron: Totals  # of each step, [timesteps]
     neurons: int  # of one image
 
-    @property
-    def timesteps(self) -> int:
-        """The largest number of timesteps."""
-        return len(self.spikes_per_neuron)
-
-    def points(self, timesteps: Sequence[int]) -> tuple[MethodPoint, ...]:
-        """The figures after so many steps each."""
+    def points(self, timesteps: Sequence[int], setting: str) -> tuple[MethodPoint, ...]:
+        """The figures after so many steps each, as far as it went."""
         spikes, operations, energy = (
             np.cumsum(each)
             for each in (self.spikes_per_neuron, self.energy.synaptic_ops, self.energy.energy_mj.snn_per_step)
@@ -74,8 +69,10 @@ class Run:
                 spikes_per_neuron=float(spikes[count - 1]),
                 synaptic_ops=float(operations[count - 1]),
                 energy_mj=float(energy[count - 1]),
+                setting=setting,
             )
             for count in timesteps
+            if count <= len(spikes)
         )
 
 

@@ -94,19 +94,20 @@ def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) ->
 
 
 def _result(contender: Contender, settings: ComparisonSettings, ann: SourceFigures) -> MethodResult:
-    run = contender.run
-    points = run.points([count for count in settings.timesteps if count <= run.timesteps]) if run else ()
-    lost = [points_lost(ann, point) for point in points]
-    kept = (point for point, loss in zip(points, lost, strict=True) if loss is not None and loss <= settings.within)
+    lost = [points_lost(ann, point) for point in contender.points]
+    kept = (
+        point
+        for point, loss in zip(contender.points, lost, strict=True)
+        if loss is not None and loss <= settings.within
+    )
     return MethodResult(
         name=contender.name,
         title=contender.title,
         paper=contender.paper,
-        setting=contender.setting,
         tried=contender.tried,
-        neurons=run.neurons if run else 0,
+        neurons=contender.neurons,
         reason=contender.reason,
-        points=points,
+        points=contender.points,
         first_within=next(kept, None),
     )
 
@@ -135,9 +136,9 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
         name=_NAMES[coding],
         title=_TITLES[coding],
         paper=_PAPER,
-        setting=f"{_setting(made.manifest)}, as pmsm convert sets them",
         tried=1,
-        run=run,
+        neurons=run.neurons,
+        points=run.points(settings.timesteps, f"{_setting(made.manifest)}, as pmsm convert sets them"),
     )
     return _Ours(contender=contender, run=run, manifest=made.manifest, calibrated=calibrated)
 
@@ -152,7 +153,8 @@ def _run_trained(bench: Bench, calibrated: Calibrated) -> Contender:
         return replace(contender, reason=error.problem.removesuffix("; nothing was written"))
     checkpoint = Checkpoint(subject=bench.loaded.network.subject, model=tuned.model, manifest=tuned.manifest)
     setting = f"{_setting(tuned.manifest)}, trained for {tuned.outcome.best} epochs"
-    return replace(contender, setting=setting, run=_measure(bench, checkpoint, _TRAINED_TITLE))
+    run = _measure(bench, checkpoint, _TRAINED_TITLE)
+    return replace(contender, neurons=run.neurons, points=run.points(bench.settings.timesteps, setting))
 
 
 def _measure(bench: Bench, checkpoint: Checkpoint, title: str) -> Run:

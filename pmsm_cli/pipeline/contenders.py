@@ -17,6 +17,7 @@ from pmsm_cli.errors import CheckFailedError, shorten
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.pipeline.bench import Bench, Run
 from pmsm_cli.pipeline.trained_contenders import trained_qcfs
+from pmsm_cli.report.comparison import MethodPoint
 from pmsm_cli.runtime.count import SiteCount, SpikeCount
 from pmsm_cli.runtime.counted import Counted
 from pmsm_cli.runtime.evaluate import Evaluation, Remembered
@@ -24,21 +25,21 @@ from pmsm_cli.runtime.maxima import largest_activations
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.sources.images import ImageSet, sample_images
 
-_CHOSEN_ON = 96  # calibration images that each setting is tried on
+_CHOSEN_ON = 128  # calibration images that each setting is tried on
 _MOST_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Contender:
-    """A baseline at its best setting, after its run; `run` is None where there was none."""
+    """A method of the comparison after its runs, at its best setting for each number of timesteps."""
 
     name: str
     title: str
     paper: str
-    setting: str = ""
-    tried: int = 0
+    tried: int = 0  # settings
+    neurons: int = 0  # of one image
     reason: str | None = None  # why it did not run
-    run: Run | None = None
+    points: tuple[MethodPoint, ...] = ()
 
 
 def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, SiteStatistics]) -> list[Contender]:
@@ -55,8 +56,12 @@ def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, Sit
 
     def ran(contender: Contender, choices: list[Candidate]) -> Contender:
         best = _best(bench, neurons, contender.title, choices, tried_on, source)
-        run = _measure(bench, neurons, contender.title, best, manifest)
-        return replace(contender, setting=best.description, tried=len(choices), run=run)
+        points: list[MethodPoint] = []
+        for candidate, timesteps in best:
+            run = _measure(bench, neurons, contender.title, candidate, manifest, timesteps[-1])
+            points += run.points(timesteps, candidate.description)
+        points.sort(key=lambda point: point.timesteps)
+        return replace(contender, tried=len(choices), neurons=neurons.count, points=tuple(points))
 
     contenders = [
         ran(each, list(candidates(method, neurons, observed))) for each, method in zip(absent, Baseline, strict=False)
@@ -117,31 +122,36 @@ def _best(
     choices: list[Candidate],
     tried_on: ImageSet,
     source: Remembered,
-) -> Candidate:
-    """The setting of the highest agreement with the source, mean over the compared numbers of timesteps.
+) -> list[tuple[Candidate, list[int]]]:
+    """For each number of timesteps the setting of the highest agreement with the source; those that are best for any.
 
-    Without classes it is the one of the least output error.
+    Without classes it is the one of the least output error. Of equal settings that with the better mean is taken.
     """
     timesteps = bench.settings.timesteps
 
-    def merit(evaluation: Evaluation) -> float:
+    def merits(evaluation: Evaluation) -> list[float]:
         if evaluation.agreement_per_step:
-            return float(np.mean([evaluation.agreement_per_step[count - 1] for count in timesteps]))
-        return -float(np.mean([each.per_step[count - 1] for each in evaluation.outputs for count in timesteps]))
+            return [evaluation.agreement_per_step[count - 1] for count in timesteps]
+        return [-float(np.mean([each.per_step[count - 1] for each in evaluation.outputs])) for count in timesteps]
 
-    merits = []
+    found = []
     for index, candidate in enumerate(choices):
         stage = f"{title}: setting {index + 1} of {len(choices)}"
-        spiking = bench.open(_model(bench, neurons, candidate, counting=False))
-        merits.append(merit(bench.evaluate_on(tried_on, source, spiking, timesteps=timesteps[-1], stage=stage)))
-    return choices[int(np.argmax(merits))]
+        spiking = bench.open(_model(bench, neurons, candidate, timesteps[-1], counting=False))
+        found.append(merits(bench.evaluate_on(tried_on, source, spiking, timesteps=timesteps[-1], stage=stage)))
+    best: dict[int, list[int]] = {}
+    for place, count in enumerate(timesteps):
+        chosen = max(range(len(choices)), key=lambda index: (found[index][place], float(np.mean(found[index]))))
+        best.setdefault(chosen, []).append(count)
+    return [(choices[index], counts) for index, counts in best.items()]
 
 
-def _measure(bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, manifest: Manifest) -> Run:
-    """The chosen setting over all images, with what it spends."""
-    timesteps = bench.settings.timesteps[-1]
+def _measure(
+    bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, manifest: Manifest, timesteps: int
+) -> Run:
+    """A chosen setting over all images, with what it spends."""
     spiking = Counted(
-        bench.open(_model(bench, neurons, chosen, counting=True)), prefix=COUNT_PREFIX, timesteps=timesteps
+        bench.open(_model(bench, neurons, chosen, timesteps, counting=True)), prefix=COUNT_PREFIX, timesteps=timesteps
     )
     evaluation = bench.evaluate(spiking, timesteps=timesteps, stage=f"{title}: measuring")
     counts = tuple(
@@ -164,8 +174,8 @@ def _measure(bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, m
     )
 
 
-def _model(bench: Bench, neurons: NeuronPlan, candidate: Candidate, *, counting: bool) -> ir.Model:
-    loaded, timesteps = bench.loaded, bench.settings.timesteps[-1]
+def _model(bench: Bench, neurons: NeuronPlan, candidate: Candidate, timesteps: int, *, counting: bool) -> ir.Model:
+    loaded = bench.loaded
     return spiking_model(
         candidate.trained or loaded.network,
         loaded.plan,

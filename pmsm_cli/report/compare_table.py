@@ -120,14 +120,24 @@ def _notes(comparison: Comparison) -> Iterator[str]:
             yield f"{method.title} does not apply: {method.reason}"
     for method in comparison.methods:
         if method.points:
-            best = f", the best of {method.tried} settings by calibration images" if method.tried > 1 else ""
-            yield f"{method.title} ({method.neurons} neurons): {method.setting}{best}"
+            best = f", at each T the best of {method.tried} settings by calibration images" if method.tried > 1 else ""
+            yield f"{method.title} ({method.neurons} neurons{best}): {_settings(method)}"
     for paper, titles in _papers(comparison).items():
         yield f"{' and '.join(titles)}: {paper}"
     calibrated = f"calibrated on {comparison.calibration_images} images of {comparison.calibration_origin}"
     yield f"{calibrated}; measured on {comparison.images} of {comparison.origin}; seed {comparison.seed}"
     yield f"energy by profile {comparison.profile}, per image, of all steps together:"
     yield from (f"- {assumption}" for assumption in comparison.assumptions)
+
+
+def _settings(method: MethodResult) -> str:
+    """How thresholds were set, by numbers of timesteps where these differ."""
+    steps: dict[str, list[str]] = {}
+    for point in method.points:
+        steps.setdefault(point.setting, []).append(str(point.timesteps))
+    if len(steps) == 1:
+        return next(iter(steps))
+    return "; ".join(f"T = {', '.join(counts)}: {setting}" for setting, counts in steps.items())
 
 
 def _papers(comparison: Comparison) -> dict[str, list[str]]:

@@ -25,17 +25,17 @@ class MethodPoint:
     spikes_per_neuron: float  # over the neurons that the method has
     synaptic_ops: float
     energy_mj: float
+    setting: str  # how thresholds were set, in words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodResult:
-    """One method: how it was set, and how it does."""
+    """One method, and how it does."""
 
     name: str
     title: str
     paper: str
-    setting: str  # how thresholds were set, in words; empty where it does not apply
-    tried: int  # settings that this one was chosen from, by calibration images
+    tried: int  # settings that the best was chosen from for each number of timesteps, by calibration images
     neurons: int  # of one image
     reason: str | None  # why it does not apply; None: it does
     points: tuple[MethodPoint, ...]

@@ -25,10 +25,16 @@ def test_a_channel_that_was_never_active_gets_the_threshold_of_the_others():
     np.testing.assert_array_equal(largest(observe(np.zeros((2, 9)))), [1, 1])
 
 
-def test_the_percentile_leaves_zeros_out():
+def test_the_percentile_is_that_of_all_or_of_those_above_0():
     values = np.concatenate([np.zeros(9000), np.linspace(0.01, 1, 1999), [50.0]])[None]
-    assert percentile(observe(values), 99.9)[0] == pytest.approx(1, abs=0.03)  # a thousandth of those above 0
-    assert percentile(observe(values), 50)[0] == pytest.approx(0.5, abs=0.03)
+    assert percentile(observe(values), 99.9, above_zero=True)[0] == pytest.approx(1, abs=0.03)
+    assert percentile(observe(values), 50, above_zero=True)[0] == pytest.approx(0.5, abs=0.03)
+    assert percentile(observe(values), 91)[0] == pytest.approx(0.5, abs=0.03)  # of 11,000 the 10,010th
+
+
+def test_a_channel_that_is_hardly_ever_active_has_its_largest_activation_for_its_percentile():
+    values = np.concatenate([np.zeros(99999), [3.0]])[None]
+    assert percentile(observe(values), 99.9)[0] == 3.0
 
 
 def test_the_percentile_of_all_channels_together_weighs_them_by_their_values():
