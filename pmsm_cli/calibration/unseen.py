@@ -18,6 +18,9 @@ Doubles = npt.NDArray[np.float64]
 # The share of the values that tells how a tail falls off, and how many independent ones of them it takes. Values of one
 # image are alike: of n independent values, one in n / 2 + 1 lies beyond those of the other half.
 _TAIL, _FEWEST_IN_TAIL = 0.02, 4
+# Values of a further image are alike too, and few of them are the farthest ones: the values to expect lie at so many
+# places at most.
+_PLACES = 2
 
 
 def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
@@ -31,8 +34,9 @@ def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
     even = statistics.even_counts
     odd = statistics.counts.reshape(even.shape[0], even.shape[1], -1).sum(axis=2) - even
     up, down = _share_beyond(even, odd), _share_beyond(even[:, ::-1], odd[:, ::-1])
-    excess_above = _excess(statistics.counts[:, ::-1], up, values) * statistics.bin_width
-    excess_below = _excess(statistics.counts, down, values) * statistics.bin_width
+    above, below = round(values * up / 2), round(values * down / 2)
+    excess_above = _excess(statistics.counts[:, ::-1], up, above) * statistics.bin_width
+    excess_below = _excess(statistics.counts, down, below) * statistics.bin_width
     # A tensor without negative values (behind a ReLU) has none on further images either.
     excess_below[statistics.lowest >= 0] = 0
     if not excess_above.any() and not excess_below.any():
@@ -40,7 +44,8 @@ def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
     highest = statistics.highest + excess_above.max(axis=1, initial=0)
     lowest = statistics.lowest - excess_below.max(axis=1, initial=0)
     added = np.hstack([statistics.highest[:, None] + excess_above, statistics.lowest[:, None] - excess_below])
-    return _over_range(statistics, lowest.astype(np.float32), highest.astype(np.float32), added)
+    weights = np.concatenate([_split(above), _split(below)])
+    return _over_range(statistics, lowest.astype(np.float32), highest.astype(np.float32), added, weights)
 
 
 def _share_beyond(one: Counts, other: Counts) -> float:
@@ -53,10 +58,16 @@ def _share_beyond(one: Counts, other: Counts) -> float:
     return beyond / max(int(one.sum() + other.sum()), 1)
 
 
-def _excess(counts: Counts, beyond: float, values: float) -> Doubles:
-    """How far the values to expect lie below the lowest one, in bins, [channels, n]."""
+def _split(count: int) -> Counts:
+    """How many of the values to expect lie at each place, [places]."""
+    places = min(count, _PLACES)
+    return np.diff(np.arange(places + 1) * count // max(places, 1))
+
+
+def _excess(counts: Counts, beyond: float, expected: int) -> Doubles:
+    """How far the values to expect lie below the lowest one, in bins, [channels, places]."""
     tail = min(max(_TAIL, _FEWEST_IN_TAIL / 2 * beyond), 0.5)
-    return _scale(counts, tail)[:, None] * _representatives(round(values * beyond / 2))
+    return _scale(counts, tail)[:, None] * _representatives(min(expected, _PLACES))
 
 
 def _scale(counts: Counts, share: float) -> Doubles:
@@ -78,8 +89,10 @@ def _representatives(count: int) -> Doubles:
     return np.asarray(np.sqrt((power[:-1] - power[1:]) * count))
 
 
-def _over_range(statistics: SiteStatistics, lowest: Floats, highest: Floats, added: Doubles) -> SiteStatistics:
-    """The histogram over a wider range, and the values [channels, n] added to it."""
+def _over_range(
+    statistics: SiteStatistics, lowest: Floats, highest: Floats, added: Doubles, weights: Counts
+) -> SiteStatistics:
+    """The histogram over a wider range, and the values [channels, places] added to it, so many at each place."""
     channels, bins = statistics.counts.shape
     width = (highest - lowest).astype(np.float64) / bins
     alive = (statistics.bin_width[:, 0] > 0) & (width > 0)
@@ -94,7 +107,7 @@ def _over_range(statistics: SiteStatistics, lowest: Floats, highest: Floats, add
     inside = (position - whole) * (np.take_along_axis(below, whole + 1, axis=1) - start)
     counts = np.diff(np.round(start + inside).astype(np.int64), axis=1)
     place = np.clip(((added - lowest[:, None]) / np.where(alive, width, 1)[:, None]).astype(np.int64), 0, bins - 1)
-    np.add.at(counts, (np.arange(channels)[:, None], place), 1)
+    np.add.at(counts, (np.arange(channels)[:, None], place), weights)
     return SiteStatistics(
         lowest=np.where(alive, lowest, statistics.lowest),
         highest=np.where(alive, highest, statistics.highest),
