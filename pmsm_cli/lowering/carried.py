@@ -1,0 +1,90 @@
+"""Values that are carried past the synapses, in 8 bits: the branches of a residual sum, and the sum.
+
+What a residual addition reads is not spikes but the values themselves. For convolutions to stay on integer kernels
+these values need integers too: with `--weights int8` each is rounded to one of 256 over the range that images show, in
+the checkpoint itself (QuantizeLinear and DequantizeLinear), so that every way to run it carries the same values.
+Transformers keep theirs in floats: onnxruntime's integer matrix products give floats at no cost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.rest import drive_node
+from pmsm_cli.lowering.int8 import spiking_synapses
+from pmsm_cli.lowering.parts import is_op, only_reader
+
+Range = tuple[float, float]
+
+
+def carried_values(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
+    """The names of what residual sums of convolutions read and give."""
+    graph = model.graph
+    summed = set()
+    for synapse in spiking_synapses(graph):
+        if synapse.node.op_type == "Conv":
+            adding = drive_node(synapse.node)
+            summed.add((synapse.node if adding is None else adding).outputs[0])
+    names: dict[str, None] = {}  # in order, each once
+    for node in graph:
+        if not is_op(node, "Add") or any(value is None or value.const_value is not None for value in node.inputs):
+            continue
+        if not summed & set(node.inputs) or len(shapes.get(node.outputs[0].name or "", ())) != 4:
+            continue
+        if len({shapes.get(value.name or "") for value in (*node.inputs, node.outputs[0])}) > 1:
+            continue  # one of them is broadcast
+        reader = only_reader(node.outputs[0])
+        result = reader.outputs[0] if is_op(reader, "Relu") else node.outputs[0]
+        summed.add(result)
+        names.update(dict.fromkeys(value.name or "" for value in (*node.inputs, result)))
+    return tuple(names)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grid:
+    """The 256 values that a tensor is rounded to: scale x (code - zero)."""
+
+    scale: float
+    zero: int
+
+    @staticmethod
+    def over(lowest: float, highest: float) -> "Grid":
+        """The grid over a range, 0 among its values.
+
+        >>> Grid.over(0.0, 51.0), Grid.over(-1.0, 1.55)
+        (Grid(scale=0.2, zero=0), Grid(scale=0.01, zero=100))
+        """
+        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
+        scale = (highest - lowest) / 255 or 1.0
+        return Grid(scale=scale, zero=round(-lowest / scale))
+
+
+def carry(model: ir.Model, ranges: Mapping[str, Range]) -> ir.Model:
+    """A copy in which each named value reaches its readers rounded to the 256 values of its range."""
+    copy = model.clone()
+    graph = copy.graph
+    values = {output.name: output for node in graph for output in node.outputs}
+    for name, (lowest, highest) in ranges.items():
+        _round_to(graph, values[name], Grid.over(lowest, highest))
+    return copy
+
+
+def _round_to(graph: ir.Graph, value: ir.Value, grid: Grid) -> None:
+    scale = add_constant(graph, f"{value.name}/scale", np.asarray(grid.scale, np.float32))
+    zero = add_constant(graph, f"{value.name}/zero", np.asarray(grid.zero, np.uint8))
+    code = ir.Value(name=f"{value.name}/code", type=ir.TensorType(ir.DataType.UINT8), shape=value.shape)
+    carried = ir.Value(name=f"{value.name}/carried", type=value.type, shape=value.shape)
+    readers = list(value.uses())
+    nodes = [
+        ir.Node("", "QuantizeLinear", [value, scale, zero], outputs=[code], name=code.name),
+        ir.Node("", "DequantizeLinear", [code, scale, zero], outputs=[carried], name=carried.name),
+    ]
+    for reader, index in readers:
+        reader.replace_input_with(index, carried)
+    producer = value.producer()
+    assert producer is not None
+    graph.insert_after(producer, nodes)

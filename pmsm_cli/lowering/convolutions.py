@@ -1,0 +1,214 @@
+"""Convolutions of spikes on integer kernels, and the integer forms of what lies between them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.synapse import Floats
+from pmsm_cli.lowering.codes import LARGEST_CODE, Code, Quantiser, add_code, code_of, quantiser_of, tighten
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.parts import constant, is_op, only_reader
+
+CONTRIB = "com.microsoft"
+_CHANNELS = 1  # the axis of a convolution's channels, from the left
+_IDENTITY = 64  # the weight of an identity: a unit of its bias is this part of a code
+
+
+def pools_behind_quantisers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """The largest value's code is the largest code: MaxPool, QuantizeLinear -> QuantizeLinear, MaxPool on codes.
+
+    Only behind a convolution of spikes: pooling of codes is fast in the layout that those are in, and slow elsewhere.
+    """
+    changed = False
+    for node in list(graph):
+        quantiser = quantiser_of(only_reader(node.outputs[0])) if is_op(node, "MaxPool") else None
+        if quantiser is None or len(node.outputs) > 1 or only_reader(node.inputs[0]) is not node:
+            continue
+        layer = node.inputs[0].producer()
+        while is_op(layer, "Relu", "Clip"):
+            layer = layer.inputs[0].producer()
+        if not is_op(layer, "Conv") or layer.inputs[1].name not in weights:
+            continue
+        value, pooled = node.inputs[0], node.outputs[0]
+        code = add_code(graph, f"{quantiser.node.name}/unpooled", value)
+        result = quantiser.node.outputs[0]
+        readers = list(result.uses())
+        early = ir.Node("", "QuantizeLinear", [value, *quantiser.node.inputs[1:]], outputs=[code], name=code.name)
+        early.attributes.update(quantiser.node.attributes)
+        largest = add_code(graph, f"{result.name}/pooled", pooled)
+        pool = ir.Node("", "MaxPool", [code], outputs=[largest], name=f"{node.name}/of_codes")
+        pool.attributes.update(node.attributes)
+        graph.insert_before(node, [early, pool])
+        for reader, index in readers:
+            reader.replace_input_with(index, largest)
+        graph.remove([quantiser.node, node], safe=True)
+        changed = True
+    return changed
+
+
+def convolutions_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """DequantizeLinear, Conv with int8 weights, ReLU or Clip, QuantizeLinear -> QLinearConv and bounds.
+
+    Thresholds on the output's channels become part of the weights' scales, so that none is rounded by it. Convolutions
+    whose output is read by anything else stay as they are, on floats.
+    """
+    changed = False
+    for node in list(graph):
+        if not is_op(node, "Conv") or node.inputs[1] is None or node.inputs[1].name not in weights:
+            continue
+        own, code = weights[node.inputs[1].name], code_of(node.inputs[0])
+        tail = _tail_of(node.outputs[0])
+        if code is None or tail is None or own.axis != 0 or not _along_channels(tail.quantiser, node):
+            continue
+        bias = np.zeros(len(own.scale), np.float32) if len(node.inputs) < 3 else constant(node.inputs[2])
+        _integer_convolution(graph, node, code, own.values, own.scale, bias, tail)
+        changed = True
+    return changed
+
+
+def carried_values_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """DequantizeLinear, QuantizeLinear with other scales -> QLinearConv of one weight a channel: neurons behind sums.
+
+    Precondition: images, [N, channels, height, width], and a scale for each channel.
+    """
+    changed = False
+    for node in list(graph):
+        quantiser = quantiser_of(node)
+        code = code_of(node.inputs[0]) if quantiser else None
+        if quantiser is None or code is None or quantiser.scale.ndim == 0 or _rank(node.inputs[0]) != 4:
+            continue
+        if quantiser.axis not in (_CHANNELS, _CHANNELS - 4):
+            continue
+        channels = len(quantiser.scale)
+        identity = np.full((channels, 1, 1, 1), _IDENTITY, np.int8)
+        scale = np.full(channels, 1 / _IDENTITY, np.float32)
+        each = ir.Node("", "Conv", [node.inputs[0]], [ir.AttrInt64("group", channels)], name=f"{node.name}/by_channel")
+        graph.insert_before(node, each)
+        tail = _Tail(nodes=(), quantiser=quantiser, lowest=np.float32(-np.inf), highest=np.float32(np.inf))
+        _integer_convolution(graph, each, code, identity, scale, np.zeros(channels, np.float32), tail)
+        changed = True
+    return changed
+
+
+def sums_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Add of two DequantizeLinear, ReLU, QuantizeLinear -> QLinearAdd."""
+    changed = False
+    for node in list(graph):
+        codes = [code_of(value) for value in node.inputs] if is_op(node, "Add") else [None]
+        tail = None if None in codes else _tail_of(node.outputs[0])
+        if tail is None or tail.quantiser.scale.ndim:
+            continue
+        quantiser, inputs = tail.quantiser, []
+        for code in codes:
+            inputs += [code.value, code.scale, code.zero]
+        total = add_code(graph, f"{node.name}/of_codes", node.outputs[0])
+        adding = ir.Node(
+            CONTRIB, "QLinearAdd", [*inputs, *quantiser.node.inputs[1:]], outputs=[total], name=total.name
+        )
+        graph.insert_before(quantiser.node, adding)
+        graph.opset_imports[CONTRIB] = 1
+        _replace(graph, node, tail, total)
+        changed = True
+    return changed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Tail:
+    """What follows a layer up to the codes of its output: clipping, then the one quantiser that reads it."""
+
+    nodes: tuple[ir.Node, ...]
+    quantiser: Quantiser
+    lowest: Floats
+    highest: Floats
+
+
+def _tail_of(value: ir.Value) -> _Tail | None:
+    nodes: list[ir.Node] = []
+    lowest, highest = np.float32(-np.inf), np.float32(np.inf)
+    while (node := only_reader(value)) is not None:
+        if quantiser := quantiser_of(node):
+            return _Tail(nodes=tuple(nodes), quantiser=quantiser, lowest=lowest, highest=highest)
+        limits = _limits(node)
+        if limits is None:
+            return None
+        lowest, highest = (np.clip(each, *limits) for each in (lowest, highest))
+        nodes.append(node)
+        value = node.outputs[0]
+    return None
+
+
+def _limits(node: ir.Node) -> tuple[np.float32, np.float32] | None:
+    if is_op(node, "Relu"):
+        return np.float32(0), np.float32(np.inf)
+    if not is_op(node, "Clip"):
+        return None
+    given = [*node.inputs[1:], None, None][:2]
+    if any(each is not None and constant(each) is None for each in given):
+        return None
+    low, high = (None if each is None else np.float32(constant(each)) for each in given)
+    return np.float32(-np.inf) if low is None else low, np.float32(np.inf) if high is None else high
+
+
+def _along_channels(quantiser: Quantiser, node: ir.Node) -> bool:
+    rank = len(node.inputs[1].shape)
+    return quantiser.scale.ndim == 0 or quantiser.axis in (_CHANNELS, _CHANNELS - rank)
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)
+
+
+def _integer_convolution(
+    graph: ir.Graph,
+    node: ir.Node,
+    code: Code,
+    values: npt.NDArray[np.int8],
+    scale: Floats,
+    bias: Floats,
+    tail: _Tail,
+) -> None:
+    """QLinearConv in the place of a convolution and of what follows it, up to the codes of its output."""
+    quantiser, name = tail.quantiser, f"{node.name}/of_codes"
+    # One zero for all channels; where each has its own (resting neurons), the rest of it is part of the bias.
+    zero = int(quantiser.zero.max())
+    unit = np.asarray(scale, np.float64) * np.float64(code.step)  # of the sums
+    shifted = bias.astype(np.float64) + (quantiser.zero - zero) * quantiser.scale.astype(np.float64)
+    whole = np.clip(np.round(shifted / unit), -(2**31), 2**31 - 1).astype(np.int32)
+    one_step = quantiser.scale if quantiser.scale.ndim == 0 else np.float32(1)
+    scales = np.asarray(scale / (quantiser.scale if quantiser.scale.ndim else np.float32(1)), np.float32)
+    constants = {
+        "weights": values,
+        "weight_scale": scales,
+        "weight_zero": np.zeros(len(scales), np.int8),
+        "step": np.asarray(one_step, np.float32),
+        "zero": np.uint8(zero),
+        "bias": whole,
+    }
+    w, w_scale, w_zero, y_scale, y_zero, b = (
+        add_constant(graph, f"{name}/{kind}", array) for kind, array in constants.items()
+    )
+    result = add_code(graph, name, quantiser.node.outputs[0])
+    inputs = [code.value, code.scale, code.zero, w, w_scale, w_zero, y_scale, y_zero, b]
+    convolution = ir.Node("", "QLinearConv", inputs, outputs=[result], name=name)
+    convolution.attributes.update(node.attributes)
+    graph.insert_before(quantiser.node, convolution)
+    _replace(graph, node, tail, result)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, tail: _Tail, result: ir.Value) -> None:
+    """Let the readers of the old codes read the new ones, clipped as the floats were."""
+    quantiser = tail.quantiser
+    ir.convenience.replace_all_uses_with(quantiser.node.outputs[0], result, replace_graph_outputs=True)
+    graph.remove(quantiser.node, safe=True)
+    for each in (*reversed(tail.nodes), node):
+        if not any(output.uses() for output in each.outputs):
+            graph.remove(each, safe=True)
+    with np.errstate(invalid="ignore"):
+        limits = [np.round(limit / quantiser.scale) + quantiser.zero for limit in (tail.lowest, tail.highest)]
+    rank = 4 if result.shape is None else len(result.shape)
+    shape = (-1, *(1,) * (rank - 2)) if quantiser.scale.ndim else ()
+    tighten(graph, result, *(np.clip(each, 0, LARGEST_CODE).astype(np.int64).reshape(shape) for each in limits))

@@ -1,0 +1,45 @@
+"""The integer graph of a one-timestep checkpoint, for onnxruntime's own integer kernels."""
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from pmsm_cli.lowering.convolutions import (
+    carried_values_to_codes,
+    convolutions_to_integers,
+    pools_behind_quantisers,
+    sums_to_integers,
+)
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.neurons import neurons_to_codes
+from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
+from pmsm_cli.lowering.products import products_to_integers
+
+Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
+
+# In this order: each finds what those before it have left.
+PATTERNS: tuple[Pattern, ...] = (
+    neurons_to_codes,
+    pools_behind_quantisers,
+    convolutions_to_integers,
+    sums_to_integers,
+    carried_values_to_codes,
+    steps_into_norms,
+    gelus_together,
+    terms_together,
+    products_to_integers,
+)
+
+
+def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
+    """A graph whose synapses compute with integers, and whether there was anything to change.
+
+    Spikes and outputs are those of the model, apart from ties: where a value lies within rounding of the border between
+    two counts, sums in floats may fall to either side. Preconditions: one timestep, and `weights` (by the names of the
+    initialisers) are what the model's float weights stand for, as `settle_weights` leaves them.
+    """
+    copy = model.clone()
+    changed = [pattern(copy.graph, weights) for pattern in PATTERNS]
+    common_passes.RemoveUnusedNodesPass()(copy)
+    return copy, any(changed)

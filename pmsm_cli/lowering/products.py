@@ -1,0 +1,71 @@
+"""Matrix products of spikes on integer kernels; what they give are floats."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.lowering.codes import code_of
+from pmsm_cli.lowering.convolutions import CONTRIB
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.parts import constant, is_op, only_reader
+from pmsm_cli.lowering.pointwise import constant_term
+
+
+def products_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """DequantizeLinear, MatMul or Gemm with int8 weights, Add of a bias -> MatMulIntegerToFloat."""
+    changed = False
+    for node in list(graph):
+        if not is_op(node, "MatMul", "Gemm") or node.inputs[1] is None or node.inputs[1].name not in weights:
+            continue
+        code, own = code_of(node.inputs[0]), weights[node.inputs[1].name]
+        if code is None or own.values.ndim != 2 or (is_op(node, "Gemm") and not _plain(node)):
+            continue
+        transposed = is_op(node, "Gemm") and node.attributes.get_int("transB", 0) == 1
+        if own.axis not in (None, 0 if transposed else 1):
+            continue
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        output, last = node.outputs[0], node
+        reader = only_reader(output)
+        term = constant_term(reader) if bias is None else None
+        columns = own.values.shape[0 if transposed else 1]
+        if term is not None and constant(term).shape == (columns,):
+            bias, last, output = term, reader, reader.outputs[0]
+        name = f"{node.name}/of_codes"
+        zero = np.zeros((), np.int8)
+        constants = {
+            "weights": np.ascontiguousarray(own.values.T) if transposed else own.values,
+            "scale": np.array(own.scale),
+            "zero": zero,
+        }
+        w, scale, zero = (add_constant(graph, f"{name}/{kind}", array) for kind, array in constants.items())
+        result = ir.Value(name=name, type=output.type, shape=output.shape)
+        inputs = [code.value, w, code.scale, scale, code.zero, zero, bias]
+        product = ir.Node(CONTRIB, "MatMulIntegerToFloat", inputs, outputs=[result], name=name)
+        graph.insert_before(last, product)
+        graph.opset_imports[CONTRIB] = 1
+        _take_over(output, result)
+        for each in dict.fromkeys((last, node)):
+            graph.remove(each, safe=True)
+        changed = True
+    return changed
+
+
+def _take_over(output: ir.Value, result: ir.Value) -> None:
+    """A new value in the place of an old one, under its name where the graph hands it out."""
+    if output.is_graph_output():
+        result.name, output.name = output.name, f"{output.name}/in_floats"
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
+
+
+def _plain(node: ir.Node) -> bool:
+    attributes = node.attributes
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    columns = node.inputs[1].shape[0 if attributes.get_int("transB", 0) else 1]
+    return (
+        attributes.get_float("alpha", 1.0) == 1
+        and attributes.get_float("beta", 1.0) == 1
+        and attributes.get_int("transA", 0) == 0
+        and (bias is None or (constant(bias) is not None and constant(bias).shape == (columns,)))
+    )
