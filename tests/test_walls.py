@@ -13,17 +13,19 @@ ALLOWED = {
     "neuron": set(),
     "sources": set(),
     "graph": {"neuron"},
+    "lowering": {"neuron", "graph"},
     "calibration": {"neuron"},
     "baselines": {"neuron", "graph", "calibration"},
-    "checkpoint": {"neuron", "sources", "graph", "calibration"},
-    "runtime": {"neuron", "sources", "graph", "calibration", "checkpoint"},
+    "checkpoint": {"neuron", "sources", "graph", "lowering", "calibration"},
+    "runtime": {"neuron", "sources", "graph", "lowering", "calibration", "checkpoint"},
     "finetune": {"neuron", "sources", "graph"},
     "energy": {"neuron", "sources", "graph", "calibration", "checkpoint", "runtime"},
-    "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "finetune", "energy"},
+    "report": {"sources", "graph", "lowering", "calibration", "checkpoint", "runtime", "finetune", "energy"},
     "pipeline": {
         "neuron",
         "sources",
         "graph",
+        "lowering",
         "calibration",
         "baselines",
         "checkpoint",
@@ -33,7 +35,7 @@ ALLOWED = {
         "report",
     },
     "__main__": {"cli"},
-    "cli": {"neuron", "sources", "calibration", "checkpoint", "runtime", "finetune", "energy", "report", "pipeline"},
+    "cli": {"neuron", "sources", "lowering", "calibration", "checkpoint", "runtime", "finetune", "energy", "report", "pipeline"},
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

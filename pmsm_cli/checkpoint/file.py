@@ -4,14 +4,16 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import onnx
 import onnx_ir as ir
 
 from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
+from pmsm_cli.lowering.int8 import Int8Weights, read_int8, store_as_int8
 from pmsm_cli.sources.onnx_file import open_onnx
 
 
@@ -20,13 +22,17 @@ class Checkpoint:
     """A spiking network and what it says of itself."""
 
     subject: str  # the file, for messages
-    model: ir.Model
+    model: ir.Model  # weights in floats, however the file holds them
     manifest: Manifest
+    # What these floats are multiples of, by the name of the weights; empty where the file holds floats.
+    int8_weights: Mapping[str, Int8Weights] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def pack(model: ir.Model, manifest: Manifest) -> ir.Model:
-    """A copy of a spiking graph that carries its manifest."""
-    packed = model.clone()
+def pack(
+    model: ir.Model, manifest: Manifest, int8_weights: Mapping[str, Int8Weights] = MappingProxyType({})
+) -> ir.Model:
+    """A copy of a spiking graph that carries its manifest, and the named weights as integers."""
+    packed = store_as_int8(model, int8_weights)
     packed.metadata_props.update(manifest_to_metadata(manifest))
     packed.producer_name, packed.producer_version = "pmsm", manifest.tool_version
     packed.doc_string = f"{manifest.source_name} as a spiking network of {manifest.timesteps} timestep(s)"
@@ -41,7 +47,8 @@ def unpack(proto: onnx.ModelProto, *, subject: str) -> Checkpoint:
     """
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     manifest = manifest_from_metadata(metadata, subject=subject)
-    return Checkpoint(subject=subject, model=ir.from_proto(proto), manifest=manifest)
+    model, int8_weights = read_int8(ir.from_proto(proto))
+    return Checkpoint(subject=subject, model=model, manifest=manifest, int8_weights=int8_weights)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -9,6 +9,7 @@ Every key begins with `pmsm.` and holds JSON:
     pmsm.source          name and sha256 of the source file
     pmsm.preprocessing   size, crop, mean, std, channel order, layout, interpolation
     pmsm.sites           per site: the neurons (threshold, rest, N, P), what reads it, what it keeps of the activations
+    pmsm.weights         float or int8 (files without it: float)
     pmsm.calibration     method, bound on the levels and how it was found, whether moments were matched, the images
     pmsm.analog          the layers not driven by spikes and why, and the other operators by type
     pmsm.finetuning      the runs of fine-tuning, in order (left out where there was none)
@@ -26,6 +27,7 @@ from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import allocation_from_json, site_from_json, site_to_json
 from pmsm_cli.errors import CheckpointError, PmsmError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
+from pmsm_cli.lowering.precision import Precision
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.sources.preprocessing import Preprocessing
 
@@ -62,6 +64,7 @@ class Manifest:
     labels: tuple[str, ...] = ()
     moments_matched: bool = False  # the corrections themselves are in the weights
     finetuning: tuple[TuningRun, ...] = ()  # in order; weights and thresholds are those after the last run
+    weights: Precision = Precision.FLOAT
 
 
 def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
@@ -90,6 +93,7 @@ def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
             "other_ops": dict(plan.other_ops),
         },
         "labels": list(manifest.labels),
+        "weights": manifest.weights.value,
     }
     if manifest.finetuning:
         records["finetuning"] = [dataclasses.asdict(run) for run in manifest.finetuning]
@@ -150,6 +154,7 @@ def _from_records(records: dict[str, Any]) -> Manifest:
         labels=tuple(records["pmsm.labels"]),
         moments_matched=bool(calibration["moments_matched"]),
         finetuning=tuple(TuningRun(**run) for run in records.get("pmsm.finetuning", ())),
+        weights=Precision(records.get("pmsm.weights", Precision.FLOAT)),
     )
 
 

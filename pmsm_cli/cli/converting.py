@@ -15,6 +15,7 @@ from pmsm_cli.cli import console, options
 from pmsm_cli.cli.tuning import EpochProgress, check_tuning, say_if_stopped, tune_conversion
 from pmsm_cli.cli.written import check_outputs, plot_form, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
+from pmsm_cli.lowering.precision import Precision
 from pmsm_cli.neuron.coding import Coding
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ def convert(
     coding: Annotated[
         Coding, typer.Option(help="How values spread over timesteps: ever finer corrections, or a rate.")
     ] = Coding.REFINE,
+    weights: Annotated[
+        Precision,
+        typer.Option(
+            help="Weights as they are, or in 8 bits an output channel: a quarter of the file, and at one timestep "
+            "integer kernels run it."
+        ),
+    ] = Precision.FLOAT,
     calibration: Annotated[
         Path | None,
         options.path_option(metavar="FILE", help="Thresholds from `pmsm calibrate`, instead of --data."),
@@ -82,9 +90,11 @@ def convert(
 
     target = output or Path(f"{source_stem(source)}.snn.onnx")
     form = report_form(report)
-    weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
+    initial = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     check_tuning(finetune, data, timesteps)
-    if calibration and ((data and not finetune) or levels or target_drop is not None or not match_moments):
+    # Images beside a calibration are for training, or for the range of what int8 carries.
+    wanted = bool(finetune) or weights is Precision.INT8
+    if calibration and ((data and not wanted) or levels or target_drop is not None or not match_moments):
         raise UsageError(
             "--calibration brings its own thresholds, levels and moments: "
             "leave out --data, --levels, --target-drop and --no-match-moments"
@@ -93,22 +103,24 @@ def convert(
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
     check_outputs([target, report], inputs=[source, calibration, labels, weights_file])
     with EpochProgress() as progress:
-        reading = _input_settings(preprocess, image_size, spiking_input, weights, calibration)
+        reading = _input_settings(preprocess, image_size, spiking_input, initial, calibration)
         loaded = pipeline.load_source(source, reading, progress)
         names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
+        horizon = timesteps if coding is Coding.RATE else 1
+        settings = _calibration_settings(
+            data, samples, levels, target_drop, method, match_moments, seed, threads, horizon
+        )
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
-            horizon = timesteps if coding is Coding.RATE else 1
-            settings = _calibration_settings(
-                data, samples, levels, target_drop, method, match_moments, seed, threads, horizon
-            )
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
         tuned = None
         if finetune and data:
             tuned = tune_conversion(made, loaded, data, target, finetune, seed, threads, progress)
             made = replace(made, model=tuned.model, data=tuned.data, manifest=tuned.manifest)
+        if weights is Precision.INT8:
+            made = pipeline.round_to_int8(made, loaded, settings, progress)
         files: dict[Path, bytes | str] = {target: made.data}
         if report:
             checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)

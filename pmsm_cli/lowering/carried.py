@@ -1,4 +1,4 @@
-"""Values that are carried past the synapses, in 8 bits: the branches of a residual sum, and the sum.
+"""Values that are carried past the synapses, in 8 bits: the branches of a residual sum, the sum, what is pooled.
 
 What a residual addition reads is not spikes but the values themselves. For convolutions to stay on integer kernels
 these values need integers too: with `--weights int8` each is rounded to one of 256 over the range that images show, in
@@ -14,34 +14,58 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
-from pmsm_cli.graph.rest import drive_node
+from pmsm_cli.graph.rest import ABOVE_REST, drive_node
 from pmsm_cli.lowering.int8 import spiking_synapses
 from pmsm_cli.lowering.parts import is_op, only_reader
+from pmsm_cli.neuron.onnx_function import NEURON
 
 Range = tuple[float, float]
 
 
 def carried_values(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[str, ...]:
-    """The names of what residual sums of convolutions read and give."""
+    """The names of what convolutions of spikes give to others than neurons, and of the sums of these.
+
+    What the graph hands out stays as it is.
+    """
     graph = model.graph
+    names: dict[str, None] = {}  # in order, each once
     summed = set()
     for synapse in spiking_synapses(graph):
         if synapse.node.op_type == "Conv":
             adding = drive_node(synapse.node)
-            summed.add((synapse.node if adding is None else adding).outputs[0])
-    names: dict[str, None] = {}  # in order, each once
+            value = _clipped((synapse.node if adding is None else adding).outputs[0])
+            if value.uses() and not value.is_graph_output() and not _becomes_spikes(value):
+                summed.add(value)
+                names[value.name or ""] = None
     for node in graph:
         if not is_op(node, "Add") or any(value is None or value.const_value is not None for value in node.inputs):
             continue
-        if not summed & set(node.inputs) or len(shapes.get(node.outputs[0].name or "", ())) != 4:
+        result = _clipped(node.outputs[0])
+        if not summed & set(node.inputs) or result.is_graph_output():
             continue
-        if len({shapes.get(value.name or "") for value in (*node.inputs, node.outputs[0])}) > 1:
-            continue  # one of them is broadcast
-        reader = only_reader(node.outputs[0])
-        result = reader.outputs[0] if is_op(reader, "Relu") else node.outputs[0]
+        tensors = (*node.inputs, node.outputs[0])
+        if len({shapes.get(value.name or "") for value in tensors}) > 1 or len(shapes[tensors[0].name]) != 4:
+            continue  # one of them is broadcast, or they are no images
         summed.add(result)
         names.update(dict.fromkeys(value.name or "" for value in (*node.inputs, result)))
     return tuple(names)
+
+
+def _clipped(value: ir.Value) -> ir.Value:
+    """A value behind the ReLU or Clip that alone reads it."""
+    while is_op(reader := only_reader(value), "Relu", "Clip"):
+        value = reader.outputs[0]
+    return value
+
+
+def _becomes_spikes(value: ir.Value) -> bool:
+    """Whether neurons alone read a value, or what its largest neighbours are."""
+    readers = [reader for reader, _ in value.uses()]
+    if len(readers) == 1 and is_op(readers[0], "MaxPool"):
+        return _becomes_spikes(readers[0].outputs[0])
+    return all(
+        reader.op_type == NEURON or (reader.outputs[0].name or "").endswith(ABOVE_REST) for reader in readers
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,15 +99,14 @@ def store_as_int8(model: ir.Model, weights: Mapping[str, Int8Weights]) -> ir.Mod
 
 def read_int8(model: ir.Model) -> tuple[ir.Model, dict[str, Int8Weights]]:
     """A copy of a model with plain float weights, and the integers that they came from: `store_as_int8` undone."""
-    stored = [node for node in model.graph if _is_stored(node)]
-    if not stored:
+    if not any(_is_stored(node) for node in model.graph):
         return model, {}
     copy = model.clone()
     graph = copy.graph
     weights = {}
     for node in [node for node in graph if _is_stored(node)]:
-        product, cast, scale = node.outputs[0], node.inputs[0].producer(), node.inputs[1].const_value.numpy()
-        name, whole = product.name, cast.inputs[0]
+        product, cast, stored_scale = node.outputs[0], node.inputs[0].producer(), node.inputs[1]
+        name, whole, scale = product.name, cast.inputs[0], stored_scale.const_value.numpy()
         axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
         axis = axes[0] if axes else None
         # One output channel: the axis is lost, and does not matter.
@@ -118,7 +117,7 @@ def read_int8(model: ir.Model) -> tuple[ir.Model, dict[str, Int8Weights]]:
         floats = add_constant(graph, name, weights[name].floats())
         ir.convenience.replace_all_uses_with(product, floats)
         graph.remove([node, cast], safe=True)
-        del graph.initializers[whole.name], graph.initializers[node.inputs[1].name]
+        del graph.initializers[whole.name], graph.initializers[stored_scale.name]
     return copy, weights
 
 

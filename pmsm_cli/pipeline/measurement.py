@@ -16,6 +16,7 @@ from pmsm_cli.runtime.evaluate import Evaluation, evaluate
 from pmsm_cli.runtime.fit import check_comparable, check_labels
 from pmsm_cli.runtime.predict import Prediction, predict
 from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.runtime.spiking import open_spiking
 from pmsm_cli.runtime.workload import fixed_batch
 from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches
 from pmsm_cli.sources.records import Source
@@ -30,7 +31,7 @@ def evaluate_checkpoint(
     progress: Progress,
 ) -> Evaluation:
     """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
-    spiking = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    spiking = open_spiking(checkpoint, threads=threads)
     check_labels(images, spiking)
     source = open_reference(against, threads=threads) if against else None
     if source:
@@ -98,7 +99,7 @@ def predict_images(
 ) -> Iterator[Prediction | SkippedImage]:
     """The outputs for each image, as they come; `on_outputs` is handed the raw outputs of each batch."""
     images = join_images([open_images(path) for path in paths])
-    session = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+    session = open_spiking(checkpoint, threads=threads)
     progress.start("Running", len(images))
     return predict(
         session,

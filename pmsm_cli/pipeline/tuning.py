@@ -14,6 +14,7 @@ from pmsm_cli.errors import PmsmError, SetupError, UsageError
 from pmsm_cli.finetune.records import Listener, Outcome, Teacher, TuningSettings
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network, find_image_input
+from pmsm_cli.lowering.precision import Precision
 from pmsm_cli.pipeline.inputs import batch_size, is_source
 from pmsm_cli.report.summary import TuningSummary
 from pmsm_cli.runtime.fit import check_comparable, check_labels
@@ -68,7 +69,7 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
     """The source network, stated or lying beside the checkpoint; else the labels of the images.
 
     Raises:
-        UsageError: the checkpoint has more than one timestep, or there is nothing to train towards.
+        UsageError: the checkpoint has more than one timestep or int8 weights, or there is nothing to train towards.
         BadInputError: the stated network cannot be the source, or the labels do not fit.
     """
     manifest = checkpoint.manifest
@@ -77,6 +78,12 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
             f"has {manifest.timesteps} timesteps; fine-tuning trains the first one",
             subject=checkpoint.subject,
             hint="fine-tune a checkpoint of `pmsm convert --timesteps 1`",
+        )
+    if manifest.weights is not Precision.FLOAT:
+        raise UsageError(
+            "has int8 weights; fine-tuning trains floats",
+            subject=checkpoint.subject,
+            hint="pmsm convert SOURCE --finetune EPOCHS --weights int8",
         )
     spiking = open_session(checkpoint.model, subject=checkpoint.subject)
     source = source or _source_beside(checkpoint)

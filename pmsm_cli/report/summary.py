@@ -37,6 +37,7 @@ class ConversionSummary:
     source: str
     timesteps: int
     coding: str
+    weights: str  # float or int8
     levels: int  # the bound that was asked for, or that was found
     sites: int
     spiking_share: float  # percent of the multiply-accumulates
@@ -71,6 +72,7 @@ def summary_of(
         source=manifest.source_name,
         timesteps=manifest.timesteps,
         coding=manifest.coding.value,
+        weights=manifest.weights.value,
         levels=calibration.levels,
         sites=len(plan.sites),
         spiking_share=plan.spiking_share,
