@@ -35,7 +35,18 @@ ALLOWED = {
         "report",
     },
     "__main__": {"cli"},
-    "cli": {"neuron", "sources", "lowering", "calibration", "checkpoint", "runtime", "finetune", "energy", "report", "pipeline"},
+    "cli": {
+        "neuron",
+        "sources",
+        "lowering",
+        "calibration",
+        "checkpoint",
+        "runtime",
+        "finetune",
+        "energy",
+        "report",
+        "pipeline",
+    },
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 

@@ -16,7 +16,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.rest import ABOVE_REST, drive_node
 from pmsm_cli.lowering.int8 import spiking_synapses
-from pmsm_cli.lowering.parts import is_op, only_reader
+from pmsm_cli.lowering.parts import is_op, only_reader, read
 from pmsm_cli.neuron.onnx_function import NEURON
 
 Range = tuple[float, float]
@@ -43,11 +43,12 @@ def carried_values(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[str, .
         result = _clipped(node.outputs[0])
         if not summed & set(node.inputs) or result.is_graph_output():
             continue
-        tensors = (*node.inputs, node.outputs[0])
-        if len({shapes.get(value.name or "") for value in tensors}) > 1 or len(shapes[tensors[0].name]) != 4:
+        operands = (read(node, 0), read(node, 1))
+        seen = [shapes.get(value.name or "", ()) for value in (*operands, node.outputs[0])]
+        if len(set(seen)) > 1 or len(seen[0]) != 4:
             continue  # one of them is broadcast, or they are no images
         summed.add(result)
-        names.update(dict.fromkeys(value.name or "" for value in (*node.inputs, result)))
+        names.update(dict.fromkeys(value.name or "" for value in (*operands, result)))
     return tuple(names)
 
 
@@ -63,9 +64,7 @@ def _becomes_spikes(value: ir.Value) -> bool:
     readers = [reader for reader, _ in value.uses()]
     if len(readers) == 1 and is_op(readers[0], "MaxPool"):
         return _becomes_spikes(readers[0].outputs[0])
-    return all(
-        reader.op_type == NEURON or (reader.outputs[0].name or "").endswith(ABOVE_REST) for reader in readers
-    )
+    return all(reader.op_type == NEURON or (reader.outputs[0].name or "").endswith(ABOVE_REST) for reader in readers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

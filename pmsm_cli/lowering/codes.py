@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
-from pmsm_cli.lowering.parts import constant, is_op, only_reader
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 
 Whole = npt.NDArray[np.int64]
 LARGEST_CODE = 255
@@ -48,7 +48,7 @@ def code_of(value: ir.Value | None) -> Code | None:
     node = None if value is None else value.producer()
     if not is_op(node, "DequantizeLinear") or any(constant(each) is None for each in node.inputs[1:]):
         return None
-    code, scale, zero = node.inputs
+    code, scale, zero = (read(node, index) for index in range(3))
     if constant(scale).ndim or constant(zero).dtype != np.uint8:
         return None
     return Code(value=code, scale=scale, zero=zero)
@@ -125,8 +125,8 @@ def tighten(graph: ir.Graph, code: ir.Value, lowest: Whole, highest: Whole) -> N
     for node in reversed(known.nodes):
         graph.remove(node, safe=True)
         for limit in node.inputs:
-            if limit is not None and limit.name in graph.initializers and not limit.uses():
-                del graph.initializers[limit.name]
+            if limit is not None and limit.is_initializer() and not limit.uses():
+                del graph.initializers[limit.name or ""]
     limited = bound(graph, code, low, high)
     for node, index in readers:
         node.replace_input_with(index, limited)
@@ -145,5 +145,7 @@ def _bounded(graph: ir.Graph, code: ir.Value, op_type: str, bounds: tuple[Whole,
         for kind, each in zip(kinds, bounds, strict=True)
     ]
     result = add_code(graph, name, code)
-    graph.insert_after(code.producer(), ir.Node("", op_type, [code, *limits], outputs=[result], name=name))
+    producer = code.producer()
+    assert producer is not None
+    graph.insert_after(producer, ir.Node("", op_type, [code, *limits], outputs=[result], name=name))
     return result

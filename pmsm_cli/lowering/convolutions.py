@@ -1,7 +1,9 @@
 """Convolutions of spikes on integer kernels, and the integer forms of what lies between them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,8 +12,8 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.codes import LARGEST_CODE, Code, Quantiser, add_code, code_of, quantiser_of, tighten
-from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.parts import constant, is_op, only_reader
+from pmsm_cli.lowering.int8 import Int8Weights, weights_of
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 
 CONTRIB = "com.microsoft"
 _CHANNELS = 1  # the axis of a convolution's channels, from the left
@@ -26,14 +28,14 @@ def pools_behind_quantisers(graph: ir.Graph, weights: Mapping[str, Int8Weights])
     changed = False
     for node in list(graph):
         quantiser = quantiser_of(only_reader(node.outputs[0])) if is_op(node, "MaxPool") else None
-        if quantiser is None or len(node.outputs) > 1 or only_reader(node.inputs[0]) is not node:
+        if quantiser is None or len(node.outputs) > 1 or only_reader(read(node, 0)) is not node:
             continue
-        layer = node.inputs[0].producer()
+        layer = read(node, 0).producer()
         while is_op(layer, "Relu", "Clip"):
-            layer = layer.inputs[0].producer()
-        if not is_op(layer, "Conv") or layer.inputs[1].name not in weights:
+            layer = read(layer, 0).producer()
+        if not is_op(layer, "Conv") or weights_of(layer, weights) is None:
             continue
-        value, pooled = node.inputs[0], node.outputs[0]
+        value, pooled = read(node, 0), node.outputs[0]
         code = add_code(graph, f"{quantiser.node.name}/unpooled", value)
         result = quantiser.node.outputs[0]
         readers = list(result.uses())
@@ -58,13 +60,13 @@ def convolutions_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]
     """
     changed = False
     for node in list(graph):
-        if not is_op(node, "Conv") or node.inputs[1] is None or node.inputs[1].name not in weights:
+        own = weights_of(node, weights) if is_op(node, "Conv") else None
+        if own is None:
             continue
-        own, code = weights[node.inputs[1].name], code_of(node.inputs[0])
-        tail = _tail_of(node.outputs[0])
+        code, tail = code_of(read(node, 0)), _tail_of(node.outputs[0])
         if code is None or tail is None or own.axis != 0 or not _along_channels(tail.quantiser, node):
             continue
-        bias = np.zeros(len(own.scale), np.float32) if len(node.inputs) < 3 else constant(node.inputs[2])
+        bias = np.zeros(len(own.scale), np.float32) if len(node.inputs) < 3 else constant(read(node, 2))
         _integer_convolution(graph, node, code, own.values, own.scale, bias, tail)
         changed = True
     return changed
@@ -78,17 +80,17 @@ def carried_values_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights])
     changed = False
     for node in list(graph):
         quantiser = quantiser_of(node)
-        code = code_of(node.inputs[0]) if quantiser else None
-        if quantiser is None or code is None or quantiser.scale.ndim == 0 or _rank(node.inputs[0]) != 4:
+        code = code_of(read(node, 0)) if quantiser else None
+        if quantiser is None or code is None or quantiser.scale.ndim == 0 or _rank(read(node, 0)) != 4:
             continue
         if quantiser.axis not in (_CHANNELS, _CHANNELS - 4):
             continue
         channels = len(quantiser.scale)
         identity = np.full((channels, 1, 1, 1), _IDENTITY, np.int8)
         scale = np.full(channels, 1 / _IDENTITY, np.float32)
-        each = ir.Node("", "Conv", [node.inputs[0]], [ir.AttrInt64("group", channels)], name=f"{node.name}/by_channel")
+        each = ir.Node("", "Conv", [read(node, 0)], [ir.AttrInt64("group", channels)], name=f"{node.name}/by_channel")
         graph.insert_before(node, each)
-        tail = _Tail(nodes=(), quantiser=quantiser, lowest=np.float32(-np.inf), highest=np.float32(np.inf))
+        tail = _Tail(nodes=(), quantiser=quantiser, lowest=-math.inf, highest=math.inf)
         _integer_convolution(graph, each, code, identity, scale, np.zeros(channels, np.float32), tail)
         changed = True
     return changed
@@ -98,17 +100,14 @@ def sums_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
     """Add of two DequantizeLinear, ReLU, QuantizeLinear -> QLinearAdd."""
     changed = False
     for node in list(graph):
-        codes = [code_of(value) for value in node.inputs] if is_op(node, "Add") else [None]
-        tail = None if None in codes else _tail_of(node.outputs[0])
+        codes = [code for value in node.inputs if is_op(node, "Add") and (code := code_of(value))]
+        tail = _tail_of(node.outputs[0]) if len(codes) == 2 else None
         if tail is None or tail.quantiser.scale.ndim:
             continue
-        quantiser, inputs = tail.quantiser, []
-        for code in codes:
-            inputs += [code.value, code.scale, code.zero]
+        quantiser = tail.quantiser
+        inputs = [value for code in codes for value in (code.value, code.scale, code.zero)]
         total = add_code(graph, f"{node.name}/of_codes", node.outputs[0])
-        adding = ir.Node(
-            CONTRIB, "QLinearAdd", [*inputs, *quantiser.node.inputs[1:]], outputs=[total], name=total.name
-        )
+        adding = ir.Node(CONTRIB, "QLinearAdd", [*inputs, *quantiser.node.inputs[1:]], outputs=[total], name=total.name)
         graph.insert_before(quantiser.node, adding)
         graph.opset_imports[CONTRIB] = 1
         _replace(graph, node, tail, total)
@@ -122,39 +121,39 @@ class _Tail:
 
     nodes: tuple[ir.Node, ...]
     quantiser: Quantiser
-    lowest: Floats
-    highest: Floats
+    lowest: float
+    highest: float
 
 
 def _tail_of(value: ir.Value) -> _Tail | None:
     nodes: list[ir.Node] = []
-    lowest, highest = np.float32(-np.inf), np.float32(np.inf)
+    lowest, highest = -math.inf, math.inf
     while (node := only_reader(value)) is not None:
         if quantiser := quantiser_of(node):
             return _Tail(nodes=tuple(nodes), quantiser=quantiser, lowest=lowest, highest=highest)
         limits = _limits(node)
         if limits is None:
             return None
-        lowest, highest = (np.clip(each, *limits) for each in (lowest, highest))
+        lowest, highest = (float(np.clip(each, *limits)) for each in (lowest, highest))
         nodes.append(node)
         value = node.outputs[0]
     return None
 
 
-def _limits(node: ir.Node) -> tuple[np.float32, np.float32] | None:
+def _limits(node: ir.Node) -> tuple[float, float] | None:
     if is_op(node, "Relu"):
-        return np.float32(0), np.float32(np.inf)
+        return 0.0, math.inf
     if not is_op(node, "Clip"):
         return None
     given = [*node.inputs[1:], None, None][:2]
     if any(each is not None and constant(each) is None for each in given):
         return None
-    low, high = (None if each is None else np.float32(constant(each)) for each in given)
-    return np.float32(-np.inf) if low is None else low, np.float32(np.inf) if high is None else high
+    low, high = given
+    return -math.inf if low is None else float(constant(low)), math.inf if high is None else float(constant(high))
 
 
 def _along_channels(quantiser: Quantiser, node: ir.Node) -> bool:
-    rank = len(node.inputs[1].shape)
+    rank = constant(node.inputs[1]).ndim
     return quantiser.scale.ndim == 0 or quantiser.axis in (_CHANNELS, _CHANNELS - rank)
 
 
@@ -180,12 +179,12 @@ def _integer_convolution(
     whole = np.clip(np.round(shifted / unit), -(2**31), 2**31 - 1).astype(np.int32)
     one_step = quantiser.scale if quantiser.scale.ndim == 0 else np.float32(1)
     scales = np.asarray(scale / (quantiser.scale if quantiser.scale.ndim else np.float32(1)), np.float32)
-    constants = {
+    constants: dict[str, npt.NDArray[Any]] = {
         "weights": values,
         "weight_scale": scales,
         "weight_zero": np.zeros(len(scales), np.int8),
         "step": np.asarray(one_step, np.float32),
-        "zero": np.uint8(zero),
+        "zero": np.asarray(zero, np.uint8),
         "bias": whole,
     }
     w, w_scale, w_zero, y_scale, y_zero, b = (

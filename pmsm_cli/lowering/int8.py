@@ -1,8 +1,8 @@
 """Weights as 8-bit integers: a scale for each output channel, kept in the file as integers, read back as floats.
 
-A weight w becomes q, a whole number from -127 to 127, and stands for scale x q. Thresholds are folded in before that, so
-that a row's weights are all in the unit of one spike. In the file q passes Cast and Mul, which onnxruntime evaluates
-once, on load; behind a DequantizeLinear it keeps a convolution from its fast layout, and does that work for every image.
+A weight w becomes q, a whole number from -127 to 127, and stands for scale x q. Thresholds are folded in before that,
+so that a row's weights are all in the unit of one spike. In the file q passes Cast and Mul, which onnxruntime evaluates
+once, on load. A DequantizeLinear it would evaluate for every image, and keep the convolution from its fast layout.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
-from pmsm_cli.graph.synapse import Floats, Synapse, output_dimension, synapse_of
+from pmsm_cli.graph.synapse import Floats, Synapse, synapse_of
+from pmsm_cli.lowering.parts import constant, read
 from pmsm_cli.neuron.onnx_function import NEURON
 
 LARGEST = 127
@@ -58,21 +59,26 @@ def quantise(weights: Floats, axis: int | None) -> Int8Weights:
     largest = np.abs(rows).max(axis=1, initial=0).astype(np.float32)
     best, least = np.ones_like(largest), np.full(len(rows), np.inf)
     for share in _SHARES:
-        scale = np.where(largest > 0, largest * np.float32(share / LARGEST), np.float32(1))
+        scale = np.where(largest > 0, largest / np.float32(LARGEST) * np.float32(share), np.float32(1))
         error = np.square(_nearest(rows, scale[:, None]) * scale[:, None] - rows).sum(axis=1, dtype=np.float64)
         best, least = np.where(error < least, scale, best), np.minimum(error, least)
     scale = best.astype(np.float32)
-    result = Int8Weights(
-        values=np.zeros(weights.shape, np.int8), scale=scale if axis is not None else scale[0], axis=axis
-    )
-    values = _nearest(weights, result.spread_scale).astype(np.int8)
-    return Int8Weights(values=values, scale=np.asarray(result.scale, np.float32), axis=axis)
+    shape = [-1 if dimension == axis else 1 for dimension in range(weights.ndim)]
+    spread = scale[0] if axis is None else scale.reshape(shape)
+    values = np.asarray(_nearest(weights, spread), np.int8)
+    return Int8Weights(values=values, scale=np.array(scale[0] if axis is None else scale), axis=axis)
 
 
 def spiking_synapses(graph: ir.Graph) -> list[Synapse]:
     """The synapses that read spikes."""
     found = (synapse_of(node) for node in graph)
     return [each for each in found if each and (source := each.data.producer()) and source.op_type == NEURON]
+
+
+def weights_of(node: ir.Node, weights: Mapping[str, Int8Weights]) -> Int8Weights | None:
+    """The integers that a node's weights (its second input) stand for; None where they are floats."""
+    value = node.inputs[1]
+    return None if value is None else weights.get(value.name or "")
 
 
 def store_as_int8(model: ir.Model, weights: Mapping[str, Int8Weights]) -> ir.Model:
@@ -103,21 +109,23 @@ def read_int8(model: ir.Model) -> tuple[ir.Model, dict[str, Int8Weights]]:
         return model, {}
     copy = model.clone()
     graph = copy.graph
-    weights = {}
+    weights: dict[str, Int8Weights] = {}
     for node in [node for node in graph if _is_stored(node)]:
-        product, cast, stored_scale = node.outputs[0], node.inputs[0].producer(), node.inputs[1]
-        name, whole, scale = product.name, cast.inputs[0], stored_scale.const_value.numpy()
+        product, cast, scale = node.outputs[0], read(node, 0).producer(), constant(read(node, 1))
+        assert cast is not None
+        name, stored = product.name or "", [read(cast, 0), read(node, 1)]
         axes = [axis for axis, size in enumerate(scale.shape) if size > 1]
         axis = axes[0] if axes else None
         # One output channel: the axis is lost, and does not matter.
         weights[name] = Int8Weights(
-            values=np.array(whole.const_value.numpy()), scale=np.array(scale.reshape(-1 if axes else ())), axis=axis
+            values=np.array(constant(stored[0])), scale=np.array(scale.reshape(-1 if axes else ())), axis=axis
         )
         product.name = f"{name}/from_int8"
         floats = add_constant(graph, name, weights[name].floats())
         ir.convenience.replace_all_uses_with(product, floats)
         graph.remove([node, cast], safe=True)
-        del graph.initializers[whole.name], graph.initializers[stored_scale.name]
+        for value in stored:
+            del graph.initializers[value.name or ""]
     return copy, weights
 
 
@@ -134,8 +142,6 @@ def _is_stored(node: ir.Node) -> bool:
     return (
         cast is not None
         and cast.op_type == "Cast"
-        and cast.inputs[0] is not None
-        and cast.inputs[0].const_value is not None
-        and scale is not None
-        and scale.const_value is not None
+        and constant(cast.inputs[0]) is not None
+        and constant(scale) is not None
     )

@@ -14,7 +14,7 @@ from pmsm_cli.lowering.convolutions import (
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
-from pmsm_cli.lowering.products import products_to_integers
+from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
 
 Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
 
@@ -29,6 +29,7 @@ PATTERNS: tuple[Pattern, ...] = (
     gelus_together,
     terms_together,
     products_to_integers,
+    products_of_codes_to_integers,
 )
 
 

@@ -9,8 +9,8 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.rest import drive_node
 from pmsm_cli.graph.synapse import Synapse, synapse_of
 from pmsm_cli.lowering.codes import LARGEST_CODE, Whole, add_code, bound
-from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.parts import SpikingSite, constant, site_at
+from pmsm_cli.lowering.int8 import Int8Weights, weights_of
+from pmsm_cli.lowering.parts import SpikingSite, constant, is_op, read, site_at
 
 
 def neurons_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -27,7 +27,7 @@ def neurons_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
         readers = [synapse_of(reader) for reader, _ in site.spikes.uses()]
         convolutions = [each for each in readers if each is not None and _takes_whole_values(each, weights)]
         unsuitable = any(map(_has_map, convolutions)) or (site.negative_levels - site.rest < 0).any()
-        if site.rest.any() and unsuitable and len(convolutions) == len(readers):
+        if site.rest.any() and unsuitable and len(convolutions) == len(readers) and not site.spikes.is_graph_output():
             changed |= _count_from_zero(graph, site, convolutions, weights)
         else:
             changed |= _count_from_rest(graph, site)
@@ -43,7 +43,7 @@ def _count_from_rest(graph: ir.Graph, site: SpikingSite) -> bool:
     value = site.value
     # Along the last axis zeros cannot differ either.
     if (zero < 0).any() or (zero > LARGEST_CODE).any() or not _whole(site) or (site.axis == -1 and site.rest.any()):
-        zero, value = np.full(site.rest.shape, site.negative_levels), site.neuron.inputs[0]
+        zero, value = np.full(site.rest.shape, site.negative_levels), read(site.neuron, 0)
     code = _quantise(graph, site, value, zero)
     _replace_spikes(graph, site, bound(graph, code, np.asarray(0), np.asarray(levels)), site.negative_levels)
     return True
@@ -57,7 +57,8 @@ def _count_from_zero(
     Precondition: what they receive was computed from the rounded weights (`pmsm_cli.lowering.settle`).
     """
     rest = np.round(site.rest).astype(np.int64)
-    zero = max(0, int((site.negative_levels - rest).max()))
+    # What is never below 0 counts to no less.
+    zero = 0 if _never_negative(site.value) else max(0, int((site.negative_levels - rest).max()))
     lowest, highest = rest - site.negative_levels + zero, rest + site.positive_levels + zero
     if not _whole(site) or (highest > LARGEST_CODE).any():
         return _count_from_rest(graph, site)
@@ -69,6 +70,16 @@ def _count_from_zero(
     return True
 
 
+def _never_negative(value: ir.Value) -> bool:
+    node = value.producer()
+    if is_op(node, "MaxPool"):
+        return _never_negative(read(node, 0))
+    if is_op(node, "Clip"):
+        lowest = constant(read(node, 1)) if len(node.inputs) > 1 else None
+        return lowest is not None and float(lowest) >= 0
+    return is_op(node, "Relu")
+
+
 def _whole(site: SpikingSite) -> bool:
     """Whether resting counts are whole numbers, as they are but for fine-tuning."""
     return bool(np.allclose(site.rest, np.round(site.rest), atol=1e-3))
@@ -76,7 +87,9 @@ def _whole(site: SpikingSite) -> bool:
 
 def _takes_whole_values(synapse: Synapse, weights: Mapping[str, Int8Weights]) -> bool:
     node = synapse.node
-    return node.op_type == "Conv" and node.inputs[1].name in weights and not any(map(_is_unknown, node.inputs[2:]))
+    return (
+        node.op_type == "Conv" and weights_of(node, weights) is not None and not any(map(_is_unknown, node.inputs[2:]))
+    )
 
 
 def _is_unknown(value: ir.Value | None) -> bool:
@@ -85,23 +98,24 @@ def _is_unknown(value: ir.Value | None) -> bool:
 
 def _has_map(synapse: Synapse) -> bool:
     adding = drive_node(synapse.node)
-    return adding is not None and constant(adding.inputs[1]) is not None
+    return adding is not None and constant(read(adding, 1)) is not None
 
 
 def _without_drive(graph: ir.Graph, synapse: Synapse, rest: Whole, weights: Mapping[str, Int8Weights]) -> None:
     """Take what rests off a convolution: the map behind it, or else its part of the bias."""
     adding = drive_node(synapse.node)
     if adding is not None:
-        ir.convenience.replace_all_uses_with(adding.outputs[0], adding.inputs[0], replace_graph_outputs=True)
+        ir.convenience.replace_all_uses_with(adding.outputs[0], read(adding, 0), replace_graph_outputs=True)
         graph.remove(adding, safe=True)
         return
-    node, own = synapse.node, weights[synapse.node.inputs[1].name]
+    node, own = synapse.node, weights_of(synapse.node, weights)
+    assert own is not None
     outputs = own.values.shape[0]
     groups = synapse.channels // own.values.shape[1]
     kernels = own.values.reshape(groups, outputs // groups, own.values.shape[1], -1).sum(axis=3, dtype=np.int64)
     counts = np.broadcast_to(rest, (synapse.channels,)).reshape(groups, 1, -1)
     received = (kernels * counts).sum(axis=2).reshape(outputs)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = read(node, 2) if len(node.inputs) > 2 else None
     old = np.float64(0) if bias is None else constant(bias).astype(np.float64)
     node.resize_inputs(3)
     new = np.asarray(old - received * own.scale.astype(np.float64), np.float32)
@@ -116,7 +130,7 @@ def _quantise(graph: ir.Graph, site: SpikingSite, value: ir.Value, zero: Whole) 
         factor = add_constant(graph, f"{name}/per_threshold", np.float32(1) / threshold)
         counts = ir.Value(name=f"{name}/in_thresholds", type=site.spikes.type, shape=value.shape)
         graph.insert_before(site.neuron, ir.Node("", "Mul", [value, factor], outputs=[counts], name=counts.name))
-        value, threshold, axis, zeros = counts, np.float32(1), None, zeros.reshape(-1)[0]
+        value, threshold, axis, zeros = counts, np.ones((), np.float32), None, zeros.reshape(-1)[0]
     code = add_code(graph, name, site.value)
     scale = add_constant(graph, f"{name}/threshold", np.asarray(threshold))
     node = ir.Node(
@@ -133,13 +147,14 @@ def _quantise(graph: ir.Graph, site: SpikingSite, value: ir.Value, zero: Whole) 
 
 def _replace_spikes(graph: ir.Graph, site: SpikingSite, code: ir.Value, zero: int) -> None:
     name = f"{site.tensor}/counts"
-    one, offset = add_constant(graph, f"{name}/one", np.float32(1)), add_constant(graph, f"{name}/zero", np.uint8(zero))
-    counts = ir.Value(name=name, type=site.spikes.type, shape=site.spikes.shape)
-    graph.insert_before(
-        site.neuron, ir.Node("", "DequantizeLinear", [code, one, offset], outputs=[counts], name=name)
+    one, offset = (
+        add_constant(graph, f"{name}/{kind}", array)
+        for kind, array in (("one", np.ones((), np.float32)), ("zero", np.asarray(zero, np.uint8)))
     )
+    counts = ir.Value(name=name, type=site.spikes.type, shape=site.spikes.shape)
+    graph.insert_before(site.neuron, ir.Node("", "DequantizeLinear", [code, one, offset], outputs=[counts], name=name))
     ir.convenience.replace_all_uses_with(site.spikes, counts, replace_graph_outputs=True)
-    above = site.neuron.inputs[0].producer()
+    above = read(site.neuron, 0).producer()
     graph.remove(site.neuron, safe=True)
     if above is not None and not above.outputs[0].uses() and above.outputs[0] is not site.value:
         graph.remove(above, safe=True)  # it took off what rests

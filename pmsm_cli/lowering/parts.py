@@ -1,6 +1,7 @@
 """Reading a spiking graph: constants, who reads a value, and what a synapse's spikes are."""
 
 from dataclasses import dataclass
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -38,16 +39,16 @@ def site_at(neuron: ir.Node) -> SpikingSite | None:
     """The site that a neuron belongs to; None where its thresholds are on several axes."""
     if neuron.domain != DOMAIN or neuron.op_type != NEURON:
         return None
-    value, threshold = neuron.inputs[0], constant(neuron.inputs[1])
+    value, threshold = read(neuron, 0), constant(read(neuron, 1))
     sizes = [axis - threshold.ndim for axis, size in enumerate(threshold.shape) if size > 1]
     if len(sizes) > 1:
         return None
     rest = np.zeros((), np.float32)
     producer = value.producer()
     if producer is not None and producer.op_type == "Sub" and (value.name or "").endswith(ABOVE_REST):
-        resting = constant(producer.inputs[1])
+        resting = constant(read(producer, 1))
         if resting is not None and (resting.size == 1 or resting.shape == threshold.shape):
-            rest, value = resting / threshold, producer.inputs[0]
+            rest, value = resting / threshold, read(producer, 0)
     return SpikingSite(
         neuron=neuron,
         value=value,
@@ -65,14 +66,21 @@ def site_of(synapse: Synapse) -> SpikingSite | None:
     return None if producer is None else site_at(producer)
 
 
-def constant(value: ir.Value | None) -> npt.NDArray | None:
+def read(node: ir.Node, index: int) -> ir.Value:
+    """An input of a node, which must be there."""
+    value = node.inputs[index]
+    assert value is not None, node.name
+    return value
+
+
+def constant(value: ir.Value | None) -> Any:
     """A constant's array; None for anything else."""
     return None if value is None or value.const_value is None else value.const_value.numpy()
 
 
 def replace_constant(graph: ir.Graph, value: ir.Value, array: npt.NDArray[np.generic]) -> None:
     """Another content for a constant."""
-    tensor = ir.tensor(np.ascontiguousarray(array, value.const_value.dtype.numpy()), name=value.name)
+    tensor = ir.tensor(np.ascontiguousarray(array, constant(value).dtype), name=value.name)
     value.const_value = tensor
     value.shape = ir.Shape(tensor.shape.numpy())
 
@@ -83,6 +91,6 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return users[0].node if len(users) == 1 and not value.is_graph_output() else None
 
 
-def is_op(node: ir.Node | None, *op_types: str) -> bool:
+def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
     """Whether a node is one of these standard operators."""
     return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types

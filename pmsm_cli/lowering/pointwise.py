@@ -9,7 +9,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.convolutions import CONTRIB
 from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.parts import constant, is_op, only_reader
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 
 
 def terms_together(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -18,7 +18,7 @@ def terms_together(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
     for node in list(graph):
         following = only_reader(node.outputs[0]) if is_op(node, "Add") else None
         first, second = constant_term(node), constant_term(following)
-        if first is None or second is None or max(constant(first).ndim, constant(second).ndim) > 1:
+        if following is None or first is None or second is None or max(constant(first).ndim, constant(second).ndim) > 1:
             continue
         total = add_constant(graph, f"{following.name}/together", constant(first) + constant(second))
         rest = next(value for value in node.inputs if value is not first)
@@ -36,13 +36,13 @@ def steps_into_norms(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
     """
     changed = False
     for node in list(graph):
-        if not is_op(node, "LayerNormalization") or constant(node.inputs[1]) is None or len(node.outputs) > 1:
+        if not is_op(node, "LayerNormalization") or constant(read(node, 1)) is None or len(node.outputs) > 1:
             continue
-        gamma, beta = constant(node.inputs[1]), np.zeros((), np.float32)
-        if len(node.inputs) > 2 and node.inputs[2] is not None:
-            if constant(node.inputs[2]) is None:
+        gamma, beta = constant(read(node, 1)), np.zeros((), np.float32)
+        if len(node.inputs) > 2 and read(node, 2) is not None:
+            if constant(read(node, 2)) is None:
                 continue
-            beta = constant(node.inputs[2])
+            beta = constant(read(node, 2))
         taken = False
         while (step := _step(only_reader(node.outputs[0]), node.outputs[0])) and gamma.ndim == 1:
             following, factor, term = step
@@ -59,12 +59,12 @@ def steps_into_norms(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
 
 
 def gelus_together(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
-    """x (0.5 (1 + erf(x / sqrt 2))) -> Gelu, in whatever order exporters write the products."""
+    """GELU in parts, x (0.5 (1 + erf(x / sqrt 2))) -> Gelu, in whatever order exporters write the products."""
     changed = False
     for erf in list(graph):
         if not is_op(erf, "Erf"):
             continue
-        scaled, shifted = erf.inputs[0].producer(), only_reader(erf.outputs[0])
+        scaled, shifted = read(erf, 0).producer(), only_reader(erf.outputs[0])
         if not is_op(scaled, "Div", "Mul") or not is_op(shifted, "Add") or not _adds_one(shifted):
             continue
         value = _scaled_by_root_half(scaled)
@@ -94,9 +94,9 @@ def _step(node: ir.Node | None, value: ir.Value) -> tuple[ir.Node, Floats, Float
     if not is_op(node, "Add", "Sub", "Mul"):
         return None
     array = next((constant(each) for each in node.inputs if constant(each) is not None), None)
-    if array is None or array.ndim > 1 or (node.op_type == "Sub" and node.inputs[0] is not value):
+    if array is None or array.ndim > 1 or (node.op_type == "Sub" and read(node, 0) is not value):
         return None
-    one, nothing = np.float32(1), np.float32(0)
+    one, nothing = np.ones((), np.float32), np.zeros((), np.float32)
     if node.op_type == "Mul":
         return node, array, nothing
     return node, one, array if node.op_type == "Add" else -array
@@ -109,17 +109,19 @@ def _adds_one(node: ir.Node) -> bool:
 
 def _scaled_by_root_half(node: ir.Node) -> ir.Value | None:
     """What a node divides by the root of 2."""
-    factor = constant(node.inputs[1])
+    factor = constant(read(node, 1))
     if factor is None or factor.size != 1:
         return None
     wanted = np.sqrt(2.0) if node.op_type == "Div" else np.sqrt(0.5)
-    return node.inputs[0] if np.isclose(float(factor.reshape(())), wanted, rtol=1e-5) else None
+    return read(node, 0) if np.isclose(float(factor.reshape(())), wanted, rtol=1e-5) else None
 
 
 def _end_of_gelu(shifted: ir.Node, value: ir.Value) -> tuple[ir.Node, ir.Node] | None:
     """The last of the two products with x and with 0.5, and the first."""
     first = only_reader(shifted.outputs[0])
-    second = only_reader(first.outputs[0]) if is_op(first, "Mul") else None
+    if not is_op(first, "Mul"):
+        return None
+    second = only_reader(first.outputs[0])
     if not is_op(second, "Mul"):
         return None
     inner = next(each for each in first.inputs if each is not shifted.outputs[0])

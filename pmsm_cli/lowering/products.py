@@ -1,15 +1,17 @@
 """Matrix products of spikes on integer kernels; what they give are floats."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.codes import code_of
 from pmsm_cli.lowering.convolutions import CONTRIB
-from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.parts import constant, is_op, only_reader
+from pmsm_cli.lowering.int8 import Int8Weights, weights_of
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.lowering.pointwise import constant_term
 
 
@@ -17,27 +19,25 @@ def products_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) ->
     """DequantizeLinear, MatMul or Gemm with int8 weights, Add of a bias -> MatMulIntegerToFloat."""
     changed = False
     for node in list(graph):
-        if not is_op(node, "MatMul", "Gemm") or node.inputs[1] is None or node.inputs[1].name not in weights:
-            continue
-        code, own = code_of(node.inputs[0]), weights[node.inputs[1].name]
-        if code is None or own.values.ndim != 2 or (is_op(node, "Gemm") and not _plain(node)):
+        own = weights_of(node, weights) if is_op(node, "MatMul", "Gemm") else None
+        code = code_of(node.inputs[0]) if own else None
+        if own is None or code is None or own.values.ndim != 2 or (is_op(node, "Gemm") and not _plain(node)):
             continue
         transposed = is_op(node, "Gemm") and node.attributes.get_int("transB", 0) == 1
         if own.axis not in (None, 0 if transposed else 1):
             continue
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        bias = read(node, 2) if len(node.inputs) > 2 else None
         output, last = node.outputs[0], node
         reader = only_reader(output)
         term = constant_term(reader) if bias is None else None
         columns = own.values.shape[0 if transposed else 1]
-        if term is not None and constant(term).shape == (columns,):
+        if reader is not None and term is not None and constant(term).shape == (columns,):
             bias, last, output = term, reader, reader.outputs[0]
         name = f"{node.name}/of_codes"
-        zero = np.zeros((), np.int8)
-        constants = {
+        constants: dict[str, npt.NDArray[Any]] = {
             "weights": np.ascontiguousarray(own.values.T) if transposed else own.values,
             "scale": np.array(own.scale),
-            "zero": zero,
+            "zero": np.zeros((), np.int8),
         }
         w, scale, zero = (add_constant(graph, f"{name}/{kind}", array) for kind, array in constants.items())
         result = ir.Value(name=name, type=output.type, shape=output.shape)
@@ -52,6 +52,26 @@ def products_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) ->
     return changed
 
 
+def products_of_codes_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """MatMul of two DequantizeLinear (queries with keys, attention with values) -> MatMulIntegerToFloat."""
+    changed = False
+    for node in list(graph):
+        codes = [code for value in node.inputs if is_op(node, "MatMul") and (code := code_of(value))]
+        if len(codes) != 2:
+            continue
+        left, right = codes
+        output = node.outputs[0]
+        result = ir.Value(name=f"{node.name}/of_codes", type=output.type, shape=output.shape)
+        inputs = [left.value, right.value, left.scale, right.scale, left.zero, right.zero]
+        product = ir.Node(CONTRIB, "MatMulIntegerToFloat", inputs, outputs=[result], name=result.name)
+        graph.insert_before(node, product)
+        graph.opset_imports[CONTRIB] = 1
+        _take_over(output, result)
+        graph.remove(node, safe=True)
+        changed = True
+    return changed
+
+
 def _take_over(output: ir.Value, result: ir.Value) -> None:
     """A new value in the place of an old one, under its name where the graph hands it out."""
     if output.is_graph_output():
@@ -61,8 +81,8 @@ def _take_over(output: ir.Value, result: ir.Value) -> None:
 
 def _plain(node: ir.Node) -> bool:
     attributes = node.attributes
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    columns = node.inputs[1].shape[0 if attributes.get_int("transB", 0) else 1]
+    bias = read(node, 2) if len(node.inputs) > 2 else None
+    columns = constant(node.inputs[1]).shape[0 if attributes.get_int("transB", 0) else 1]
     return (
         attributes.get_float("alpha", 1.0) == 1
         and attributes.get_float("beta", 1.0) == 1

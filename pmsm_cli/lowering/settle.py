@@ -5,18 +5,20 @@ their scale, its biases to those of the sum's unit, and what convolutions receiv
 weights. Then the integer graph (`pmsm_cli.lowering.lower`) computes the same numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.rest import drive_node, resting_drive
-from pmsm_cli.graph.synapse import Floats, Synapse, output_dimension
-from pmsm_cli.lowering.int8 import Int8Weights, quantise, spiking_synapses
-from pmsm_cli.lowering.parts import SpikingSite, constant, replace_constant, site_of
+from pmsm_cli.graph.synapse import Floats, Synapse, output_dimension, synapse_of
+from pmsm_cli.lowering.int8 import Int8Weights, quantise, spiking_synapses, weights_of
+from pmsm_cli.lowering.parts import SpikingSite, constant, read, replace_constant, site_of
+from pmsm_cli.neuron.parameters import Correction
 
 
 def settle_weights(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[ir.Model, dict[str, Int8Weights]]:
@@ -28,38 +30,40 @@ def settle_weights(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[ir.Mod
     graph = copy.graph
     weights: dict[str, Int8Weights] = {}
     for synapse in spiking_synapses(graph):
-        name = synapse.node.inputs[synapse.weight_index].name
+        name = read(synapse.node, synapse.weight_index).name or ""
         rounded = quantise(synapse.weights, output_dimension(synapse))
-        replace_constant(graph, synapse.node.inputs[synapse.weight_index], rounded.floats())
+        replace_constant(graph, read(synapse.node, synapse.weight_index), rounded.floats())
         weights[name] = rounded
         _settle_drive(graph, synapse, shapes)
         if synapse.node.op_type == "Conv":
-            _settle_bias(synapse, rounded)
+            _settle_bias(graph, synapse, rounded)
     return copy, weights
 
 
-def _settle_bias(synapse: Synapse, weights: Int8Weights) -> None:
+def _settle_bias(graph: ir.Graph, synapse: Synapse, weights: Int8Weights) -> None:
     """A convolution's bias in whole units of its sums, which hold spikes times integers."""
-    bias = synapse.node.inputs[2] if len(synapse.node.inputs) > 2 else None
+    bias = read(synapse.node, 2) if len(synapse.node.inputs) > 2 else None
     if bias is None:
         return
     limit = np.float32(2**31 - 2**8)  # of 32 bits, as float32 holds it
     units = np.clip(np.round(constant(bias) / weights.scale), -limit, limit)
-    replace_constant(synapse.node.graph, bias, units * weights.scale)
+    replace_constant(graph, bias, units * weights.scale)
 
 
 def _settle_drive(graph: ir.Graph, synapse: Synapse, shapes: Mapping[str, Shape]) -> None:
     """What rests, seen through the rounded weights; what rounding takes from it inside the borders goes to the bias."""
     adding, site = drive_node(synapse.node), site_of(synapse)
-    drive = None if adding is None else constant(adding.inputs[1])
-    if synapse.node.op_type != "Conv" or drive is None or drive.ndim != 4 or site is None:
+    if adding is None or synapse.node.op_type != "Conv" or site is None:
+        return
+    drive = constant(read(adding, 1))
+    if drive is None or drive.ndim != 4:
         return
     rounded = _map_at_rest(synapse, site, drive, shapes)
     row, column = drive.shape[2] // 2, drive.shape[3] // 2
     lost = (drive - rounded)[0, :, row, column]
-    replace_constant(graph, adding.inputs[1], rounded)
+    replace_constant(graph, read(adding, 1), rounded)
     node = synapse.node
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = read(node, 2) if len(node.inputs) > 2 else None
     node.resize_inputs(3)
     old = np.float32(0) if bias is None else constant(bias)
     node.replace_input_with(2, add_constant(graph, f"{node.name}/int8_bias", np.asarray(old + lost, np.float32)))
@@ -72,3 +76,32 @@ def _map_at_rest(synapse: Synapse, site: SpikingSite, drive: Floats, shapes: Map
     }
     counts = np.broadcast_to(np.round(site.rest), (synapse.channels,)).astype(np.float32)
     return np.broadcast_to(resting_drive(replace(synapse), counts, seen), drive.shape).astype(np.float32)
+
+
+def correct_weights(
+    model: ir.Model, weights: Mapping[str, Int8Weights], corrections: Sequence[Correction]
+) -> tuple[ir.Model, dict[str, Int8Weights]]:
+    """A settled graph whose convolutions have corrections in their scales and biases: no weight is rounded again."""
+    copy = model.clone()
+    nodes = {node.name: node for node in copy.graph}
+    corrected = dict(weights)
+    for correction in corrections:
+        node = nodes[correction.node]
+        name, own = read(node, 1).name or "", weights_of(node, corrected)
+        if node.op_type != "Conv" or own is None:
+            continue
+        own = replace(own, scale=np.asarray(own.scale * correction.scale, np.float32))
+        corrected[name] = own
+        replace_constant(copy.graph, read(node, 1), own.floats())
+        if (adding := drive_node(node)) is not None:
+            by_channel = correction.scale.reshape(-1, *(1,) * (len(own.values.shape) - 2))
+            replace_constant(copy.graph, read(adding, 1), constant(read(adding, 1)) * by_channel)
+        bias = np.float32(0) if len(node.inputs) < 3 else constant(read(node, 2))
+        node.resize_inputs(3)
+        total = np.asarray(bias * correction.scale + correction.shift, np.float32)
+        node.replace_input_with(2, add_constant(copy.graph, f"{node.name}/int8_matched_bias", total))
+        synapse = synapse_of(node)
+        assert synapse is not None
+        _settle_bias(copy.graph, synapse, own)
+    common_passes.RemoveUnusedNodesPass()(copy)
+    return copy, corrected

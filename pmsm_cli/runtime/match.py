@@ -38,6 +38,8 @@ def match_moments(
     left out: padding would count as images.
     """
     readers = matched_readers(network.model, plan, shapes)
+    if not readers:
+        return ()
     source = _source_session(network, readers, threads)
     session = open_session(add_measuring(spiking, readers), subject=network.subject, threads=threads)
     totals: dict[str, npt.NDArray[np.float64]] = {}

@@ -70,9 +70,12 @@ def open_session(
     subject: str,
     threads: int | None = None,
     native: bool = True,
+    integers: bool = False,
     stacked: Iterable[str] = (),
 ) -> Session:
     """A session on the CPU; `native=False` leaves the library aside and runs the function bodies.
+
+    `integers` says that the graph is one of `pmsm_cli.lowering.lower`: what it has in integers is all that shall be.
 
     `stacked` names outputs that hold the timesteps before the images, beside a checkpoint's own.
 
@@ -83,6 +86,11 @@ def open_session(
     options = ort.SessionOptions()
     if threads:
         options.intra_op_num_threads = threads
+    if integers:
+        # Left to itself onnxruntime rounds the float weights of any convolution between two quantised tensors.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Without VNNI pairs of products may overflow 16 bits; this takes slower kernels there, and only there.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     library = find_library() if native else None
     if library:
         register(options, library)

@@ -17,7 +17,7 @@ def open_spiking(
         UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
         SetupError: there is not enough memory.
     """
-    model = checkpoint.model
     if integers and checkpoint.int8_weights and checkpoint.manifest.timesteps == 1:
-        model, _ = lower(model, checkpoint.int8_weights)
-    return open_session(model, subject=checkpoint.subject, threads=threads, native=native)
+        model, changed = lower(checkpoint.model, checkpoint.int8_weights)
+        return open_session(model, subject=checkpoint.subject, threads=threads, native=native, integers=changed)
+    return open_session(checkpoint.model, subject=checkpoint.subject, threads=threads, native=native)

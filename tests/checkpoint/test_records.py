@@ -22,6 +22,7 @@ from pmsm_cli.checkpoint.file import open_checkpoint, pack, unpack, write_file
 from pmsm_cli.checkpoint.manifest import Manifest, TuningRun, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CalibrationError, CheckpointError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
+from pmsm_cli.lowering.precision import Precision
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.parameters import Correction, NeuronParameters
 from pmsm_cli.runtime.session import model_bytes
@@ -146,6 +147,7 @@ MANIFEST = Manifest(
         adequacy=None,
         sites=tuple(dataclasses.replace(site, channels=None) for site in CALIBRATION.sites),  # checkpoints stay small
     ),
+    weights=Precision.INT8,
     labels=("cat", "chien", "犬"),
     moments_matched=True,
     finetuning=(
@@ -337,7 +339,13 @@ def test_a_checkpoint_that_was_never_fine_tuned_says_nothing_of_it():
     assert plain(manifest_from_metadata(entries, subject="x.onnx")) == plain(untuned)
 
 
-@pytest.mark.parametrize("key", sorted(set(metadata()) - {"pmsm.format_version", "pmsm.finetuning"}))
+def test_files_from_before_int8_hold_floats():
+    entries = metadata()
+    del entries["pmsm.weights"]
+    assert manifest_from_metadata(entries, subject="x").weights is Precision.FLOAT
+
+
+@pytest.mark.parametrize("key", sorted(set(metadata()) - {"pmsm.format_version", "pmsm.finetuning", "pmsm.weights"}))
 def test_a_missing_key_is_damage(key):
     message = refusal(metadata(**{key.removeprefix("pmsm."): None}))
     assert message == f"x.onnx: its metadata are damaged ('{key}')\nhint: convert the source again"
