@@ -49,7 +49,7 @@ def round_to_int8(made: Conversion, loaded: Loaded, settings: CalibrationSetting
         batch = loaded.network.image.batch
         if settings.data is None:
             images = data_free.synthetic_images(batch, seed=settings.seed, normalised=False)
-            warnings = (*warnings, "the range of residual sums in 8 bits comes from synthetic images; pass --data")
+            warnings = (*warnings, "the range of what is carried in 8 bits comes from synthetic images; pass --data")
         else:
             images = open_sample(settings.data, min(settings.samples, _IMAGES), settings.seed)
         progress.start("Finding ranges", len(images))
