@@ -7,7 +7,7 @@ from io import TextIOWrapper
 import typer
 
 from pmsm_cli import __version__
-from pmsm_cli.cli import commands, comparing, console, converting, diffing, tuning
+from pmsm_cli.cli import commands, comparing, console, converting, diffing, racing, tuning
 from pmsm_cli.errors import PmsmError
 
 INTERRUPTED = 130
@@ -34,6 +34,7 @@ app.command()(commands.report)
 app.command()(comparing.compare)
 app.command()(diffing.diff)
 app.command()(tuning.finetune)
+app.command()(racing.bench)
 
 
 def _print_version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,15 +66,18 @@ class Session:
 
 
 def open_session(
-    model: ir.Model | bytes,
+    model: ir.Model | bytes | Path,
     *,
     subject: str,
     threads: int | None = None,
     native: bool = True,
     integers: bool = False,
+    patient: bool = False,
     stacked: Iterable[str] = (),
 ) -> Session:
     """A session on the CPU; `native=False` leaves the library aside and runs the function bodies.
+
+    With `patient` threads sleep as soon as there is no work, and cost others none.
 
     `integers` says that the graph is one of `pmsm_cli.lowering.lower`: what it has in integers is all that shall be.
 
@@ -91,10 +95,12 @@ def open_session(
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         # Without VNNI pairs of products may overflow 16 bits; this takes slower kernels there, and only there.
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if patient:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     library = find_library() if native else None
     if library:
         register(options, library)
-    data = model if isinstance(model, bytes) else model_bytes(model, subject=subject)
+    data = model_bytes(model, subject=subject) if isinstance(model, ir.Model) else model
     try:
         runner = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:

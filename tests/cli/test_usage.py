@@ -58,6 +58,7 @@ def test_every_option_and_argument_has_a_help_text(name):
 # What these mean depends on the command.
 OF_EACH = {
     None,
+    "--batch",
     "--all",
     "--data",
     "--finetune",

@@ -1,0 +1,163 @@
+"""`pmsm bench`: a checkpoint in every form that it runs in, beside its source."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnxruntime
+
+from pmsm_cli.checkpoint.file import Checkpoint, write_file
+from pmsm_cli.errors import PmsmError, UsageError
+from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.graph.network import Network
+from pmsm_cli.lowering.lower import lower
+from pmsm_cli.pipeline import data_free
+from pmsm_cli.pipeline.inputs import Progress, batch_size, is_source, open_sample
+from pmsm_cli.runtime.fit import check_comparable
+from pmsm_cli.runtime.library import find_library, library_status
+from pmsm_cli.runtime.race import Racer, Timing, race
+from pmsm_cli.runtime.session import model_bytes, open_session
+from pmsm_cli.runtime.static_int8 import quantise_statically
+from pmsm_cli.runtime.workload import fixed_batch
+from pmsm_cli.sources.images import ImageSet, read_batches
+from pmsm_cli.sources.records import Source
+
+SOURCE, STATIC = "source, float", "source, onnxruntime's static int8"
+PORTABLE, LIBRARY, INTEGERS = "spiking, portable", "spiking, native library", "spiking, integers"
+_CALIBRATION_IMAGES = 32  # for onnxruntime's quantisation
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchSettings:
+    """What is timed, and how."""
+
+    data: Path | None  # images that onnxruntime's quantisation calibrates on; None: synthetic ones
+    batch: int | None  # None: what the network fixes, else 1
+    runs: int
+    threads: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchResult:
+    """What all contenders took, in one run."""
+
+    ann: Timing | None  # the source in float; None: not named
+    snn: Timing  # the checkpoint in the form that `pmsm run` takes
+    speedup: float | None  # the source's median over the checkpoint's
+    contenders: tuple[Timing, ...]
+    batch: int
+    runs: int
+    threads: int | None
+    timesteps: int
+    weights: str
+    onnxruntime: str
+    machine: str
+    warnings: tuple[str, ...]
+
+
+def bench_checkpoint(
+    checkpoint: Checkpoint, source: Source | None, settings: BenchSettings, folder: Path, progress: Progress
+) -> BenchResult:
+    """Time a checkpoint and its source, in turn; `folder` takes the networks as files.
+
+    Raises:
+        UsageError: the network fixes another batch size.
+        UnsupportedGraphError: onnxruntime cannot run one of the networks.
+    """
+    fixed = fixed_batch(checkpoint.model)
+    if fixed and settings.batch not in (None, fixed):
+        raise UsageError(
+            f"reads {fixed} image(s) at a time, not {settings.batch}",
+            subject=checkpoint.subject,
+            hint="leave out --batch",
+        )
+    batch = fixed or settings.batch or 1
+    racers, warnings = _checkpoint_forms(checkpoint, folder)
+    chosen = racers[-1].name  # the last one is the fastest form
+    if source is not None:
+        ours, further = _source_forms(checkpoint, source, settings, folder, progress)
+        racers, warnings = [*ours, *racers], [*further, *warnings]
+    progress.start("Timing", settings.runs)
+    shape = (batch, *checkpoint.manifest.preprocessing.shape)
+    timings = race(racers, shape, runs=settings.runs, threads=settings.threads, on_run=progress.advance)
+    by_name = {timing.name: timing for timing in timings}
+    ann, snn = by_name.get(SOURCE), by_name[chosen]
+    return BenchResult(
+        ann=ann,
+        snn=snn,
+        speedup=ann.median_ms / snn.median_ms if ann else None,
+        contenders=timings,
+        batch=batch,
+        runs=settings.runs,
+        threads=settings.threads,
+        timesteps=checkpoint.manifest.timesteps,
+        weights=checkpoint.manifest.weights.value,
+        onnxruntime=onnxruntime.__version__,
+        machine=_machine(),
+        warnings=tuple(warnings),
+    )
+
+
+def _checkpoint_forms(checkpoint: Checkpoint, folder: Path) -> tuple[list[Racer], list[str]]:
+    """The file as it is, without and with the library, and the integer graph: from the slowest to the fastest."""
+    path, warnings = Path(checkpoint.subject), []
+    racers = [Racer(name=PORTABLE, path=path)]
+    if find_library():
+        racers.append(Racer(name=LIBRARY, path=path, native=True))
+    else:
+        warnings.append(f"the native library cannot be used: {library_status().reason}")
+    if checkpoint.int8_weights and checkpoint.manifest.timesteps == 1:
+        lowered, _ = lower(checkpoint.model, checkpoint.int8_weights)
+        target = folder / "integers.onnx"
+        write_file(target, model_bytes(lowered, subject=checkpoint.subject))
+        racers.append(Racer(name=INTEGERS, path=target, native=True, integers=True))
+    return racers, warnings
+
+
+def _source_forms(
+    checkpoint: Checkpoint, source: Source, settings: BenchSettings, folder: Path, progress: Progress
+) -> tuple[list[Racer], list[str]]:
+    """The source in floats, its batch norms folded as any exporter would, and as onnxruntime quantises it."""
+    subject, warnings = str(source.path), list(source.warnings)
+    if not is_source(source, checkpoint):
+        name = checkpoint.manifest.source_name
+        warnings.append(f"{subject} is not the network that the checkpoint was made from ({name})")
+    network = ingest(source.proto, subject=subject)
+    check_comparable(
+        open_session(checkpoint.model, subject=checkpoint.subject),
+        open_session(network.model, subject=subject),
+        source_name=checkpoint.manifest.source_name,
+    )
+    path, quantised = folder / "source.onnx", folder / "static.onnx"
+    write_file(path, model_bytes(network.model, subject=subject))
+    racers = [Racer(name=SOURCE, path=path)]
+    images = _images(network, settings)
+    preprocessing = checkpoint.manifest.preprocessing
+    size = min(batch_size(checkpoint.manifest.plan, network.image.batch), 8) if not network.image.batch else None
+    progress.start("Quantising the source", len(images))
+    try:
+        batches = read_batches(images, preprocessing, size or network.image.batch or 1)
+        whole = (batch for batch in batches if not network.image.batch or len(batch.inputs) == network.image.batch)
+        quantise_statically(path, quantised, whole, input_name=network.image.name, subject=subject)
+        racers.append(Racer(name=STATIC, path=quantised))
+    except PmsmError as error:
+        warnings.append("; ".join([error.problem, *error.details]))
+    return racers, warnings
+
+
+def _images(network: Network, settings: BenchSettings) -> ImageSet:
+    if settings.data is None:
+        return data_free.synthetic_images(network.image.batch, seed=settings.seed, normalised=False)
+    return open_sample(settings.data, _CALIBRATION_IMAGES, settings.seed)
+
+
+def _machine() -> str:
+    """The processor's name, where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()

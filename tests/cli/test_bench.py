@@ -1,0 +1,105 @@
+"""`pmsm bench`: who runs, what is measured, and what goes wrong."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import fails
+
+from pmsm_cli.errors import SetupError, UnsupportedGraphError
+from pmsm_cli.pipeline import racing
+from pmsm_cli.pipeline.racing import INTEGERS, LIBRARY, PORTABLE, SOURCE, STATIC
+from pmsm_cli.runtime import race as module
+from pmsm_cli.runtime.library import find_library
+from pmsm_cli.runtime.race import Racer, race
+
+FEW = ["--runs", "3", "--threads", "1"]
+NATIVE = [LIBRARY] if find_library() else []
+
+
+@pytest.fixture(scope="module")
+def rounded(network, pictures, tmp_path_factory) -> Path:
+    from pmsm_cli.cli.app import run
+
+    target = tmp_path_factory.mktemp("bench") / "int8.onnx"
+    options = ["--data", str(pictures), "--preprocess", "none", "--levels", "15", "--weights", "int8"]
+    assert run(["convert", str(network), *options, "-o", str(target)]) == 0
+    return target
+
+
+def test_all_forms_run_in_turn_and_are_measured(pmsm, rounded, network):
+    shown = pmsm("bench", rounded, "--against", network, *FEW, "--json")
+    assert shown.code == 0, shown.err
+    record = shown.record
+    assert [each["name"] for each in record["contenders"]] == [SOURCE, STATIC, PORTABLE, *NATIVE, INTEGERS]
+    for each in record["contenders"]:
+        assert 0 < each["median_ms"] <= each["p95_ms"]
+        assert each["images_per_second"] == pytest.approx(1000 / each["median_ms"])
+        assert each["model_mb"] > 0
+    assert (record["ann"]["name"], record["snn"]["name"]) == (SOURCE, INTEGERS)
+    assert record["speedup"] == pytest.approx(record["ann"]["median_ms"] / record["snn"]["median_ms"])
+    assert (record["batch"], record["runs"], record["threads"], record["weights"]) == (1, 3, 1, "int8")
+
+
+def test_without_a_source_there_is_no_speedup(pmsm, stepwise):
+    record = pmsm("bench", stepwise, *FEW, "--batch", "4", "--json").record
+    assert [each["name"] for each in record["contenders"]] == [PORTABLE, *NATIVE]
+    assert (record["ann"], record["speedup"], record["batch"], record["timesteps"]) == (None, None, 4, 3)
+    assert record["snn"]["images_per_second"] == pytest.approx(4000 / record["snn"]["median_ms"])
+
+
+def test_the_table_names_every_contender_and_the_circumstances(pmsm, rounded, network):
+    out = pmsm("bench", rounded, "--against", network, *FEW).out
+    assert all(name in out for name in (SOURCE, STATIC, PORTABLE, INTEGERS))
+    assert "3 runs of 1 image(s) each, in turn, 1 thread(s)" in out
+
+
+def test_a_network_of_fixed_batch_runs_with_that(pmsm, pictures, tmp_path):
+    source = tiny.save(tiny.convolutional(batch=2), tmp_path / "two.onnx")
+    target = tmp_path / "two.snn.onnx"
+    options = ["--data", pictures, "--preprocess", "none", "--levels", "7"]
+    assert pmsm("convert", source, *options, "-o", target).code == 0
+    assert pmsm("bench", target, "--against", source, *FEW, "--json").record["batch"] == 2
+    fails(
+        pmsm("bench", target, *FEW, "--batch", "3"),
+        2,
+        f"{target}: reads 2 image(s) at a time, not 3\nhint: leave out --batch",
+    )
+
+
+def test_another_network_as_source_is_refused(pmsm, checkpoint, networks):
+    shown = pmsm("bench", checkpoint, "--against", networks / "two_outputs.onnx", *FEW)
+    assert (shown.code, shown.out) == (3, "")
+
+
+def test_a_source_that_onnxruntime_cannot_quantise_is_left_out_with_a_warning(pmsm, checkpoint, network, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise UnsupportedGraphError("onnxruntime's static quantisation does not take it", subject="x", details=["why"])
+
+    monkeypatch.setattr(racing, "quantise_statically", refuse)
+    shown = pmsm("bench", checkpoint, "--against", network, *FEW, "--json")
+    assert STATIC not in [each["name"] for each in shown.record["contenders"]]
+    assert "warning: onnxruntime's static quantisation does not take it; why" in shown.err
+
+
+def test_without_the_library_the_portable_form_counts_and_the_reason_is_given(pmsm, checkpoint, monkeypatch):
+    monkeypatch.setenv("PMSM_NATIVE", "0")
+    shown = pmsm("bench", checkpoint, *FEW, "--json")
+    assert shown.record["snn"]["name"] == PORTABLE
+    assert "warning: the native library cannot be used: switched off by PMSM_NATIVE=0" in shown.err
+
+
+def test_what_cannot_be_opened_fails_in_our_words_and_leaves_no_process(tmp_path):
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(UnsupportedGraphError, match="cannot run it"):
+        race([Racer(name="broken", path=broken)], (1, 3, 8, 8), runs=1, threads=1)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_does_not_answer_is_given_up(network, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0.0)
+    with pytest.raises(SetupError, match="did not answer"):
+        race([Racer(name="slow", path=network)], (1, 3, 8, 8), runs=1, threads=1)
+    assert not multiprocessing.active_children()
