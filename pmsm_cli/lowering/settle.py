@@ -7,6 +7,7 @@ weights. Then the integer graph (`pmsm_cli.lowering.lower`) computes the same nu
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +19,18 @@ from pmsm_cli.graph.rest import drive_node, resting_drive
 from pmsm_cli.graph.synapse import Floats, Synapse, output_dimension, synapse_of
 from pmsm_cli.lowering.int8 import Int8Weights, quantise, spiking_synapses, weights_of
 from pmsm_cli.lowering.parts import SpikingSite, constant, read, replace_constant, site_of
+from pmsm_cli.lowering.rounding import Moments, round_by_moments
 from pmsm_cli.neuron.parameters import Correction
 
 
-def settle_weights(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[ir.Model, dict[str, Int8Weights]]:
+def settle_weights(
+    model: ir.Model, shapes: Mapping[str, Shape], moments: Mapping[str, Moments] = MappingProxyType({})
+) -> tuple[ir.Model, dict[str, Int8Weights]]:
     """A copy whose synapses have weights that 8 bits hold, and these by the weights' names.
 
-    `shapes` are those of one image, by name. Weights of layers that read no spikes stay as they are.
+    `shapes` are those of one image, by name. `moments` are those of the inputs of synapses, by node: with them weights
+    are rounded by what they do to the output (`pmsm_cli.lowering.rounding`), without to the nearest. Weights of layers
+    that read no spikes stay as they are.
     """
     copy = model.clone()
     graph = copy.graph
@@ -32,6 +38,9 @@ def settle_weights(model: ir.Model, shapes: Mapping[str, Shape]) -> tuple[ir.Mod
     for synapse in spiking_synapses(graph):
         name = read(synapse.node, synapse.weight_index).name or ""
         rounded = quantise(synapse.weights, output_dimension(synapse))
+        seen = moments.get(synapse.node.name or "")
+        if seen is not None and rounded.axis is not None:
+            rounded = round_by_moments(synapse, rounded, seen)
         replace_constant(graph, read(synapse.node, synapse.weight_index), rounded.floats())
         weights[name] = rounded
         _settle_drive(graph, synapse, shapes)

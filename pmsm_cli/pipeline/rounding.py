@@ -1,72 +1,115 @@
 """From a checkpoint with float weights to one with int8 weights."""
 
+from collections.abc import Iterator
 from dataclasses import replace
+
+import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint, pack
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.lowering.carried import carried_values, carry
+from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.precision import Precision
+from pmsm_cli.lowering.rounding import Moments
 from pmsm_cli.lowering.settle import correct_weights, settle_weights
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.conversion import CalibrationSettings, Conversion, Loaded
 from pmsm_cli.pipeline.inputs import Progress, batch_size, open_sample
+from pmsm_cli.runtime.input_moments import input_moments
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.ranges import value_ranges
 from pmsm_cli.runtime.session import model_bytes
 from pmsm_cli.runtime.spiking import open_spiking
 from pmsm_cli.runtime.workload import measure_shapes
-from pmsm_cli.sources.images import ImageSet, read_batches
+from pmsm_cli.sources.images import Batch, ImageSet, read_batches
 
-_IMAGES = 128  # whose values set the range of what is carried in 8 bits
+_IMAGES = 128  # that show what spikes together, and the range of what is carried in 8 bits
 
 
 def round_to_int8(made: Conversion, loaded: Loaded, settings: CalibrationSettings, progress: Progress) -> Conversion:
-    """The same checkpoint with weights of 8 bits and, at one timestep, residual sums in 8 bits.
+    """The same checkpoint with weights of 8 bits and, at one timestep, what passes the synapses in 8 bits.
 
-    The range of these sums is that of the calibration images, or of synthetic ones. The result is checked to run.
+    Weights are rounded by what they do to the outputs on the calibration images, and channels get the source's moments
+    once more; without images weights are rounded to the nearest. The result is checked to run.
     """
-    subject = str(loaded.source.path)
-    checkpoint = Checkpoint(subject=subject, model=made.model, manifest=made.manifest)
-    shapes = measure_shapes(checkpoint)
-    model, weights = settle_weights(made.model, shapes)
-    images: ImageSet
-    warnings = made.warnings
-    if settings.data is not None and settings.match_moments and made.manifest.timesteps == 1:
-        images = open_sample(settings.data, settings.samples, settings.seed)
-        progress.start("Matching moments again", len(images))
+    return _Rounding(made, loaded, settings, progress).result()
+
+
+class _Rounding:
+    """The stages of one rounding, and the images that they share."""
+
+    def __init__(self, made: Conversion, loaded: Loaded, settings: CalibrationSettings, progress: Progress) -> None:
+        self.made, self.loaded, self.settings, self.progress = made, loaded, settings, progress
+        self.subject = str(loaded.source.path)
+        self.one_step = made.manifest.timesteps == 1
+
+    def result(self) -> Conversion:
+        """The rounded checkpoint."""
+        made = self.made
+        checkpoint = Checkpoint(subject=self.subject, model=made.model, manifest=made.manifest)
+        shapes = measure_shapes(checkpoint)
+        model, weights = settle_weights(made.model, shapes, self._moments())
+        if self.settings.data is not None and self.settings.match_moments and self.one_step:
+            model, weights = self._matched(model, weights)
+        warnings = made.warnings
+        names = carried_values(model, shapes) if self.one_step else ()
+        if names:
+            if self.settings.data is None:
+                synthetic = "the range of what is carried in 8 bits comes from synthetic images; pass --data"
+                warnings = (*warnings, synthetic)
+            ranges = value_ranges(
+                model,
+                names,
+                self._batches("Finding ranges", self._images(_IMAGES)),
+                subject=self.subject,
+                threads=self.settings.threads,
+                on_batch=self.progress.advance,
+            )
+            model = carry(model, ranges)
+        manifest = replace(made.manifest, weights=Precision.INT8)
+        open_spiking(replace(checkpoint, model=model, manifest=manifest, int8_weights=weights))
+        data = model_bytes(pack(model, manifest, weights), subject=self.subject)
+        return replace(made, model=model, data=data, manifest=manifest, warnings=warnings)
+
+    def _moments(self) -> dict[str, Moments]:
+        if self.settings.data is None:
+            return {}
+        return input_moments(
+            self.made.model,
+            self._batches("Finding what spikes together", self._images(_IMAGES)),
+            subject=self.subject,
+            seed=self.settings.seed,
+            threads=self.settings.threads,
+            on_batch=self.progress.advance,
+        )
+
+    def _matched(self, model: ir.Model, weights: dict[str, Int8Weights]) -> tuple[ir.Model, dict[str, Int8Weights]]:
+        """With the source's moments behind convolutions; the corrections of other synapses are nodes, and stay."""
         corrections = match_moments(
-            loaded.network,
-            _convolutions(loaded.plan),
+            self.loaded.network,
+            _convolutions(self.loaded.plan),
             model,
-            loaded.shapes,
-            read_batches(images, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch)),
-            threads=settings.threads,
-            on_batch=progress.advance,
+            self.loaded.shapes,
+            self._batches("Matching moments again", self._images(self.settings.samples)),
+            threads=self.settings.threads,
+            on_batch=self.progress.advance,
         )
-        model, weights = correct_weights(model, weights, corrections)
-    names = carried_values(model, shapes) if made.manifest.timesteps == 1 else ()
-    if names:
-        batch = loaded.network.image.batch
-        if settings.data is None:
-            images = data_free.synthetic_images(batch, seed=settings.seed, normalised=False)
-            warnings = (*warnings, "the range of what is carried in 8 bits comes from synthetic images; pass --data")
-        else:
-            images = open_sample(settings.data, min(settings.samples, _IMAGES), settings.seed)
-        progress.start("Finding ranges", len(images))
-        batches = read_batches(images, loaded.preprocessing, batch_size(loaded.plan, batch))
-        ranges = value_ranges(
-            model, names, batches, subject=subject, threads=settings.threads, on_batch=progress.advance
-        )
-        model = carry(model, ranges)
-    manifest = replace(made.manifest, weights=Precision.INT8)
-    rounded = replace(checkpoint, model=model, manifest=manifest, int8_weights=weights)
-    open_spiking(rounded)
-    data = model_bytes(pack(model, manifest, weights), subject=subject)
-    return replace(made, model=model, data=data, manifest=manifest, warnings=warnings)
+        return correct_weights(model, weights, corrections)
+
+    def _images(self, most: int) -> ImageSet:
+        data, seed = self.settings.data, self.settings.seed
+        if data is None:
+            return data_free.synthetic_images(self.loaded.network.image.batch, seed=seed, normalised=False)
+        return open_sample(data, min(self.settings.samples, most), seed)
+
+    def _batches(self, stage: str, images: ImageSet) -> Iterator[Batch]:
+        self.progress.start(stage, len(images))
+        size = batch_size(self.loaded.plan, self.loaded.network.image.batch)
+        return read_batches(images, self.loaded.preprocessing, size)
 
 
 def _convolutions(plan: SitePlan) -> SitePlan:
-    """The same sites with the convolutions among their readers: the corrections of others are nodes, and stay."""
+    """The same sites with the convolutions among their readers."""
     return replace(
         plan,
         sites=tuple(
