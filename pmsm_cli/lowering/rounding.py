@@ -12,7 +12,7 @@ import onnx_ir as ir
 from pmsm_cli.graph.synapse import Floats, Synapse
 from pmsm_cli.lowering.int8 import LARGEST, Int8Weights
 
-LARGEST_ROW = 4608  # inputs of an output, 512 channels of a 3x3 kernel: their moments take 85 MB
+LARGEST_ROW = 2304  # inputs of an output, 256 channels of a 3x3 kernel: beyond, it takes minutes
 _DAMPING = 0.01  # of the mean second moment, added to all: moments of a few images are uncertain
 _BLOCK = 64  # columns after which the rest of the weights is brought up to date
 
