@@ -1,6 +1,5 @@
 """`pmsm bench`: a checkpoint in every form that it runs in, beside its source."""
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, is_source, open_sample
 from pmsm_cli.runtime.fit import check_comparable
 from pmsm_cli.runtime.library import find_library, library_status
+from pmsm_cli.runtime.processor import processor_name
 from pmsm_cli.runtime.race import Racer, Timing, race
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.runtime.static_int8 import quantise_statically
@@ -94,7 +94,7 @@ def bench_checkpoint(
         timesteps=checkpoint.manifest.timesteps,
         weights=checkpoint.manifest.weights.value,
         onnxruntime=onnxruntime.__version__,
-        machine=_machine(),
+        machine=processor_name(),
         warnings=tuple(warnings),
     )
 
@@ -150,14 +150,3 @@ def _images(network: Network, settings: BenchSettings) -> ImageSet:
     if settings.data is None:
         return data_free.synthetic_images(network.image.batch, seed=settings.seed, normalised=False)
     return open_sample(settings.data, _CALIBRATION_IMAGES, settings.seed)
-
-
-def _machine() -> str:
-    """The processor's name, where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()

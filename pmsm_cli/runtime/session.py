@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from pmsm_cli.errors import PmsmError, SetupError, UnsupportedGraphError
 from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.runtime.library import find_library, register
+from pmsm_cli.runtime.processor import products_may_overflow
 
 Array = npt.NDArray[np.float32]
 _LARGEST_MODEL = 2**31 - 1  # bytes that one protobuf message can hold
@@ -93,8 +94,9 @@ def open_session(
     if integers:
         # Left to itself onnxruntime rounds the float weights of any convolution between two quantised tensors.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        # Without VNNI pairs of products may overflow 16 bits; this takes slower kernels there, and only there.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if products_may_overflow():
+            # The kernels that do not are several times slower, also where these do not either.
+            options.add_session_config_entry("session.x64quantprecision", "1")
     if patient:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     library = find_library() if native else None
