@@ -7,7 +7,7 @@ from io import TextIOWrapper
 import typer
 
 from pmsm_cli import __version__
-from pmsm_cli.cli import commands, comparing, console, converting, diffing, racing, tuning
+from pmsm_cli.cli import commands, comparing, console, converting, diffing, racing, running, tuning
 from pmsm_cli.errors import PmsmError
 
 INTERRUPTED = 130
@@ -29,7 +29,7 @@ app.command()(converting.convert)
 app.command()(converting.calibrate)
 app.command()(commands.inspect)
 app.command("eval")(commands.evaluate)
-app.command()(commands.run)
+app.command()(running.run)
 app.command()(commands.report)
 app.command()(comparing.compare)
 app.command()(diffing.diff)

@@ -127,54 +127,6 @@ def evaluate(
         raise CheckFailedError(fact, subject=str(checkpoint), hint="convert with more --levels or --timesteps")
 
 
-def run(
-    checkpoint: options.CheckpointFile,
-    images: Annotated[
-        list[Path], options.path_argument(metavar="IMAGE...", help="Images, folders, or one .npy or .npz file.")
-    ],
-    top_k: Annotated[int, typer.Option(min=1, metavar="K", help="How many classes to print.")] = 5,
-    labels: Annotated[
-        Path | None, options.path_option(metavar="FILE", help="Class names, one a line.  [default: the checkpoint's]")
-    ] = None,
-    outputs: Annotated[
-        Path | None,
-        options.path_option(metavar="FILE", help="Also write all raw outputs of all images, as .npz; held in memory."),
-    ] = None,
-    threads: options.Threads = None,
-    json: options.Json = False,
-) -> None:
-    """Run a checkpoint on images and print its predictions.
-
-    pmsm run r20.onnx cat.jpg dog.jpg --top-k 3
-    """
-    from pmsm_cli import pipeline
-    from pmsm_cli.checkpoint.file import open_checkpoint, write_file
-    from pmsm_cli.report import tables
-    from pmsm_cli.report.arrays import OutputCollector
-    from pmsm_cli.report.records import to_json
-    from pmsm_cli.sources.images import SkippedImage
-
-    check_outputs([outputs], inputs=[checkpoint, labels, *images])
-    opened = open_checkpoint(checkpoint)
-    names = pipeline.read_labels(labels, opened.model) if labels else opened.manifest.labels
-    collector = OutputCollector() if outputs else None
-    with console.ProgressBar() as progress:
-        results = list(
-            pipeline.predict_images(
-                opened, images, labels=names, top_k=top_k, threads=threads, progress=progress, on_outputs=collector
-            )
-        )
-    skipped = tuple(result for result in results if isinstance(result, SkippedImage))
-    predictions = [result for result in results if not isinstance(result, SkippedImage)]
-    if outputs and collector:
-        write_file(outputs, collector.npz())
-    console.warn_skipped(skipped)
-    if json:
-        console.print_json({"predictions": to_json(predictions), "skipped": to_json(skipped)})
-    else:
-        console.print_result(tables.prediction_table(predictions))
-
-
 def report(
     checkpoint: options.CheckpointFile,
     data: Annotated[

@@ -1,6 +1,6 @@
 """What a checkpoint does: accuracy, spikes and energy, predictions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,15 @@ from pmsm_cli.runtime.predict import Prediction, predict
 from pmsm_cli.runtime.session import Array, Session, open_session
 from pmsm_cli.runtime.spiking import open_spiking
 from pmsm_cli.runtime.workload import fixed_batch
-from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches
+from pmsm_cli.sources.images import (
+    Batch,
+    ImageSet,
+    SkippedImage,
+    join_images,
+    open_images,
+    read_batches,
+    without_images,
+)
 from pmsm_cli.sources.records import Source
 
 
@@ -96,9 +104,13 @@ def predict_images(
     threads: int | None,
     progress: Progress,
     on_outputs: Callable[[dict[str, Array]], None] | None = None,
+    done: Collection[str] = (),
 ) -> Iterator[Prediction | SkippedImage]:
-    """The outputs for each image, as they come; `on_outputs` is handed the raw outputs of each batch."""
-    images = join_images([open_images(path) for path in paths])
+    """The outputs for each image, as they come; `on_outputs` is handed the raw outputs of each batch.
+
+    Images whose names are in `done` are left out.
+    """
+    images = without_images(join_images([open_images(path) for path in paths]), done)
     session = open_spiking(checkpoint, threads=threads)
     progress.start("Running", len(images))
     return predict(

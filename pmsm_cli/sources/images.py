@@ -6,7 +6,7 @@ Memory does not grow with the number of images: only paths are kept, and two bat
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,6 +223,12 @@ def sample_images(images: ImageSet, samples: int | None, seed: int) -> ImageSet:
         return images
     drawn = np.random.default_rng(seed).permutation(len(images))[:samples]
     return Subset(whole=images, indices=tuple(int(index) for index in np.sort(drawn)))
+
+
+def without_images(images: ImageSet, names: Collection[str]) -> ImageSet:
+    """The images that do not have one of these names, in the set's own order."""
+    left = tuple(index for index in range(len(images)) if images.name(index) not in names)
+    return images if len(left) == len(images) else Subset(whole=images, indices=left)
 
 
 def read_batches(images: ImageSet, preprocessing: Preprocessing, batch_size: int) -> Iterator[Batch]:

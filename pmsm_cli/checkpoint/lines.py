@@ -1,0 +1,80 @@
+"""Results as JSON lines in a file that grows while they come, and that a later run goes on with."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pmsm_cli.errors import DataError, SetupError
+
+KEY = "image"  # what every line names
+
+
+class LineFile:
+    """A file of JSON objects, one a line; whatever interrupts the run, what was written before is whole."""
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        """Open a new file, or go on with one that is there; `done` are the images that it has by then.
+
+        Raises:
+            SetupError: it is there already and is not to be resumed, or cannot be written.
+            DataError: what is there are no results of ours.
+        """
+        self.path = path
+        if path.exists() and not resume:
+            raise SetupError(
+                "is there already", subject=str(path), hint="pass --resume to go on with it, or name another file"
+            )
+        try:
+            self.done = _whole_lines(path) if path.exists() else frozenset()
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise SetupError(f"cannot be written ({error.strerror})", subject=str(path)) from error
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add one result.
+
+        Raises:
+            SetupError: the disk is full.
+        """
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise SetupError(
+                f"cannot be written ({error.strerror})", subject=str(self.path), hint="make room, then pass --resume"
+            ) from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+
+@contextlib.contextmanager
+def line_file(path: Path, *, resume: bool) -> Iterator[LineFile]:
+    """A `LineFile` for the length of a block."""
+    lines = LineFile(path, resume=resume)
+    try:
+        yield lines
+    finally:
+        lines.close()
+
+
+def _whole_lines(path: Path) -> frozenset[str]:
+    """The images that a file has results of; a last line that was cut short is taken off it."""
+    names, end = set(), 0
+    with path.open("r+b") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                names.add(str(json.loads(line)[KEY]))
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(
+                    f"its line {number} is no result of `pmsm run --lines`", subject=str(path), hint="name another file"
+                ) from error
+            end += len(line)
+        file.truncate(end)
+    return frozenset(names)
