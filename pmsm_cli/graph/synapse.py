@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.operators import is_standard
 
 SYNAPTIC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -53,7 +54,7 @@ class Synapse:
 
 def synapse_of(node: ir.Node) -> Synapse | None:
     """The synapse that a node is, or None: not a synaptic operator, or its weights are not constant."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in SYNAPTIC_OPS or len(node.inputs) < 2:
+    if not is_standard(node, *SYNAPTIC_OPS) or len(node.inputs) < 2:
         return None
     constant = [value is not None and value.const_value is not None for value in node.inputs[:2]]
     if node.op_type in ("Conv", "ConvTranspose"):
@@ -94,7 +95,7 @@ class Product:
 
 def product_of(node: ir.Node) -> Product | None:
     """The product of two activations that a node is, or None."""
-    if node.domain not in ("", "ai.onnx") or node.op_type != "MatMul":
+    if not is_standard(node, "MatMul"):
         return None
     if any(value is None or value.const_value is not None for value in node.inputs):
         return None

@@ -48,7 +48,7 @@ def attention(batch: int | str = "N") -> onnx.ModelProto:
 def dynamic_layers() -> onnx.ModelProto:
     body = """
         a = Conv (x, w) r = Relu (a) p = ReduceMean (r, batch) i = Slice (p, zero, one, batch) k = Concat <axis = 0> (i, i)
-        kernel = GlobalAveragePool (k) y = Conv (r, kernel) e = Einsum <equation = "nchw,nchw->nc"> (y, y)
+        kernel = GlobalAveragePool (k) y = Conv (r, kernel) e = Einsum <equation = "nchw,nchw,nchw->nc"> (y, y, y)
         f = Flatten (r) ft = Transpose (f) z = Gemm (f, ft)
     """
     return network_of(

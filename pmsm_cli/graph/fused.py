@@ -1,0 +1,54 @@
+"""Operators that multiply and accumulate inside, where no spikes can be put: what they are, and how much they do."""
+
+import math
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.operators import is_standard
+
+_GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
+_STANDARD = frozenset({"Attention", "DeformConv", "Einsum", *_GATES})
+# Written by onnxruntime's own optimiser into networks that it saves.
+_CONTRIBUTED = frozenset(
+    {
+        "Attention",
+        "DecoderMaskedMultiHeadAttention",
+        "FusedConv",
+        "FusedGemm",
+        "FusedMatMul",
+        "GroupQueryAttention",
+        "MatMulNBits",
+        "MultiHeadAttention",
+        "NhwcFusedConv",
+        "PackedAttention",
+        "PackedMultiHeadAttention",
+    }
+)
+
+
+def multiplies_inside(node: ir.Node) -> bool:
+    """Whether a node is such an operator."""
+    if is_standard(node):
+        return node.op_type in _STANDARD
+    return node.domain == "com.microsoft" and node.op_type in _CONTRIBUTED
+
+
+def fused_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
+    """Its multiply-accumulates (of a whole batch, where fixed); None where they cannot be told."""
+    inputs = [shapes.get(value.name or "") if value is not None else None for value in node.inputs[:3]]
+    result = shapes.get(node.outputs[0].name or "")
+    if not is_standard(node) or len(inputs) < 2 or inputs[0] is None or inputs[1] is None:
+        return None
+    data, weights = inputs[0], inputs[1]
+    if node.op_type in _GATES:  # weights are [directions, gates x hidden, inputs]
+        directions, rows, width = weights
+        return data[0] * data[1] * directions * rows * (width + rows // _GATES[node.op_type])
+    if result is None:
+        return None
+    if node.op_type == "DeformConv":
+        return math.prod(result) * math.prod(weights[1:])
+    if node.op_type == "Attention":  # each query meets each key, and the weight of each key its value
+        return (math.prod(data) + math.prod(result)) * weights[-2]
+    return None
