@@ -5,18 +5,19 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint, pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.graph.ingest import ingest
-from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.insert import insert_neurons, spikes_name
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
-from pmsm_cli.graph.unroll import unroll_timesteps
+from pmsm_cli.graph.unroll import SCAN_NAME, unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.observe import Observation, observe
 from pmsm_cli.sources.images import Batch, SkippedImage
@@ -92,3 +93,30 @@ def checkpoint_of(
         calibration=calibration,
     )
     return Checkpoint(subject="net.snn.onnx", model=pack(model, manifest), manifest=manifest)
+
+
+def spikes_of(checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Every site's spikes, [timesteps, images, ...]; a network of fixed batch must be given just that many."""
+    model = checkpoint.model.clone()
+    graph = model.graph
+    graph.outputs.clear()
+    values = {output.name: output for node in graph for output in node.outputs}
+    sites = [site.name for site in checkpoint.manifest.plan.sites]
+    graph.outputs.extend(values[spikes_name(site)] for site in sites)
+    for scan in [node for node in graph if node.name == SCAN_NAME]:
+        body = scan.attributes["body"].as_graph()
+        inner = {output.name: output for node in body for output in node.outputs}
+        for site in sites:
+            body.outputs.append(inner[f"{spikes_name(site)}/later"])
+            scan.resize_outputs(len(scan.outputs) + 1)
+            scan.outputs[-1].name, scan.outputs[-1].type = f"later {site}", ir.TensorType(ir.DataType.FLOAT)
+            graph.outputs.append(scan.outputs[-1])
+    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    got = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images}), strict=True))
+    return {site: np.stack([got[spikes_name(site)], *got.get(f"later {site}", [])]) for site in sites}
+
+
+def serialised(model: ir.Model) -> bytes:
+    """A model as the bytes of its file."""
+    return ir.to_proto(model).SerializeToString()

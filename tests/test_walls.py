@@ -17,7 +17,7 @@ ALLOWED = {
     "checkpoint": {"neuron", "sources", "graph", "calibration"},
     "runtime": {"neuron", "sources", "graph", "calibration", "checkpoint"},
     "finetune": {"neuron", "sources", "graph"},
-    "energy": {"graph", "checkpoint", "runtime", "sources"},
+    "energy": {"neuron", "sources", "graph", "calibration", "checkpoint", "runtime"},
     "report": {"sources", "graph", "calibration", "checkpoint", "runtime", "finetune", "energy"},
     "pipeline": {
         "neuron",
@@ -41,6 +41,7 @@ def module_of(path: Path) -> str:
     return name.removesuffix(".__init__")
 
 
+HEAVY = {"torch", "torchvision", "timm", "safetensors", "huggingface_hub"}
 FREE_OF_TORCH = {"pmsm_cli.finetune", "pmsm_cli.finetune.records", "pmsm_cli.finetune.settings"}
 NEED_TORCH = {module_of(path) for path in FILES if "finetune" in path.parent.parts} - FREE_OF_TORCH
 NEED_TORCH |= {"pmsm_cli.neuron.torch_form"}
@@ -77,8 +78,18 @@ def test_torch_is_imported_only_by_what_is_imported_when_it_is_wanted(path: Path
         if isinstance(node, (ast.Import, ast.ImportFrom))
         for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in node.names])
     ]
-    wants_torch = any(name.split(".")[0] == "torch" or name in NEED_TORCH for name in at_the_top)
+    wants_torch = any(name.split(".")[0] in HEAVY or name in NEED_TORCH for name in at_the_top)
     assert not wants_torch or module_of(path) in NEED_TORCH
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_timm_is_imported_only_where_its_models_are_read(path: Path):
+    if room_of(path) == "sources" and path.name.startswith("timm_"):
+        return
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in names} & (HEAVY - {"torch"})
 
 
 def test_every_room_is_on_the_plan():

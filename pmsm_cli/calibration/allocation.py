@@ -11,14 +11,14 @@ allocation for an arbitrary set of quantizers", IEEE Trans. ASSP 36, 1988, 1445-
 1 / theta, whatever the levels: these only have to reach as far as the activations do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, squared_error
-from pmsm_cli.calibration.statistics import Floats, SiteStatistics
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count
+from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
 from pmsm_cli.neuron.parameters import NeuronParameters
 
@@ -86,7 +86,7 @@ def rate_table(statistics: SiteStatistics, *, may_rest: bool) -> RateTable:
             neurons = Neurons(threshold[rows, index], rest[rows, index], MOST_LEVELS, MOST_LEVELS)
             emitted = emit(spread.centres, neurons)
             errors[rows, index] = distortion(spread, neurons, emitted)
-            spikes[rows, index] = np.einsum("cb,cb->c", np.abs(emitted), spread.share)
+            spikes[rows, index] = mean_count(emitted, spread)
     return RateTable(threshold=threshold, rest=rest, distortion=errors, spikes=spikes)
 
 
@@ -130,14 +130,8 @@ def neurons_at(statistics: SiteStatistics, cost: SiteCost, price: float) -> Neur
         threshold[~alive & (statistics.highest == 0)] = np.median(threshold[alive])
     above = int(np.clip(np.max(np.round(statistics.highest / threshold) - rest), 1, MOST_LEVELS))
     below = int(np.clip(np.max(rest - np.round(statistics.lowest / threshold)), 0, MOST_LEVELS))
-    seen = statistics.merged(_BINS // 2)
-
-    def error(negative: int, positive: int) -> float:
-        return float(cost.error @ squared_error(seen, Neurons(threshold, rest, negative, positive)))
-
-    most = _TOLERATED * error(below, above)
-    positive = _fewest(lambda levels: error(below, levels) <= most, 1, above)
-    negative = _fewest(lambda levels: error(levels, positive) <= most, 0, below)
+    limited = Neurons(threshold, rest, below, above)
+    negative, positive = _fewest_levels(Spread.of(statistics.merged(_BINS // 2)), limited, cost.error)
     whole = len(threshold) == 1
     return NeuronParameters(
         threshold=threshold.reshape(()) if whole else threshold,
@@ -147,9 +141,38 @@ def neurons_at(statistics: SiteStatistics, cost: SiteCost, price: float) -> Neur
     )
 
 
-def _fewest(enough: Callable[[int], bool], low: int, high: int) -> int:
-    """The smallest number that is enough; `high` is."""
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return high
+def _fewest_levels(spread: Spread, neurons: Neurons, error: Doubles) -> tuple[int, int]:
+    """N and P, the fewest that keep the site's error within what is tolerated.
+
+    With u the value in thresholds above the resting one and w its weight, s spikes add w (u - s)^2 to the error.
+    Limited to L levels, those with s > L add w (u - L)^2 instead: the moments w, w u and w u^2 of the values at each
+    spike count give the error for every L in one pass.
+    """
+    spikes = emit(spread.centres, neurons)
+    place = (spikes + neurons.negative_levels).astype(np.int64).ravel()
+    value = (spread.centres / neurons.threshold[:, None] - neurons.rest[:, None]).astype(np.float64)
+    weight = spread.share * (error * neurons.threshold.astype(np.float64) ** 2)[:, None]
+    levels = neurons.negative_levels + neurons.positive_levels + 1
+    powers = (weight, weight * value, weight * value**2)
+    moments: Doubles = np.array([np.bincount(place, each.ravel(), minlength=levels) for each in powers], np.float64)
+    count = np.arange(levels) - neurons.negative_levels
+    own = _squared(moments, count)  # the error at each spike count
+    spare = (_TOLERATED - 1) * own.sum()
+    highs = np.arange(1, neurons.positive_levels + 1)
+    added_high = _added(moments[:, ::-1], own[::-1], neurons.positive_levels - highs, highs)
+    positive = int(highs[(added_high <= spare).argmax()])
+    lows = np.arange(neurons.negative_levels + 1)
+    added_low = _added(moments, own, neurons.negative_levels - lows, -lows)
+    negative = int((added_low <= spare - added_high[positive - 1]).argmax())
+    return negative, positive
+
+
+def _squared(moments: Doubles, level: Counts) -> Doubles:
+    """The sum of w (u - level)^2."""
+    return np.asarray(moments[2] - 2 * level * moments[1] + level.astype(np.float64) ** 2 * moments[0])
+
+
+def _added(moments: Doubles, own: Doubles, beyond: Counts, level: Counts) -> Doubles:
+    """What clipping the first so many spike counts, `beyond`, to a level adds to their own error."""
+    sums = np.pad(np.cumsum(np.vstack([moments, own]), axis=1), ((0, 0), (1, 0)))[:, beyond]
+    return np.asarray(_squared(sums[:3], level) - sums[3])

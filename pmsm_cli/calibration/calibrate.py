@@ -71,6 +71,7 @@ def calibrate(
     horizon: int = 1,
     resting_sites: Collection[str] = (),
     found: Mapping[str, NeuronParameters] | None = None,
+    expected: Mapping[str, SiteStatistics] | None = None,
 ) -> Calibration:
     """Choose every site's threshold and levels, each site on its own.
 
@@ -78,7 +79,9 @@ def calibrate(
     in quanta of theta / T, so that the threshold is chosen for T times as many levels, each a T-th of it: with
     thresholds for a single step, what that step clips would stay clipped. The neurons of `resting_sites` can rest at
     another value than 0 (averages over steps do without). `found` are neurons that were chosen already, to be recorded;
-    between the halves of the images thresholds for even levels are then compared.
+    between the halves of the images thresholds for even levels are then compared. `expected` is what further images are
+    expected to show, which thresholds are chosen for (None: no more than was seen); what is recorded of them is
+    measured on `statistics`.
     """
 
     def choose(name: str, site_statistics: SiteStatistics) -> NeuronParameters:
@@ -89,7 +92,7 @@ def calibrate(
 
     sites = []
     for name, site_statistics in statistics.items():
-        parameters = found[name] if found else choose(name, site_statistics)
+        parameters = found[name] if found else choose(name, (expected or statistics)[name])
         channels = assess_channels(site_statistics, parameters)
         quality = assess(site_statistics, parameters, channels)
         sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels))

@@ -66,3 +66,16 @@ def distortion(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
     difference = spread.centres - carried(spikes, neurons)
     error: Floats = np.einsum("cb,cb,cb->c", difference, difference, spread.share)
     return error
+
+
+def mean_count(spikes: Floats, spread: Spread) -> Floats:
+    """E|s|, [channels], for spikes [channels, bins] that were computed already."""
+    count: Floats = np.einsum("cb,cb->c", np.abs(spikes), spread.share)
+    return count
+
+
+def expected_spikes(statistics: SiteStatistics, parameters: NeuronParameters) -> float:
+    """Spikes per neuron, mean over all values."""
+    spread = Spread.of(statistics)
+    emitted = emit(spread.centres, Neurons.of(parameters, len(statistics.lowest)))
+    return float(np.average(mean_count(emitted, spread), weights=np.maximum(statistics.counts.sum(axis=1), 1)))

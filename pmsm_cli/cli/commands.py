@@ -4,7 +4,7 @@ Everything heavy is imported inside the command that needs it, so that `pmsm --h
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,12 +12,18 @@ from pmsm_cli.cli import console, options
 from pmsm_cli.cli.written import ReportFormat, check_outputs, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 
+if TYPE_CHECKING:
+    from pmsm_cli.checkpoint.file import Checkpoint
+    from pmsm_cli.sources.records import Source
+
 
 def inspect(
     source: Annotated[
         Path,
         options.path_argument(
-            metavar="SOURCE|CHECKPOINT", help="A network or a spiking checkpoint.", show_default=False
+            metavar="SOURCE|CHECKPOINT",
+            help="A network (.onnx, or timm:NAME) or a spiking checkpoint.",
+            show_default=False,
         ),
     ],
     preprocess: options.Preprocess = None,
@@ -53,7 +59,10 @@ def inspect(
             preprocess=preprocess or "none", image_size=image_size, spiking_input=spiking_input, weights=weights
         )
         with console.ProgressBar() as progress:
-            plan = pipeline.load_source(source, settings, progress).plan
+            loaded = pipeline.load_source(source, settings, progress)
+        for warning in loaded.warnings:
+            console.warn(warning)
+        plan = loaded.plan
     if json:
         totals = {
             "spiking_share": plan.spiking_share,
@@ -102,8 +111,8 @@ def evaluate(
         source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
-    if source and not pipeline.is_source(source, opened):
-        console.warn(f"{against} is not the network that the checkpoint was made from ({opened.manifest.source_name})")
+    if source:
+        _warn_of_source(source, opened)
     if json:
         console.print_json(to_json(result))
     else:
@@ -176,13 +185,17 @@ def report(
     ] = None,
     samples: options.SomeSamples = None,
     profile: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, or a TOML file.")
+        str,
+        typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, 45nm-memory, loihi2, or a TOML or JSON file."),
     ] = options.DEFAULT_PROFILE,
+    against: options.Against = None,
+    weights_file: options.WeightsFile = None,
+    random_weights: options.RandomWeights = False,
     form: Annotated[ReportFormat, typer.Option("--format", help="The form of the report.")] = ReportFormat.TABLE,
     all_sites: Annotated[bool, typer.Option("--all", help="All tensors, not only the ten most expensive.")] = False,
     output: Annotated[
         Path | None,
-        options.path_option("--output", "-o", metavar="FILE", help="Write the report (json or md) to a file."),
+        options.path_option("--output", "-o", metavar="FILE", help="Write the report to a file: .json, .md or .html."),
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,
@@ -194,25 +207,46 @@ def report(
     """
     from pmsm_cli import pipeline
     from pmsm_cli.checkpoint.file import open_checkpoint, write_file
-    from pmsm_cli.report import tables
+    from pmsm_cli.report.energy_table import EnergyTable
+    from pmsm_cli.sources.source import check_weights
 
-    if json and form is ReportFormat.MD:
+    if json and form in (ReportFormat.MD, ReportFormat.HTML):
         raise UsageError(
-            "--json and --format md contradict each other", hint="with --output, one of them may be a file"
+            f"--json and --format {form} contradict each other", hint="with --output, one of them may be a file"
         )
-    check_outputs([output], inputs=[checkpoint, data, Path(profile)])
+    if against and not data:
+        raise UsageError("--against measures the source's accuracy", hint="pass --data IMAGES as well")
+    weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
+    check_outputs([output], inputs=[checkpoint, data, Path(profile), against, weights_file])
     written = report_form(output) if form is ReportFormat.TABLE else form
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(data, samples, seed) if data else None
-        result = pipeline.report_checkpoint(opened, images, profile=profile, threads=threads, progress=progress)
+        source = pipeline.open_source_of(opened, against, weights, progress) if against else None
+        result = pipeline.report_checkpoint(
+            opened, images, profile=profile, threads=threads, progress=progress, against=source
+        )
     console.warn_skipped(result.skipped)
+    if source:
+        _warn_of_source(source, opened)
+    if images and images.labels is not None and not pipeline.has_labels(opened, images):
+        console.warn(f"{data}: its labels need more classes than the network has, so that there is no accuracy")
     if output:
         write_file(output, rendered(result, written))
         console.say(f"written to {output}")
     if json:
         console.print_text(rendered(result, ReportFormat.JSON))
     elif not output and form is ReportFormat.TABLE:
-        console.print_result(tables.energy_table(result, all_sites=all_sites))
+        console.print_result(EnergyTable(result, all_sites=all_sites))
     elif not output:
         console.print_text(rendered(result, form))
+
+
+def _warn_of_source(source: "Source", opened: "Checkpoint") -> None:
+    from pmsm_cli import pipeline
+
+    for warning in source.warnings:
+        console.warn(warning)
+    if not pipeline.is_source(source, opened):
+        name = opened.manifest.source_name
+        console.warn(f"{source.path} is not the network that the checkpoint was made from ({name})")

@@ -64,7 +64,7 @@ def convert(
         typer.Option(min=0, metavar="EPOCHS", help="Then train for so many passes over all of --data (needs torch)."),
     ] = 0,
     report: Annotated[
-        Path | None, options.path_option(metavar="FILE", help="Also write the energy report: .json or .md.")
+        Path | None, options.path_option(metavar="FILE", help="Also write the energy report: .json, .md or .html.")
     ] = None,
     seed: options.Seed = 0,
     threads: options.Threads = None,

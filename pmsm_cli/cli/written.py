@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pmsm_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from pmsm_cli.energy.account import EnergyReport
+    from pmsm_cli.energy.records import EnergyReport
 
 
 class ReportFormat(StrEnum):
@@ -18,6 +18,7 @@ class ReportFormat(StrEnum):
     TABLE = "table"
     JSON = "json"
     MD = "md"
+    HTML = "html"
 
 
 def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | None]) -> None:
@@ -35,10 +36,10 @@ def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | Non
 
 def report_form(path: Path | None) -> ReportFormat:
     """The form that a report's ending means."""
-    forms = {".json": ReportFormat.JSON, ".md": ReportFormat.MD}
+    forms = {f".{form}": form for form in (ReportFormat.JSON, ReportFormat.MD, ReportFormat.HTML)}
     if path is not None and path.suffix not in forms:
         raise UsageError(
-            f"a report is written as {' or '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)
+            f"a report is written as {', '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)
         )
     return forms[path.suffix] if path else ReportFormat.TABLE
 
@@ -56,6 +57,9 @@ def plot_form(path: Path | None) -> str:
 def rendered(result: "EnergyReport", form: ReportFormat) -> str:
     """A report as the text of a file."""
     from pmsm_cli.report.markdown import energy_markdown
+    from pmsm_cli.report.page import energy_page
     from pmsm_cli.report.records import to_json
 
+    if form is ReportFormat.HTML:
+        return energy_page(result)
     return energy_markdown(result) if form is ReportFormat.MD else dumps(to_json(result), indent=2) + "\n"

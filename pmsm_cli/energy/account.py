@@ -1,137 +1,298 @@
-"""From counted spikes to synaptic operations and energy, layer by layer."""
+"""From counted spikes to synaptic operations and energy, layer by layer, beside what other networks would cost."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pmsm_cli.calibration.quality import SiteQuality
 from pmsm_cli.checkpoint.manifest import Manifest
-from pmsm_cli.energy.profile import EnergyProfile
-from pmsm_cli.graph.sites import AnalogLayer, Site, SitePlan
-from pmsm_cli.runtime.count import SiteCount, SpikeCount
-from pmsm_cli.sources.images import SkippedImage
+from pmsm_cli.energy.columns import ANN, ANN_INT8, COLUMNS, QUANTISED, SNN, SNN_INT8, Bill, Column, Cost, total_of
+from pmsm_cli.energy.constants import EnergyProfile, SpikeSize
+from pmsm_cli.energy.facts import SiteFacts, facts_of
+from pmsm_cli.energy.findings import findings
+from pmsm_cli.energy.records import (
+    REPORT_VERSION,
+    AccuracyReport,
+    AnalogReport,
+    ColumnCost,
+    ColumnReport,
+    EnergyMillijoule,
+    EnergyReport,
+    RestReport,
+    SiteReport,
+)
+from pmsm_cli.graph.sites import AnalogLayer
+from pmsm_cli.graph.work import RestWork, Work
+from pmsm_cli.runtime.count import SiteCount, SpikeCount, Totals
+from pmsm_cli.runtime.evaluate import Evaluation
+
+__all__ = ["AccuracyReport", "EnergyMillijoule", "EnergyReport", "SiteReport", "account"]
 
 _MILLIJOULE = 1e-9  # of one pJ
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnergyMillijoule:
-    """Energy of one image, in mJ."""
-
-    ann: float  # the source in fp32: every multiply-accumulate
-    ann_int8: float  # the source in int8, the fairer opponent
-    snn: float  # the spiking network in fp32: accumulates for spikes, multiply-accumulates where it stays analog
-    snn_spiking: float  # the part of it that spikes drive
-    snn_analog: float  # the part that stays analog
-    snn_per_step: tuple[float, ...]  # what each step costs; layers that read the image are computed in the first alone
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SiteReport:
-    """One site, for one image; sequences have one entry a step."""
-
-    name: str
-    readers: tuple[str, ...]
-    neurons: int
-    macs: int  # of the source's layers that read this tensor
-    spikes_per_neuron: tuple[float, ...]
-    firing_rate: tuple[float, ...]  # percent of the neurons that emit at least one spike
-    synaptic_ops: tuple[float, ...]
-    break_even_spikes: float  # spikes per neuron at which the spiking layer costs as much as the source's in fp32
-    ann_mj: float
-    snn_mj: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EnergyReport:
-    """Spikes and energy of a checkpoint, measured on images; everything is per image."""
-
-    images: int
-    timesteps: int
-    profile: str
-    energy_mj: EnergyMillijoule
-    ratio: float | None  # ann over snn: above 1 the spiking network is cheaper
-    ratio_int8: float | None  # the int8 source over the (fp32) spiking network
-    spikes_per_neuron: tuple[float, ...]  # over all sites
-    firing_rate: tuple[float, ...]
-    macs: int
-    synaptic_ops: tuple[float, ...]
-    sites: tuple[SiteReport, ...]
-    analog_layers: tuple[AnalogLayer, ...]
-    assumptions: tuple[str, ...]
-    source: str  # of the constants
-    skipped: tuple[SkippedImage, ...]
+_THRESHOLD_BARS = 16
+Costs = dict[str, tuple[Cost, ...]]  # by column: what each step costs; the others have but one
 
 
 def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> EnergyReport:
-    """What the counted spikes cost by the profile's constants, beside what the source costs."""
-    cost, plan = profile.picojoule, manifest.plan
-    sites = tuple(_site(site, counted, profile) for site, counted in zip(plan.sites, count.sites, strict=True))
-    steps = range(manifest.timesteps)
-    synaptic_ops = tuple(sum(site.synaptic_ops[step] for site in sites) for step in steps)
-    neurons = sum(site.neurons for site in sites)
-    macs = plan.total_macs
-    analog = [
-        sum(layer.macs or 0 for layer in plan.analog_layers if step == 0 or layer.every_step)
-        * cost.mac_fp32
-        * _MILLIJOULE
-        for step in steps
-    ]
-    spiking = [ops * cost.accumulate_fp32 * _MILLIJOULE for ops in synaptic_ops]
-    ann, ann_int8 = macs * cost.mac_fp32 * _MILLIJOULE, macs * cost.mac_int8 * _MILLIJOULE
-    snn = sum(spiking) + sum(analog)
+    """What the counted spikes cost by the profile's constants, beside what the source and a quantised network cost.
+
+    Raises:
+        ValueError: the profile bills memory or the arithmetic beside synapses, and the count knows nothing of them.
+    """
+    if count.work is None and (profile.memory or profile.rest):
+        raise ValueError("this profile bills what has to be measured first: count.work")
+    plan, work, timesteps = manifest.plan, count.work, manifest.timesteps
+    facts = facts_of(manifest, count.sites, work)
+    bill = Bill(profile, work, state_bits=sum(each.state_bits for each in facts))
+    sites = [_site_costs(each, bill, timesteps) for each in facts]
+    analog = [_analog_costs(layer, work, bill, timesteps) for layer in plan.analog_layers]
+    rest = [_rest_costs(each, bill, timesteps) for each in (work.rest if work else ())]
+    neurons = sum(each.neurons for each in count.sites)
+    spikes_per_neuron = _sums(count.sites, lambda site: site.spikes, 1 / neurons)
+    totals = {column.name: total_of(_all(column, [*sites, *analog, *rest])) for column in COLUMNS}
+    columns = tuple(_column(column, totals, sum(spikes_per_neuron)) for column in COLUMNS)
+    better, worse = findings(columns)
     return EnergyReport(
+        version=REPORT_VERSION,
+        network=manifest.source_name,
+        coding=manifest.coding.value,
+        levels=manifest.calibration.levels,
         images=count.images,
-        timesteps=manifest.timesteps,
+        timesteps=timesteps,
         profile=profile.name,
-        energy_mj=EnergyMillijoule(
-            ann=ann,
-            ann_int8=ann_int8,
-            snn=snn,
-            snn_spiking=sum(spiking),
-            snn_analog=sum(analog),
-            snn_per_step=tuple(map(sum, zip(spiking, analog, strict=True))),
+        profile_description=profile.description,
+        energy_mj=_energy(columns, sites, [*analog, *rest], timesteps),
+        columns=columns,
+        ratio=columns[0].over_snn,
+        ratio_int8=columns[1].over_snn,
+        better=better,
+        worse=worse,
+        accuracy=_accuracy(count.evaluation),
+        spikes_per_neuron=spikes_per_neuron,
+        spikes_per_neuron_deviation=_listed(count.spikes_deviation, 1 / neurons),
+        firing_rate=_sums(count.sites, lambda site: site.firing, 100 / neurons),
+        macs=plan.total_macs,
+        synaptic_ops=_sums(count.sites, lambda site: site.synaptic_ops),
+        synaptic_ops_deviation=_listed(count.synaptic_ops_deviation),
+        synaptic_events=tuple(sum(each.events[step] for each in facts) for step in range(timesteps)),
+        histogram_images=count.histogram_images,
+        sites=tuple(
+            _site(each, calibrated.quality, costs, profile)
+            for each, calibrated, costs in zip(facts, manifest.calibration.sites, sites, strict=True)
         ),
-        ratio=ann / snn if snn else None,
-        ratio_int8=ann_int8 / snn if snn else None,
-        spikes_per_neuron=tuple(float(sum(each.spikes[step] for each in count.sites)) / neurons for step in steps),
-        firing_rate=tuple(100 * float(sum(each.firing[step] for each in count.sites)) / neurons for step in steps),
-        macs=macs,
-        synaptic_ops=synaptic_ops,
-        sites=sites,
-        analog_layers=plan.analog_layers,
-        assumptions=(*profile.assumptions, *_resting(manifest), *_not_counted(plan)),
+        analog_layers=tuple(map(_analog, plan.analog_layers, analog)),
+        rest=tuple(_rest(each, costs, timesteps) for each, costs in zip(work.rest if work else (), rest, strict=True)),
+        rest_billed=profile.rest is not None,
+        memory_billed=bool(profile.memory),
+        graded_spikes=profile.spike is SpikeSize.GRADED,
+        assumptions=(*_conventions(manifest, profile), *profile.assumptions, *_not_counted(manifest, work)),
         source=profile.source,
+        constants=profile.constants,
         skipped=count.skipped,
     )
 
 
-def _resting(manifest: Manifest) -> list[str]:
-    """Where neurons rest above or below 0, what their rest costs a machine."""
-    resting = sum(not site.parameters.rests_at_zero for site in manifest.calibration.sites)
-    where = f"{resting} of {len(manifest.calibration.sites)} tensors"
-    return [
-        f"what rests at another value than 0 ({where}) is a bias, not counted, as biases are not, on either side"
-    ] * (resting > 0)
+def _all(column: Column, parts: Iterable[Costs]) -> Iterator[Cost]:
+    """What a network pays, part by part and step by step."""
+    return (cost for costs in parts for cost in costs[column.name])
 
 
-def _not_counted(plan: SitePlan) -> list[str]:
-    """What has no number of operations is said, rather than passed off as free."""
-    unknown = [layer for layer in plan.analog_layers if layer.macs is None]
-    return [
-        f"{layer.node} ({layer.op_type}) is not counted, on either side: its size is not known" for layer in unknown
-    ]
+def _energy(
+    columns: Sequence[ColumnReport], spiking: Sequence[Costs], analog: Sequence[Costs], timesteps: int
+) -> EnergyMillijoule:
+    def step_by_step(column: Column) -> tuple[float, ...]:
+        parts = [costs[column.name] for costs in (*spiking, *analog)]
+        return tuple(_MILLIJOULE * sum(costs[step].total for costs in parts) for step in range(timesteps))
 
-
-def _site(site: Site, counted: SiteCount, profile: EnergyProfile) -> SiteReport:
-    cost = profile.picojoule
-    operations = tuple(float(value) for value in counted.synaptic_ops)
-    return SiteReport(
-        name=site.name,
-        readers=tuple(reader.node for reader in site.readers),
-        neurons=counted.neurons,
-        macs=site.macs,
-        spikes_per_neuron=tuple(float(value) / counted.neurons for value in counted.spikes),
-        firing_rate=tuple(100 * float(value) / counted.neurons for value in counted.firing),
-        synaptic_ops=operations,
-        break_even_spikes=cost.mac_fp32 / cost.accumulate_fp32 if cost.accumulate_fp32 else float("inf"),
-        ann_mj=site.macs * cost.mac_fp32 * _MILLIJOULE,
-        snn_mj=sum(operations) * cost.accumulate_fp32 * _MILLIJOULE,
+    return EnergyMillijoule(
+        **{column.name: column.total_mj for column in columns},
+        snn_spiking=_MILLIJOULE * total_of(_all(SNN, spiking)).total,
+        snn_analog=_MILLIJOULE * total_of(_all(SNN, analog)).total,
+        snn_per_step=step_by_step(SNN),
+        snn_int8_per_step=step_by_step(SNN_INT8),
     )
+
+
+def _site_costs(facts: SiteFacts, bill: Bill, timesteps: int) -> Costs:
+    costs: Costs = {column.name: (bill.dense(facts.values(column), column),) for column in (ANN, ANN_INT8)}
+    costs[QUANTISED.name] = (bill.quantised(facts.quantised, QUANTISED),)
+    for column in (SNN, SNN_INT8):
+        costs[column.name] = tuple(
+            bill.spiking(facts.spikes(step), column, float(facts.count.synaptic_ops[step]), first=step == 0)
+            + bill.kept(facts.state_bits, step=step, timesteps=timesteps)
+            for step in range(timesteps)
+        )
+    return costs
+
+
+def _analog_costs(layer: AnalogLayer, work: Work | None, bill: Bill, timesteps: int) -> Costs:
+    known = work.layers.get((layer.node, 0)) if work else None
+
+    def cost(column: Column) -> tuple[Cost, ...]:
+        once = bill.analog(known, layer.macs or 0, column)
+        later = once if layer.every_step else Cost()
+        return (once, *[later] * (timesteps - 1 if column.spiking else 0))
+
+    return {column.name: cost(column) for column in COLUMNS}
+
+
+def _rest_costs(work: RestWork, bill: Bill, timesteps: int) -> Costs:
+    costs: Costs = {}
+    for column in COLUMNS:
+        first = bill.rest(work, column) if column.converted or not work.added else Cost()
+        later = [bill.rest(work, column, later=True)] * (timesteps - 1 if column.spiking else 0)
+        costs[column.name] = (first, *later)
+    return costs
+
+
+def _column(column: Column, totals: Mapping[str, Cost], spikes: float) -> ColumnReport:
+    cost, fp32, int8 = (totals[name] for name in (column.name, SNN.name, SNN_INT8.name))
+    return ColumnReport(
+        name=column.name,
+        label=column.label,
+        compute_mj=cost.compute * _MILLIJOULE,
+        memory_mj=cost.memory * _MILLIJOULE,
+        total_mj=cost.total * _MILLIJOULE,
+        over_snn=cost.total / fp32.total if fp32.total else None,
+        over_snn_int8=cost.total / int8.total if int8.total else None,
+        break_even=None if column.spiking else _break_even(cost, fp32, spikes),
+        break_even_int8=None if column.spiking else _break_even(cost, int8, spikes),
+    )
+
+
+def _break_even(other: Cost, spiking: Cost, spikes: float) -> float | None:
+    """The spikes per neuron at which both cost the same, where what spikes cause grows with their number."""
+    left = other.total - (spiking.total - spiking.variable)
+    return spikes * left / spiking.variable if spiking.variable and left > 0 else None
+
+
+def _site(facts: SiteFacts, quality: SiteQuality, costs: Costs, profile: EnergyProfile) -> SiteReport:
+    count, neurons, cost = facts.count, facts.neurons, profile.picojoule
+    each = cost.accumulate_fp32 if cost.graded_event is None else cost.graded_event
+    per_neuron = 1 / count.neurons
+    columns = _in_millijoule(costs)
+    return SiteReport(
+        name=facts.site.name,
+        readers=tuple(reader.node for reader in facts.site.readers),
+        neurons=count.neurons,
+        macs=facts.site.macs,
+        spikes_per_neuron=_numbers(count.spikes, per_neuron),
+        spikes_per_neuron_deviation=_listed(count.spikes_deviation, per_neuron),
+        firing_rate=_numbers(count.firing, 100 * per_neuron),
+        firing_rate_deviation=_listed(count.firing_deviation, 100 * per_neuron),
+        synaptic_ops=_numbers(count.synaptic_ops),
+        synaptic_ops_deviation=_listed(count.synaptic_ops_deviation),
+        synaptic_events=facts.events,
+        channels=count.channels,
+        silent_channels=count.silent_channels,
+        saturated_channels=count.saturated_channels,
+        negative_levels=neurons.negative_levels,
+        positive_levels=neurons.positive_levels,
+        lowest_threshold=float(neurons.threshold.min()),
+        highest_threshold=float(neurons.threshold.max()),
+        thresholds=_spread(neurons.threshold),
+        histogram=count.histogram,
+        activation_entropy_bits=quality.activation_entropy_bits,
+        spike_entropy_bits=quality.channel_entropy_bits,
+        information_bits=quality.information_bits,
+        break_even_spikes=cost.mac_fp32 / each if each else float("inf"),
+        ann_mj=columns[ANN.name].total,
+        snn_mj=columns[SNN.name].total,
+        columns=columns,
+    )
+
+
+def _spread(thresholds: NDArray[np.float32]) -> tuple[int, ...]:
+    """How many thresholds lie in each of a few even steps of the logarithm; a single bar where all are the same."""
+    logarithms = np.log(thresholds.ravel().astype(np.float64))
+    low, high = logarithms.min(), logarithms.max()
+    if low == high:
+        return (len(logarithms),)
+    return tuple(np.histogram(logarithms, _THRESHOLD_BARS, (low, high))[0].tolist())
+
+
+def _analog(layer: AnalogLayer, costs: Costs) -> AnalogReport:
+    return AnalogReport(
+        node=layer.node,
+        op_type=layer.op_type,
+        reason=layer.reason,
+        macs=layer.macs,
+        every_step=layer.every_step,
+        columns=_in_millijoule(costs),
+    )
+
+
+def _rest(work: RestWork, costs: Costs, timesteps: int) -> RestReport:
+    return RestReport(
+        kind=work.kind,
+        operators=work.operators,
+        added=work.added,
+        source_operations=0.0 if work.added else work.first.total,
+        spiking_operations=work.first.total + (timesteps - 1) * work.later.total,
+        first_step=work.first,
+        columns=_in_millijoule(costs),
+    )
+
+
+def _in_millijoule(costs: Costs) -> dict[str, ColumnCost]:
+    totals = {name: total_of(steps) for name, steps in costs.items()}
+    return {
+        name: ColumnCost(
+            compute=cost.compute * _MILLIJOULE, memory=cost.memory * _MILLIJOULE, total=cost.total * _MILLIJOULE
+        )
+        for name, cost in totals.items()
+    }
+
+
+def _accuracy(evaluation: Evaluation | None) -> AccuracyReport | None:
+    """What the outputs showed, where they showed anything of classes."""
+    if evaluation is None or (evaluation.snn.top1 is None and evaluation.agreement is None):
+        return None
+    return AccuracyReport(
+        top1_per_step=evaluation.snn.top1_per_step,
+        top5=evaluation.snn.top5,
+        source_top1=evaluation.ann.top1 if evaluation.ann else None,
+        source_top5=evaluation.ann.top5 if evaluation.ann else None,
+        agreement_per_step=evaluation.agreement_per_step,
+    )
+
+
+def _conventions(manifest: Manifest, profile: EnergyProfile) -> Iterable[str]:
+    """What holds by every profile."""
+    if profile.spike is SpikeSize.GRADED:
+        yield "a spike of size k is one event on each of its synapses; signs never cancel"
+    else:
+        yield "a spike of size k costs k accumulates on each of its synapses; signs never cancel"
+    yield "products with padding are not counted, on either side; biases begin the sums and cost nothing"
+    yield (
+        "the quantised network is the spiking one's graph and levels with weights in int8: it skips zeros, runs once, "
+        "and its products cost in proportion to the bits of their values"
+    )
+    if manifest.timesteps > 1:
+        yield "layers that read the image are computed once, whatever the number of timesteps"
+    if any(site.relative_axis is not None for site in manifest.plan.sites):
+        yield "the sums of attention's spikes cost an accumulate a spike"
+    resting = sum(not site.parameters.rests_at_zero for site in manifest.calibration.sites)
+    if resting:
+        where = f"{resting} of {len(manifest.calibration.sites)} tensors"
+        yield f"what rests at another value than 0 ({where}) begins the sums like a bias, where it is no map"
+
+
+def _not_counted(manifest: Manifest, work: Work | None) -> list[str]:
+    """What has no number of operations is said, rather than passed off as free."""
+    layers = [f"{layer.node} ({layer.op_type})" for layer in manifest.plan.analog_layers if layer.macs is None]
+    unknown = [*layers, *(work.uncounted if work else ())]
+    return [f"{each} is not counted, on either side: its work is not known" for each in unknown]
+
+
+def _sums(sites: Sequence[SiteCount], value: Callable[[SiteCount], Totals], factor: float = 1.0) -> tuple[float, ...]:
+    return _numbers(np.sum([value(site) for site in sites], axis=0), factor)
+
+
+def _numbers(values: Totals, factor: float = 1.0) -> tuple[float, ...]:
+    return tuple((factor * values).tolist())
+
+
+def _listed(values: Totals | None, factor: float = 1.0) -> tuple[float, ...] | None:
+    return None if values is None else _numbers(values, factor)

@@ -6,6 +6,7 @@ from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.errors import UsageError
 from pmsm_cli.graph.rows import row_sum_name
 from pmsm_cli.runtime.count import SiteCount, SpikeCount
+from pmsm_cli.runtime.workload import measure_work
 
 
 def estimate_spikes(checkpoint: Checkpoint) -> SpikeCount:
@@ -32,6 +33,9 @@ def estimate_spikes(checkpoint: Checkpoint) -> SpikeCount:
                 spikes=np.array([quality.mean_spikes * site.neurons]),
                 firing=np.array([quality.firing / 100 * site.neurons]),
                 synaptic_ops=np.array([quality.mean_spikes * (site.macs + row_sums * site.neurons)]),
+                events=np.array([quality.firing / 100 * (site.macs + row_sums * site.neurons)]),
+                channels=site.channels,
+                silent_channels=quality.silent_channels,
             )
         )
-    return SpikeCount(images=0, sites=tuple(counts), skipped=())
+    return SpikeCount(images=0, sites=tuple(counts), skipped=(), work=measure_work(checkpoint))

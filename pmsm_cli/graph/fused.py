@@ -37,11 +37,15 @@ def multiplies_inside(node: ir.Node) -> bool:
 
 def fused_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
     """Its multiply-accumulates (of a whole batch, where fixed); None where they cannot be told."""
-    inputs = [shapes.get(value.name or "") if value is not None else None for value in node.inputs[:3]]
+    operands = [shapes.get((value.name or "") if value is not None else "") for value in node.inputs]
     result = shapes.get(node.outputs[0].name or "")
-    if not is_standard(node) or len(inputs) < 2 or inputs[0] is None or inputs[1] is None:
+    if not is_standard(node) or len(operands) < 2:
         return None
-    data, weights = inputs[0], inputs[1]
+    if node.op_type == "Einsum":
+        return _einsum_macs(node.attributes["equation"].as_string(), operands)
+    data, weights = operands[:2]
+    if data is None or weights is None:
+        return None
     if node.op_type in _GATES:  # weights are [directions, gates x hidden, inputs]
         directions, rows, width = weights
         return data[0] * data[1] * directions * rows * (width + rows // _GATES[node.op_type])
@@ -49,6 +53,24 @@ def fused_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
         return None
     if node.op_type == "DeformConv":
         return math.prod(result) * math.prod(weights[1:])
-    if node.op_type == "Attention":  # each query meets each key, and the weight of each key its value
-        return (math.prod(data) + math.prod(result)) * weights[-2]
-    return None
+    # Attention: each query meets each key, and the weight of each key its value.
+    return (math.prod(data) + math.prod(result)) * weights[-2]
+
+
+def _einsum_macs(equation: str, operands: list[Shape | None]) -> int | None:
+    """One product for each value of all indices of an Einsum.
+
+    Of three operands and more each product has a factor more, and costs a multiplication more.
+    """
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    sizes: dict[str | int, int] = {}
+    for term, shape in zip(terms, operands, strict=True):
+        if shape is None:
+            return None
+        before, dots, after = term.partition("...")
+        broadcast = len(shape) - len(before) - len(after) if dots else 0
+        # The axes that an ellipsis stands for are counted from its end, where they meet those of other operands.
+        names = [*before, *range(-broadcast, 0), *after]
+        for name, size in zip(names, shape, strict=True):
+            sizes[name] = max(sizes.get(name, 1), size)
+    return math.prod(sizes.values()) * (len(operands) - 1)

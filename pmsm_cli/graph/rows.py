@@ -75,6 +75,21 @@ def row_sum_name(product: str, operand: int) -> str:
     return f"{product}/row_sum_{operand}"
 
 
+def average_name(product: str, operand: int) -> str:
+    """The name of the node that divides a product by such sums."""
+    return f"{product}/average_{operand}"
+
+
+def peaks_name(site: str) -> str:
+    """The name of the node that finds the largest value of each row of a site."""
+    return f"{site}/peaks"
+
+
+def relative_name(site: str) -> str:
+    """The name of the node that reads a site's rows over their largest values."""
+    return f"{site}/relative"
+
+
 def guard_name(product: str, operand: int) -> str:
     """The name of the node that keeps such sums from 0 (its second input: the least sum, in spikes)."""
     return f"{product}/guarded_{operand}"
@@ -87,8 +102,9 @@ def least_sum(threshold: Floats) -> Floats:
 
 def add_relative(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
     """A site's values over the largest of each row, which is above 0; `axis` is counted from the right."""
+    site = value.name or ""
     peaks, relative = (
-        ir.Value(name=f"{value.name}/{kind}", type=ir.TensorType(ir.DataType.FLOAT)) for kind in ("peaks", "relative")
+        ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT)) for name in (peaks_name(site), relative_name(site))
     )
     relative.shape = value.shape
     nodes = [
@@ -117,7 +133,7 @@ def add_average(graph: ir.Graph, product: ir.Node, operand: int, spikes: ir.Valu
     nodes = [
         ir.Node("", "ReduceSum", [spikes, axes], outputs=[sums], name=row_sum_name(name, operand)),
         ir.Node("", "Max", [sums, least], outputs=[guarded], name=guard_name(name, operand)),
-        ir.Node("", "Div", [output, guarded], outputs=[average], name=f"{name}/average_{operand}"),
+        ir.Node("", "Div", [output, guarded], outputs=[average], name=average_name(name, operand)),
     ]
     for user, index in users:
         user.replace_input_with(index, average)

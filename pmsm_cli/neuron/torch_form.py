@@ -57,7 +57,7 @@ def carried(value: Tensor, threshold: Tensor, *, negative_levels: int, positive_
     `threshold` is positive and broadcasts against `value`. Unlike spikes, values that are not numbers stay what they
     are: a training run that diverges must show it.
     """
-    result: Tensor = _Carried.apply(value, threshold, negative_levels, positive_levels)  # type: ignore[no-untyped-call]
+    result: Tensor = _Carried.apply(value, threshold, negative_levels, positive_levels)
     return result
 
 

@@ -19,7 +19,13 @@ from pmsm_cli.pipeline.inputs import (
     open_source_of,
     read_labels,
 )
-from pmsm_cli.pipeline.measurement import evaluate_checkpoint, open_reference, predict_images, report_checkpoint
+from pmsm_cli.pipeline.measurement import (
+    evaluate_checkpoint,
+    has_labels,
+    open_reference,
+    predict_images,
+    report_checkpoint,
+)
 from pmsm_cli.pipeline.tuning import Guide, check_torch, find_guide, finetune_checkpoint, summarise_tuning
 
 __all__ = [
@@ -34,6 +40,7 @@ __all__ = [
     "evaluate_checkpoint",
     "find_guide",
     "finetune_checkpoint",
+    "has_labels",
     "is_checkpoint",
     "is_source",
     "load_source",

@@ -14,6 +14,7 @@ from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.unseen import with_unseen
 from pmsm_cli.checkpoint.file import pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.errors import CalibrationError, PmsmError
@@ -154,6 +155,9 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
+    expected = dict(statistics)
+    if settings.data is not None and settings.method is Method.ENTROPY:
+        expected = {name: with_unseen(each) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
     if settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY:
@@ -161,7 +165,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             network=teacher,
             plan=loaded.plan,
             shapes=shapes,
-            statistics=statistics,
+            statistics=expected,
             resting=resting if settings.horizon == 1 else frozenset(),
             images=open_images(settings.data),
             preprocessing=loaded.preprocessing,
@@ -182,6 +186,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         horizon=1 if found else settings.horizon,
         resting_sites=resting,
         found=found,
+        expected=expected,
         method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(

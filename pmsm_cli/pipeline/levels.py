@@ -13,9 +13,8 @@ from pmsm_cli.calibration.allocation import (
     price_for,
     rate_table,
 )
-from pmsm_cli.calibration.emission import Neurons, squared_error
+from pmsm_cli.calibration.emission import Neurons, expected_spikes, squared_error
 from pmsm_cli.calibration.method import Method
-from pmsm_cli.calibration.quality import assess
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.errors import UsageError
@@ -42,6 +41,10 @@ _PROBE_LEVELS = 15  # at which each site's share in the output's error is measur
 # output further off than a fifth keeps its class on some hundred images, it does by luck.
 _ERRORS = (0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
 _HALVINGS = 2
+# An error of the output that is itself the target needs fewer points: each is aimed at a little less than the target by
+# what the last one showed.
+_MOST_AIMED, _AIMED_AT, _NEAR_ENOUGH = 4, 0.9, 0.7
+_LARGEST_STEP = 8
 # Work that a search may take, in multiply-accumulates: it bounds the images of large networks.
 _WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
 _MOST_MATCHED = 512  # moments need fewer images than accuracy does
@@ -80,7 +83,7 @@ def find_levels(
 
     Candidates from coarse to fine are measured until two in a row keep it; the step before them is then halved twice.
     Where none keeps it, the finest is taken, and the allocation says so. A large network without a stated target is
-    held to an error of its output, for which one point that keeps it is enough.
+    held to an error of its output, which is aimed at.
 
     Raises:
         UsageError: a drop of accuracy is asked for, but the network gives no class scores.
@@ -88,26 +91,42 @@ def find_levels(
     """
     search = _Search(setting, progress, target_drop)
     costs = _site_costs(setting, search.probed_images(), progress)
+    finest = _aim(search, costs) if search.by_error else _walk(search, costs)
+    return search.result(search.coarsest_kept() or finest)
+
+
+def _walk(search: "_Search", costs: Mapping[str, SiteCost]) -> float:
+    """From coarse to fine until two in a row keep the target, then between these and the last that did not."""
     passed, failed = 0, float("nan")
-    finest = _ERRORS[-1]
-    enough = 1 if search.by_error else 2
     for error in _ERRORS:
         search.try_at(costs, error)
-        if search.keeps(error):
-            passed += 1
-            if passed == enough:
-                break
-        else:
-            passed, failed = 0, error
-    coarsest = search.coarsest_kept() or finest
-    for _ in range(_HALVINGS if failed > coarsest and not search.by_error else 0):
+        passed, failed = (passed + 1, failed) if search.keeps(error) else (0, error)
+        if passed == 2:
+            break
+    coarsest = search.coarsest_kept() or error
+    for _ in range(_HALVINGS if failed > coarsest else 0):
         middle = float(np.sqrt(failed * coarsest))
         search.try_at(costs, middle)
         if search.keeps(middle):
             coarsest = middle
         else:
             failed = middle
-    return search.result(search.coarsest_kept() or finest)
+    return error
+
+
+def _aim(search: "_Search", costs: Mapping[str, SiteCost]) -> float:
+    """Straight at the target: what is measured tells how far a prediction is off, which the next one makes good for."""
+    finest_possible = sum(cost.predicted_error(0.0) for cost in costs.values()) ** 0.5
+    error = finest = search.target / 100
+    for _ in range(_MOST_AIMED):
+        search.try_at(costs, error)
+        finest = min(finest, error)
+        reached = max(search.loss(error) / search.target, 1 / _LARGEST_STEP)
+        aimed = float(np.clip(error * _AIMED_AT / reached, finest_possible, _ERRORS[0]))
+        if _NEAR_ENOUGH <= reached <= 1 or aimed == error:
+            break
+        error = aimed
+    return finest
 
 
 class _Search:
@@ -154,6 +173,10 @@ class _Search:
         measured = self._evaluate(neurons)
         self._measure, drop = _loss(measured, self._classes, by_error=self.by_error)
         self._tried[error] = (neurons, _point(setting, neurons, measured), drop)
+
+    def loss(self, error: float) -> float:
+        """What was lost there, as it was measured."""
+        return self._tried[error][2]
 
     def keeps(self, error: float) -> bool:
         """Whether the loss there is within the target, as all points together tell it.
@@ -276,7 +299,7 @@ def _point(setting: Setting, neurons: Mapping[str, NeuronParameters], measured: 
 
     errors = [each.relative_error for each in measured.outputs]
     return Point(
-        spikes_per_neuron=mean(lambda name: assess(setting.statistics[name], neurons[name]).mean_spikes),
+        spikes_per_neuron=mean(lambda name: expected_spikes(setting.statistics[name], neurons[name])),
         most_levels=max(max(each.positive_levels, each.negative_levels) for each in neurons.values()),
         mean_levels=mean(lambda name: neurons[name].positive_levels + neurons[name].negative_levels),
         top1=measured.snn.top1,

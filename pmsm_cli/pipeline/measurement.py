@@ -1,21 +1,22 @@
 """What a checkpoint does: accuracy, spikes and energy, predictions."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import onnx_ir as ir
-
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.energy.account import EnergyReport, account
+from pmsm_cli.energy.account import account
 from pmsm_cli.energy.estimate import estimate_spikes
 from pmsm_cli.energy.profile import open_profile
+from pmsm_cli.energy.records import EnergyReport
 from pmsm_cli.graph.ingest import ingest
-from pmsm_cli.pipeline.inputs import Progress, batch_size
+from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count
 from pmsm_cli.runtime.count import count_spikes
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
 from pmsm_cli.runtime.fit import check_comparable, check_labels
 from pmsm_cli.runtime.predict import Prediction, predict
 from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.runtime.workload import fixed_batch
 from pmsm_cli.sources.images import Batch, ImageSet, SkippedImage, join_images, open_images, read_batches
 from pmsm_cli.sources.records import Source
 
@@ -51,20 +52,38 @@ def open_reference(source: Source, *, threads: int | None) -> Session:
 
 
 def report_checkpoint(
-    checkpoint: Checkpoint, images: ImageSet | None, *, profile: str, threads: int | None, progress: Progress
+    checkpoint: Checkpoint,
+    images: ImageSet | None,
+    *,
+    profile: str,
+    threads: int | None,
+    progress: Progress,
+    against: Source | None = None,
 ) -> EnergyReport:
-    """Spikes and energy of a checkpoint: counted on images, or else estimated from what calibration saw."""
+    """Spikes and energy of a checkpoint: counted on images, or else estimated from what calibration saw.
+
+    Where the images have labels the same run gives the accuracy, beside that of the source where one is given.
+    """
     chosen = open_profile(profile)
     if images is None:
         return account(checkpoint.manifest, estimate_spikes(checkpoint), chosen)
-    batches = read_batches(
-        images,
-        checkpoint.manifest.preprocessing,
-        batch_size(checkpoint.manifest.plan, _fixed_batch(checkpoint.model)),
-    )
+    source = open_reference(against, threads=threads) if against else None
+    if source:
+        spiking = open_session(checkpoint.model, subject=checkpoint.subject, threads=threads)
+        check_comparable(spiking, source, source_name=checkpoint.manifest.source_name)
+    size = batch_size(checkpoint.manifest.plan, fixed_batch(checkpoint.model))
+    batches = read_batches(images, checkpoint.manifest.preprocessing, size)
+    if not has_labels(checkpoint, images):
+        batches = (replace(batch, labels=None) for batch in batches)
     progress.start("Counting spikes", len(images))
-    counted = count_spikes(checkpoint, batches, threads=threads, on_batch=progress.advance)
+    counted = count_spikes(checkpoint, batches, source=source, threads=threads, on_batch=progress.advance)
     return account(checkpoint.manifest, counted, chosen)
+
+
+def has_labels(checkpoint: Checkpoint, images: ImageSet) -> bool:
+    """Whether images have labels, and the network as many classes as these need, as far as its graph states them."""
+    classes = class_count(checkpoint.model)
+    return images.labels is not None and (classes is None or bool(images.labels.max() < classes))
 
 
 def predict_images(
@@ -94,8 +113,3 @@ def predict_images(
 def _read_for(checkpoint: Checkpoint, images: ImageSet, session: Session) -> Iterator[Batch]:
     size = batch_size(checkpoint.manifest.plan, session.fixed_batch)
     return read_batches(images, checkpoint.manifest.preprocessing, size)
-
-
-def _fixed_batch(model: ir.Model) -> int | None:
-    shape = model.graph.inputs[0].shape
-    return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None

@@ -85,7 +85,7 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
         network = ingest(source.proto, subject=subject)
         check_comparable(spiking, open_session(network.model, subject=subject), source_name=manifest.source_name)
         warning = f"{subject} is not the network that the checkpoint was made from ({manifest.source_name})"
-        warnings = () if is_source(source, checkpoint) else (warning,)
+        warnings = source.warnings if is_source(source, checkpoint) else (*source.warnings, warning)
         return Guide(kind=Teacher.SOURCE, name=subject, model=network.model, warnings=warnings)
     origin = source_path(manifest.source_name)
     absent = f"{origin} is not stated" if is_timm(origin) else f"{origin} does not lie beside the checkpoint"

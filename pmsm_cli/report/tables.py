@@ -10,20 +10,17 @@ from rich.text import Text
 from pmsm_cli.calibration.allocation import Allocation
 from pmsm_cli.calibration.calibrate import Calibration, SiteCalibration
 from pmsm_cli.checkpoint.manifest import Manifest
-from pmsm_cli.energy.account import EnergyReport, SiteReport
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.report.calibration_table import CalibrationTable
-from pmsm_cli.report.numbers import count, energy, percent, steps
+from pmsm_cli.report.numbers import count, percent
 from pmsm_cli.report.summary import ConversionSummary, TuningSummary
 from pmsm_cli.runtime.evaluate import Evaluation
 from pmsm_cli.runtime.predict import Prediction
 
-MOST_SITES = 10
-
 
 def summary_table(summary: ConversionSummary) -> RenderableType:
     """One look at a conversion."""
-    table = _table(f"{summary.source} as a spiking network")
+    table = titled_table(f"{summary.source} as a spiking network")
     table.add_column("")
     table.add_column("", overflow="fold")
     timesteps = str(summary.timesteps) if summary.timesteps == 1 else f"{summary.timesteps}, {summary.coding}"
@@ -47,7 +44,7 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
 
 def allocation_table(allocation: Allocation) -> RenderableType:
     """What can be had for how many spikes, the point that was chosen in bold."""
-    table = _table(f"accuracy against spikes, on {allocation.images} calibration images")
+    table = titled_table(f"accuracy against spikes, on {allocation.images} calibration images")
     for name in ("spikes per neuron", "levels, mean", "most", "top-1", "agreement", "output error"):
         table.add_column(name, justify="right")
     for point in allocation.curve:
@@ -68,7 +65,7 @@ def allocation_table(allocation: Allocation) -> RenderableType:
 def tuning_table(summary: TuningSummary) -> RenderableType:
     """Loss and accuracy after each epoch, the one that was written in bold."""
     goal = f"towards {summary.teacher_name}" if summary.teacher == "source" else "towards the labels"
-    table = _table(f"{summary.source}, fine-tuned {goal}")
+    table = titled_table(f"{summary.source}, fine-tuned {goal}")
     table.add_column("epoch", justify="right")
     for name in ("training loss", "loss", "agreement", "top-1", "seconds"):
         table.add_column(name, justify="right")
@@ -90,7 +87,7 @@ def tuning_table(summary: TuningSummary) -> RenderableType:
 def plan_table(plan: SitePlan, manifest: Manifest | None = None) -> RenderableType:
     """What becomes spikes, what stays analog and why; with the neurons, for a checkpoint."""
     calibrated = {site.name: site for site in manifest.calibration.sites} if manifest else {}
-    table = _table("What becomes spikes")
+    table = titled_table("What becomes spikes")
     table.add_column("tensor", overflow="fold")
     table.add_column("read by", overflow="fold")
     for name in ("neurons", "MACs", "share"):
@@ -108,7 +105,7 @@ def plan_table(plan: SitePlan, manifest: Manifest | None = None) -> RenderableTy
         table.add_row(*row)
     parts: list[RenderableType] = [table]
     if plan.analog_layers:
-        rest = _table("What multiplies and accumulates without spikes")
+        rest = titled_table("What multiplies and accumulates without spikes")
         rest.add_column("layer", overflow="fold")
         rest.add_column("operator")
         rest.add_column("why", overflow="fold")
@@ -135,7 +132,7 @@ def calibration_table(calibration: Calibration) -> RenderableType:
 
 def evaluation_table(evaluation: Evaluation) -> RenderableType:
     """Accuracy at every step beside the source's, and the distance between their outputs."""
-    table = _table(f"{evaluation.images} images")
+    table = titled_table(f"{evaluation.images} images")
     table.add_column("")
     for name in ("top-1", "top-5", "agreement", "output error"):
         table.add_column(name, justify="right")
@@ -155,65 +152,9 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
     return table
 
 
-def energy_table(report: EnergyReport, *, all_sites: bool = False) -> RenderableType:
-    """Spikes and energy of the most expensive sites and in total, with what the numbers rest on."""
-    measured = f"measured on {report.images} images" if report.images else "estimated from the calibration"
-    table = _table(f"Spikes and energy per image, {measured}, T = {report.timesteps}")
-    table.add_column("tensor", overflow="fold")
-    for name in ("neurons", "firing", "spikes/neuron", "synaptic ops", "source", "spiking", "ratio"):
-        table.add_column(name, justify="right")
-    ranked = sorted(report.sites, key=lambda site: -site.snn_mj)
-    shown = ranked if all_sites else ranked[:MOST_SITES]
-    for site in shown:
-        table.add_row(*_site_cells(site))
-    hidden = ranked[len(shown) :]
-    if hidden:
-        table.add_row(
-            f"{len(hidden)} more (--all)",
-            *["", "", ""],
-            count(sum(sum(site.synaptic_ops) for site in hidden)),
-            energy(sum(site.ann_mj for site in hidden)),
-            energy(sum(site.snn_mj for site in hidden)),
-            "",
-        )
-    cost = report.energy_mj
-    if report.analog_layers:
-        macs = sum(layer.macs or 0 for layer in report.analog_layers)
-        cells = ["", "", "", f"{count(macs)} MAC", energy(cost.snn_analog), energy(cost.snn_analog), "1.00"]
-        table.add_row(f"{len(report.analog_layers)} analog layer(s)", *cells)
-    table.add_section()
-    table.add_row(
-        "total",
-        count(sum(site.neurons for site in report.sites)),
-        steps([percent(rate) for rate in report.firing_rate]),
-        steps([f"{value:.2f}" for value in report.spikes_per_neuron]),
-        count(sum(report.synaptic_ops)),
-        energy(cost.ann),
-        energy(cost.snn),
-        _ratio(report.ratio),
-        style="bold",
-    )
-    return Group(table, *(Text(line) for line in verdict(report)))
-
-
-def verdict(report: EnergyReport) -> list[str]:
-    """The comparison in words, the unflattering one as plainly, and where the constants come from."""
-    cost = report.energy_mj
-    lines = []
-    for name, value, ratio in (("fp32", cost.ann, report.ratio), ("int8", cost.ann_int8, report.ratio_int8)):
-        if ratio:
-            better = f"{ratio:.2f}x less" if ratio >= 1 else f"{1 / ratio:.2f}x more"
-            lines.append(f"against the source in {name} ({energy(value)}): the spiking network takes {better} energy")
-    if report.sites:
-        limit = report.sites[0].break_even_spikes
-        lines.append(f"a layer pays off against fp32 below {limit:.2f} spikes per neuron, all steps together")
-    lines.append(f"profile {report.profile}: {report.source}")
-    return lines + [f"- {assumption}" for assumption in report.assumptions]
-
-
 def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:
     """The best classes of each image, or what its outputs look like."""
-    table = _table(None)
+    table = titled_table(None)
     table.add_column("image", overflow="fold")
     table.add_column("prediction", overflow="fold")
     table.add_column("score", justify="right")
@@ -244,7 +185,8 @@ class Counted:
         return ", ".join(f"{number} {name}" if number > 1 else name for name, number in self._counts.items())
 
 
-def _table(title: str | None) -> Table:
+def titled_table(title: str | None) -> Table:
+    """A table in the look that all of them have."""
     return Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan")
 
 
@@ -253,20 +195,3 @@ def _neuron_cells(site: SiteCalibration) -> Sequence[str]:
     low, high = float(np.min(parameters.threshold)), float(np.max(parameters.threshold))
     threshold = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
     return threshold, f"{-parameters.negative_levels} to {parameters.positive_levels}"
-
-
-def _site_cells(site: SiteReport) -> Sequence[str]:
-    return (
-        site.name,
-        count(site.neurons),
-        steps([percent(rate) for rate in site.firing_rate]),
-        steps([f"{value:.2f}" for value in site.spikes_per_neuron]),
-        count(sum(site.synaptic_ops)),
-        energy(site.ann_mj),
-        energy(site.snn_mj),
-        _ratio(site.ann_mj / site.snn_mj if site.snn_mj else None),
-    )
-
-
-def _ratio(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

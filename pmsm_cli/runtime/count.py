@@ -11,33 +11,44 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
-from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.rows import row_sum_name
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
-from pmsm_cli.graph.unroll import SCAN_NAME
-from pmsm_cli.runtime.session import Array, open_session
+from pmsm_cli.graph.work import Work
+from pmsm_cli.runtime.counters import LIMIT, STEP_KINDS, Counting, add_counters
+from pmsm_cli.runtime.evaluate import Evaluation, Runs, Tally
+from pmsm_cli.runtime.histogram import Histogram, HistogramCount
+from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.runtime.workload import measure_shapes, measure_work
 from pmsm_cli.sources.images import Batch, SkippedImage
 
-_KINDS = ("count", "firing")  # what is counted inside the graph
+SATURATED = 0.5  # the share of a channel's values at -N or P from which on it counts as saturated
 
 Totals = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SiteCount:
-    """What one site did, per image, at each step: arrays of [timesteps]."""
+    """What one site did, per image, at each step: arrays of [timesteps]; None where it was not measured."""
 
     name: str
     neurons: int  # of one image
     spikes: Totals  # sum of |s|
     firing: Totals  # neurons that emitted at least one spike
     synaptic_ops: Totals  # spikes times the synapses that each of them reaches, borders exact
+    events: Totals | None = None  # the same where a spike of any size is one event
+    nonzero: float | None = None  # neurons whose value after the last step is not 0
+    nonzero_ops: float | None = None  # their synapses
+    spikes_deviation: Totals | None = None  # standard deviation over the images
+    firing_deviation: Totals | None = None
+    synaptic_ops_deviation: Totals | None = None
+    channels: int | None = None
+    silent_channels: int | None = None  # without a spike in any image, at any step
+    saturated_channels: int | None = None  # at -N or P in most of their values at the first step
+    histogram: Histogram | None = None  # of the spike counts at the first step
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,44 +58,135 @@ class SpikeCount:
     images: int
     sites: tuple[SiteCount, ...]
     skipped: tuple[SkippedImage, ...]
+    spikes_deviation: Totals | None = None  # of all sites together, [timesteps]
+    synaptic_ops_deviation: Totals | None = None
+    histogram_images: int = 0  # how many images the histograms are of
+    evaluation: Evaluation | None = None  # what the outputs of the same run showed
+    work: Work | None = None  # what else the network does for an image
 
 
 def count_spikes(
     checkpoint: Checkpoint,
     batches: Iterable[Batch],
     *,
+    source: Runs | None = None,
     threads: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> SpikeCount:
-    """Run the checkpoint over all batches and count what every site emits."""
-    sites, timesteps = checkpoint.manifest.plan.sites, checkpoint.manifest.timesteps
-    shapes = _measure_shapes(checkpoint)
-    fans = _fan_out_a_position(checkpoint, shapes)
-    session = open_session(
-        _counting(checkpoint, shapes),
-        subject=checkpoint.subject,
-        threads=threads,
-        stacked=[f"{site.name}/{kind}/later" for site in sites for kind in _KINDS],
-    )
-    totals = {site.name: np.zeros((3, timesteps)) for site in sites}  # spikes, firing, synaptic operations
-    neurons = {site.name: math.prod(shapes[spikes_name(site.name)]) // (session.fixed_batch or 1) for site in sites}
-    images, skipped = 0, list[SkippedImage]()
+    """Run the checkpoint, and the source where given, over all batches and count what every site emits."""
+    timesteps = checkpoint.manifest.timesteps
+    shapes = measure_shapes(checkpoint)
+    counting = add_counters(checkpoint, shapes)
+    session = open_session(counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked)
+    counter = _Counter(checkpoint, counting, shapes, session)
+    histograms = HistogramCount(checkpoint, counter.neurons, threads=threads)
+    tally = Tally(counting.outputs, timesteps)
     for batch in batches:
-        skipped += batch.skipped
+        tally.skipped += batch.skipped
         if len(batch.inputs):
             named = dict(zip(session.output_names, session.run(batch.inputs), strict=True))
-            images += len(batch.inputs)
-            for site in sites:
-                spikes, firing = (_steps(named, f"{site.name}/{kind}") for kind in _KINDS)
-                operations = np.stack([step * fan for step, fan in zip(spikes, fans[site.name], strict=True)])
-                for row, counts in enumerate((spikes, firing, operations)):
-                    totals[site.name][row] += counts.reshape(timesteps, -1).sum(axis=1)
+            counter.add(named, len(batch.inputs))
+            histograms.add(batch.inputs)
+            outputs = [named[name] for name in counting.outputs]
+            tally.add(batch, outputs, source.run(batch.inputs) if source else None)
         on_batch(len(batch.inputs) + len(batch.skipped))
-    counted = (
-        SiteCount(name=name, neurons=neurons[name], spikes=each[0], firing=each[1], synaptic_ops=each[2])
-        for name, each in ((name, total / max(images, 1)) for name, total in totals.items())
+    return SpikeCount(
+        images=counter.images,
+        sites=counter.sites(histograms.result()),
+        skipped=tally.skipped,
+        spikes_deviation=counter.spread.deviation[-1, 0],
+        synaptic_ops_deviation=counter.spread.deviation[-1, 2],
+        histogram_images=histograms.images,
+        evaluation=tally.result() if counter.images else None,
+        work=measure_work(checkpoint, shapes),
     )
-    return SpikeCount(images=images, sites=tuple(counted), skipped=tuple(skipped))
+
+
+class _Counter:
+    """Running sums over images, as whole numbers: how the images were batched leaves no trace."""
+
+    def __init__(self, checkpoint: Checkpoint, counting: Counting, shapes: Mapping[str, Shape], session: Session):
+        self.plan, self.timesteps = checkpoint.manifest.plan.sites, checkpoint.manifest.timesteps
+        self.images, self.counting = 0, counting
+        self.fans = _fan_out_a_position(checkpoint, shapes)
+        batch = session.fixed_batch or 1
+        self.neurons = {site.name: math.prod(shapes[spikes_name(site.name)]) // batch for site in self.plan}
+        # spikes, firing, synaptic operations, events
+        self.totals = {site.name: np.zeros((4, self.timesteps)) for site in self.plan}
+        self.nonzero = {site.name: np.zeros(2) for site in self.plan}  # neurons, and their synapses
+        self.fired = {name: np.zeros(size) for name, size in counting.channels.items()}
+        self.limited = {name: np.zeros(size) for name, size in counting.channels.items()}
+        self.spread = _Spread((len(self.plan) + 1, 3, self.timesteps))
+
+    def add(self, named: dict[str, Array], images: int) -> None:
+        """Take in the counts of one batch."""
+        self.images += images
+        by_image = np.zeros((images, len(self.plan) + 1, 3, self.timesteps))
+        for index, site in enumerate(self.plan):
+            spikes, firing = (_steps(named, f"{site.name}/{kind}") for kind in STEP_KINDS)
+            fans = self.fans[site.name]
+            kinds = (spikes, firing, _reached(spikes, fans), _reached(firing, fans))
+            per_image = np.stack([each.reshape(self.timesteps, images, -1).sum(axis=2) for each in kinds])
+            self.totals[site.name] += per_image.sum(axis=2)
+            by_image[:, index] = per_image[:3].transpose(2, 0, 1)
+            nonzero = self.counting.nonzero.get(site.name)
+            kept = named[nonzero].astype(np.float64) if nonzero else firing[0]
+            self.nonzero[site.name] += kept.sum(), (kept * fans[0]).sum()
+            if site.name in self.fired:
+                for kind in ("channels", "channels/later"):
+                    if (emitted := named.get(f"{site.name}/{kind}")) is not None:
+                        self.fired[site.name] += emitted.reshape(-1, emitted.shape[-1]).sum(axis=0, dtype=np.float64)
+                self.limited[site.name] += named[f"{site.name}/{LIMIT}"].sum(axis=0, dtype=np.float64)
+        by_image[:, -1] = by_image[:, :-1].sum(axis=1)
+        self.spread.add(by_image)
+
+    def sites(self, histograms: Mapping[str, Histogram]) -> tuple[SiteCount, ...]:
+        """Means and deviations of all sites."""
+        return tuple(self._site(index, histograms) for index in range(len(self.plan)))
+
+    def _site(self, index: int, histograms: Mapping[str, Histogram]) -> SiteCount:
+        name, deviation = self.plan[index].name, self.spread.deviation[index]
+        spikes, firing, operations, events = self.totals[name] / max(self.images, 1)
+        nonzero, nonzero_ops = (self.nonzero[name] / max(self.images, 1)).tolist()
+        fired, limited = self.fired.get(name), self.limited.get(name)
+        values = self.images * self.neurons[name] / (1 if limited is None else len(limited))  # of a channel
+        return SiteCount(
+            name=name,
+            neurons=self.neurons[name],
+            spikes=spikes,
+            firing=firing,
+            synaptic_ops=operations,
+            events=events,
+            nonzero=nonzero,
+            nonzero_ops=nonzero_ops,
+            spikes_deviation=deviation[0],
+            firing_deviation=deviation[1],
+            synaptic_ops_deviation=deviation[2],
+            channels=None if fired is None else len(fired),
+            silent_channels=None if fired is None else int((fired == 0).sum()),
+            saturated_channels=None if limited is None else int((limited > SATURATED * values).sum()),
+            histogram=histograms.get(name),
+        )
+
+
+class _Spread:
+    """Standard deviations over images, image by image (B. P. Welford, Technometrics 4, 1962, 419-420)."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._images, self._mean, self._squares = 0, np.zeros(shape), np.zeros(shape)
+
+    def add(self, images: Totals) -> None:
+        """Take in values of [images, ...]."""
+        for values in images:
+            self._images += 1
+            before = values - self._mean
+            self._mean += before / self._images
+            self._squares += before * (values - self._mean)
+
+    @property
+    def deviation(self) -> Totals:
+        """Of what was taken in."""
+        return np.sqrt(self._squares / max(self._images, 1))
 
 
 def _steps(named: dict[str, Array], name: str) -> Totals:
@@ -94,19 +196,9 @@ def _steps(named: dict[str, Array], name: str) -> Totals:
     return np.concatenate([first, later] if later is not None else [first]).astype(np.float64)
 
 
-def _measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
-    """The shapes of all spikes and of what their readers make of them, for one image (or the fixed batch)."""
-    wanted = {spikes_name(site.name) for site in checkpoint.manifest.plan.sites}
-    outputs = [
-        output.name or ""
-        for node in checkpoint.model.graph
-        for output in node.outputs
-        if node.name != SCAN_NAME
-        and (output.name in wanted or any(value is not None and value.name in wanted for value in node.inputs))
-    ]
-    session = open_session(with_outputs(checkpoint.model, outputs), subject=checkpoint.subject)
-    blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
-    return {name: result.shape for name, result in zip(session.output_names, session.run(blank), strict=True)}
+def _reached(counts: Totals, fans: list[Totals]) -> Totals:
+    """How many synapses what was emitted reaches, position by position."""
+    return np.stack([step * fan for step, fan in zip(counts, fans, strict=True)])
 
 
 def _fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, list[Totals]]:
@@ -136,47 +228,3 @@ def _of_any_channel(counts: Floats | None) -> Totals:
     if counts is None:
         raise ValueError("the shapes of all spikes were measured")
     return (counts[0] if counts.ndim else counts).astype(np.float64)
-
-
-def _counting(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> ir.Model:
-    """A copy of the checkpoint's graph with the counts of every site, summed over channels, as its only outputs.
-
-    `<site>/count` and `<site>/firing` are those of the first step; with `/later` added, those of the later ones.
-    """
-    model = checkpoint.model.clone()
-    graph = model.graph
-    graph.outputs.clear()
-    by_position, all_at_once = (add_constant(graph, f"pmsm/axis_{k}", np.array([k], np.int64)) for k in (1, 0))
-    sites = [site.name for site in checkpoint.manifest.plan.sites]
-    axes = {site: by_position if len(shapes[spikes_name(site)]) > 1 else all_at_once for site in sites}
-    for site in sites:
-        graph.outputs.extend(_add_counters(graph, spikes_name(site), site, axes[site]))
-    scan = next((node for node in graph if node.op_type == "Scan" and node.name == SCAN_NAME), None)
-    if scan is not None:
-        body = scan.attributes["body"].as_graph()
-        for site in sites:
-            counters = _add_counters(body, f"{spikes_name(site)}/later", f"{site}/step", axes[site])
-            body.outputs.extend(counters)
-            for kind in _KINDS:
-                scan.resize_outputs(len(scan.outputs) + 1)
-                stacked = scan.outputs[-1]
-                stacked.name, stacked.type = f"{site}/{kind}/later", ir.TensorType(ir.DataType.FLOAT)
-                graph.outputs.append(stacked)
-    return model
-
-
-def _add_counters(graph: ir.Graph, spikes_name: str, prefix: str, axis: ir.Value) -> list[ir.Value]:
-    spikes = next(output for node in graph for output in node.outputs if output.name == spikes_name)
-    sizes, signs, *counters = (
-        ir.Value(name=f"{prefix}/{kind}", type=ir.TensorType(ir.DataType.FLOAT)) for kind in ("sizes", "signs", *_KINDS)
-    )
-    keep = [ir.AttrInt64("keepdims", 0)]
-    graph.extend(
-        [
-            ir.Node("", "Abs", [spikes], outputs=[sizes], name=f"{prefix}/Abs"),
-            ir.Node("", "Sign", [sizes], outputs=[signs], name=f"{prefix}/Sign"),
-            ir.Node("", "ReduceSum", [sizes, axis], keep, outputs=[counters[0]], name=f"{prefix}/ReduceSum"),
-            ir.Node("", "ReduceSum", [signs, axis], keep, outputs=[counters[1]], name=f"{prefix}/ReduceSum_1"),
-        ]
-    )
-    return counters

@@ -93,7 +93,7 @@ def evaluate(
     Raises:
         DataError: a label is beyond the network's classes.
     """
-    tally = _Tally(spiking, timesteps)
+    tally = Tally(spiking.output_names, timesteps)
     for batch in batches:
         tally.skipped += batch.skipped
         if len(batch.inputs):
@@ -102,12 +102,12 @@ def evaluate(
     return tally.result()
 
 
-def per_step_outputs(session: Session, results: list[Array], timesteps: int) -> list[Array]:
+def per_step_outputs(names: Sequence[str], results: list[Array], timesteps: int) -> list[Array]:
     """Each source output at every step, [timesteps, images, ...], in the order of the source's outputs."""
     if timesteps == 1:
         return [result[None] for result in results]
-    named = dict(zip(session.output_names, results, strict=True))
-    return [named[f"{name}{PER_STEP}"] for name in source_outputs(session.output_names)]
+    named = dict(zip(names, results, strict=True))
+    return [named[f"{name}{PER_STEP}"] for name in source_outputs(names)]
 
 
 def source_outputs(names: Sequence[str]) -> list[str]:
@@ -116,11 +116,12 @@ def source_outputs(names: Sequence[str]) -> list[str]:
     return [name for name in names if not (name.endswith(PER_STEP) and name.removesuffix(PER_STEP) in known)]
 
 
-class _Tally:
-    """Running sums; nothing here grows with the number of images except the list of skipped ones."""
+class Tally:
+    """Running sums of what outputs show; nothing here grows with the number of images but the list of skipped ones."""
 
-    def __init__(self, spiking: Session, timesteps: int) -> None:
-        self.spiking, self.timesteps = spiking, timesteps
+    def __init__(self, output_names: Sequence[str], timesteps: int) -> None:
+        """`output_names` are those of a checkpoint, in order."""
+        self.output_names, self.timesteps = output_names, timesteps
         self.images, self.labelled = 0, 0
         self.skipped: tuple[SkippedImage, ...] = ()
         self.scored = False
@@ -133,7 +134,7 @@ class _Tally:
 
     def add(self, batch: Batch, results: list[Array], source_results: list[Array] | None) -> None:
         """Take in one batch."""
-        steps = per_step_outputs(self.spiking, results, self.timesteps)
+        steps = per_step_outputs(self.output_names, results, self.timesteps)
         self.images += len(batch.inputs)
         scored = next(
             (k for k, step in enumerate(steps) if step.ndim == 3 and step.shape[1] == len(batch.inputs)), None
@@ -180,7 +181,7 @@ class _Tally:
             return round(100.0 * int(count) / of, 4)
 
         labelled, compared = self.labelled, self.compared
-        names = source_outputs(self.spiking.output_names)
+        names = source_outputs(self.output_names)
         # Against a source that gives nothing but zeros, the norm of the error itself.
         relative = [np.sqrt(error / (power or 1.0)) for error, power in zip(self.error, self.power, strict=True)]
         agreement = [share(same, self.images) for same in self.same] if compared and self.scored else None

@@ -64,8 +64,9 @@ def check_weights(path: Path | None, *, file: Path | None, random: bool, seed: i
     if len(given) > 1:
         raise UsageError("--weights-file and --random-weights contradict each other", hint="leave out one of the two")
     if given and (path is None or not is_timm(path)):
+        fact = f"{path} brings its own weights" if path else "no source is named"
         raise UsageError(
-            f"{given[0]} is for timm models, and {path} brings its own weights" if path else f"{given[0]} has no model",
+            f"{given[0]} is for timm models, and {fact}",
             hint=f"name the model as {PREFIX}NAME, or leave out {given[0]}",
         )
     return Weights(file=file, random=random, seed=seed)

@@ -3,6 +3,7 @@
 torch and timm are needed here and nowhere behind it: what leaves is an ONNX model like that of any file.
 """
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -50,26 +51,28 @@ def open_timm(
     subject = f"{PREFIX}{name}"
     if weights.file:
         check_readable(weights.file)
+    on_stage(f"Reading {subject}")
     resolved = resolve_name(name)
     channels, height, width = data_config(resolved)["input_size"]
     shape = (channels, image_size or height, image_size or width)
     with quiet():
-        on_stage(f"Reading {subject}")
-        module = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
+        module, remarks = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
         on_stage(f"Exporting {subject}")
-        proto, remarks = _export_open_or_fixed(module, shape, subject)
+        proto, others = _export_open_or_fixed(module, shape, subject)
     return Source(
         name=subject,
         path=Path(subject),
-        sha256=_identity(resolved, module, shape),
+        sha256=identity(resolved, module, shape),
         proto=proto,
         preset=subject,
-        warnings=remarks,
+        warnings=(*remarks, *others),
     )
 
 
-def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized: bool) -> "torch.nn.Module":
-    """The model in evaluation mode, with its weights."""
+def _create(
+    name: str, weights: Weights, shape: tuple[int, int, int], *, resized: bool
+) -> "tuple[torch.nn.Module, tuple[str, ...]]":
+    """The model in evaluation mode, with its weights, and what should be said of these."""
     import timm
     import timm.models as zoo
     import torch
@@ -80,11 +83,12 @@ def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized
     create = functools.partial(timm.create_model, name, exportable=True, **sizes)
     subject = f"{PREFIX}{name}"
     _refuse_too_large(create, subject)
+    remarks: tuple[str, ...] = ()
     try:
         if weights.file:
             state = read_weights(weights.file)
             module = create(num_classes=class_count(state, config.classifier))
-            put_weights(module, state, subject=str(weights.file), model=subject)
+            remarks = put_weights(module, state, subject=str(weights.file), model=subject)
         elif weights.random:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(weights.seed)
@@ -98,8 +102,7 @@ def _create(name: str, weights: Weights, shape: tuple[int, int, int], *, resized
             details=[f"{type(error).__name__}: {first_line(error)}"],
             hint=f"leave out --image-size: its own is {config.input_size[-1]}" if sizes else None,
         ) from error
-    result: torch.nn.Module = module.eval()
-    return result
+    return module.eval(), remarks
 
 
 def _refuse_too_large(create: "Callable[[], torch.nn.Module]", subject: str) -> None:
@@ -109,7 +112,7 @@ def _refuse_too_large(create: "Callable[[], torch.nn.Module]", subject: str) -> 
     try:
         with torch.device("meta"):
             tensors = create().state_dict().values()
-    except Exception:  # some compute with their weights when they are created; of those, none is too large
+    except Exception:  # some compute with their weights when they are created, or want another size: told later
         return
     size = sum(each.numel() * each.element_size() for each in tensors)
     if size > LARGEST:
@@ -158,6 +161,9 @@ def export_module(
     """An ONNX model of a torch module in evaluation mode, batch norm as nodes of its own.
 
     `shape` is that of one image, [channels, height, width] in pixels; `batch` fixes the number of images (None: open).
+
+    Raises:
+        Exception: of torch's many kinds, where the module's code cannot be written as a graph, or fixes the batch.
     """
     import torch
 
@@ -176,6 +182,9 @@ def export_module(
         )
     if program is None:
         raise RuntimeError("the exporter returned no model")
+    read = program.model.graph.inputs[0].shape
+    if batch is None and (read is None or isinstance(read[0], int)):  # torch fixes it without a word
+        raise RuntimeError("its code fixes the number of images")
     _name_by_module(program.model)
     return ir.to_proto(program.model)
 
@@ -183,12 +192,12 @@ def export_module(
 def _name_by_module(model: ir.Model) -> None:
     """Name nodes and what they give by the module whose code they come from: `blocks.0.attn/Softmax`.
 
-    The exporter's own names count the operators of a kind, and its notes hold lines of source code and paths.
+    The exporter's own names count the operators of a kind. Its notes go, which hold lines of source code and paths.
     """
     outputs = {id(value) for value in model.graph.outputs}
     counts: Counter[str] = Counter()
     for node in model.graph.all_nodes():
-        scopes = node.metadata_props.get(_SCOPES, "[]").strip("[]").replace("'", "").split(", ")
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))  # from the model down
         scope = scopes[-2] if len(scopes) > 1 else ""  # the last one is the operation itself
         base = f"{scope}/{node.op_type}" if scope else node.op_type
         node.name = f"{base}_{counts[base]}" if counts[base] else base
@@ -196,12 +205,19 @@ def _name_by_module(model: ir.Model) -> None:
         for index, value in enumerate(node.outputs):
             if id(value) not in outputs and value.name:
                 value.name = f"{node.name}.{index}" if index else node.name
-        node.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    model.metadata_props.clear()
+    nodes = list(model.graph.all_nodes())
+    values = [
+        *model.graph.inputs,
+        *model.graph.initializers.values(),
+        *(each for node in nodes for each in node.outputs),
+    ]
+    notes = [model.metadata_props, model.graph.metadata_props]
+    notes += [node.metadata_props for node in nodes] + [value.metadata_props for value in values]
+    for note in notes:
+        note.clear()
 
 
-def _identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
+def identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) -> str:
     """A digest of the model and its weights: the same whichever tag, file or machine the weights came from."""
     digest = hashlib.sha256(f"{PREFIX}{name.partition('.')[0]} {shape}".encode())
     for key, tensor in sorted(module.state_dict().items()):

@@ -68,7 +68,7 @@ def resolve_name(name: str) -> str:
 def _unknown(problem: str, subject: str, name: str, known: list[str], *, fallback: str | None = None) -> PmsmError:
     """The names that are nearest, above all those that go on as this one does."""
     longer = sorted((each for each in known if name and each.startswith(name)), key=len)
-    near = difflib.get_close_matches(name, known, n=_MOST_SUGGESTED, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=_MOST_SUGGESTED, cutoff=0.6)
     nearest = list(dict.fromkeys([*longer, *near]))[:_MOST_SUGGESTED]
     hint = _LIST_HINT
     if nearest or fallback:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0  # seconds to wait for a server that does not answer
 _MOST_NAMED = 4  # of the keys that do not fit, of each kind
 _NESTED = ("state_dict_ema", "model_ema", "state_dict", "model")  # where training scripts put the weights; best first
+_OF_THE_MODEL = (RuntimeError, ValueError, TypeError, AssertionError)  # what timm's models raise when they are created
 _SAVE_HINT = "save the weights alone: torch.save(model.state_dict(), FILE), or as .safetensors"
 
 
@@ -61,7 +62,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, ValueError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -76,18 +77,17 @@ def _read_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "global" not in str(error).lower():
-            raise _damaged(path, error) from error
+            raise _damaged(path) from error
         problem = "holds more than weights: Python objects, which could run code when they are read"
         raise ModelFileError(problem, subject=str(path), hint=_SAVE_HINT) from error
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, IndexError) as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
 
 
-def _damaged(path: Path, error: Exception) -> ModelFileError:
+def _damaged(path: Path) -> ModelFileError:
     return ModelFileError(
         "is not a file of weights (.safetensors, .pth, .pt), or is damaged",
         subject=str(path),
-        details=[first_line(error)],
         hint="was the file downloaded or copied completely?",
     )
 
@@ -111,21 +111,26 @@ def class_count(state: "State", classifier: str | tuple[str, ...] | None) -> int
     return next((len(each) for each in weights if each is not None), None)
 
 
-def put_weights(module: "torch.nn.Module", state: "State", *, subject: str, model: str) -> None:
-    """Give a model the weights of a file, all of them and no others; `subject` is the file, for messages.
+def put_weights(module: "torch.nn.Module", state: "State", *, subject: str, model: str) -> tuple[str, ...]:
+    """Give a model the weights of a file, all of them and no others; what should be said of it is returned.
+
+    `subject` is the file and `model` the model, for messages.
 
     Raises:
         ModelFileError: some are missing, left over, or of another shape.
     """
-    misfits = _misfits(module, state)
+    misfits, resized = _misfits(module, state), []
     if misfits:  # as its authors published them, before timm renamed and reshaped them?
         renamed = _renamed(module, state)
         if renamed is None or _misfits(module, renamed):
             hint = "is it the model that they were trained for, with its tag and the --image-size?"
             problem = f"its weights do not fit {model}"
             raise ModelFileError(problem, subject=subject, details=misfits, hint=hint)
+        resized = [key for key in state if key in renamed and state[key].shape != renamed[key].shape]
         state = renamed
     module.load_state_dict(dict(state), strict=False)  # batch norm's counters may be missing
+    remark = f"{subject}: timm resized {', '.join(shorten(resized, most=_MOST_NAMED))} to fit {model}"
+    return (remark,) if resized else ()
 
 
 def _misfits(module: "torch.nn.Module", state: "State") -> list[str]:
@@ -174,6 +179,7 @@ def fetch_pretrained(create: "Callable[..., torch.nn.Module]", config: Any, *, s
     Raises:
         ModelFileError: there are none.
         SetupError: they cannot be fetched.
+        RuntimeError, ValueError, TypeError, AssertionError: the model cannot be created.
     """
     if not config.has_weights:
         raise ModelFileError(
@@ -190,6 +196,8 @@ def fetch_pretrained(create: "Callable[..., torch.nn.Module]", config: Any, *, s
                 _ask_hub()
             return create(pretrained=True)
     except Exception as error:  # of four packages, depending on where the weights lie
+        if isinstance(error, _OF_THE_MODEL) and not isinstance(error, OSError):
+            raise
         raise SetupError(
             "its pretrained weights cannot be fetched",
             subject=subject,

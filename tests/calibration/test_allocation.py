@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from observing import observe
 
@@ -88,6 +89,23 @@ def test_levels_reach_no_further_than_is_worth_it():
     assert float(squared_error(seen, Neurons.of(chosen, 1))[0]) <= 1.03 * full
 
 
+def test_levels_chosen_are_the_fewest_whose_error_is_tolerated():
+    values = np.random.default_rng(5).standard_t(3, size=(3, 4000)) * np.array([[1.0], [4.0], [0.3]])
+    seen = observe(values)
+    site = SiteCost(table=rate_table(seen, may_rest=False), error=np.array([1.0, 0.1, 5.0]), neurons=1.0)
+    chosen = neurons_at(seen, site, price_for({"site": site}, 0.3))
+    binned = seen.merged(512)
+
+    def error(negative: int, positive: int) -> float:
+        limited = Neurons.of(chosen, 3)._replace(negative_levels=negative, positive_levels=positive)
+        return float(site.error @ squared_error(binned, limited))
+
+    tolerated = 1.02 * error(MOST_LEVELS, MOST_LEVELS)
+    positive = next(levels for levels in range(1, 256) if error(MOST_LEVELS, levels) <= tolerated)
+    negative = next(levels for levels in range(256) if error(levels, positive) <= tolerated)
+    assert (chosen.negative_levels, chosen.positive_levels) == (negative, positive)
+
+
 def test_dead_channels_and_constant_tensors_get_usable_neurons():
     values = np.concatenate([half_normal(), np.zeros((1, 20000))])
     site = cost(values)
@@ -132,6 +150,34 @@ def test_without_labels_agreement_stands_in_for_accuracy(pmsm, tmp_path):
     assert found.code == 0, found.err
     assert found.record["allocation"]["measure"] == "agreement"
     assert all(point["top1"] is None for point in found.record["allocation"]["curve"])
+
+
+MAPS = """
+<ir_version: 8, opset_import: ["" : 17]>
+maps (float[N, 1, 8, 8] image) => (float[N, 2, 8, 8] map)
+{
+   a = Conv <pads = [1, 1, 1, 1]> (image, w)
+   b = Relu (a)
+   map = Conv <pads = [1, 1, 1, 1]> (b, v)
+}
+"""
+
+
+def test_without_classes_levels_are_aimed_at_an_error_of_the_output(pmsm, tmp_path):
+    random = np.random.default_rng(0)
+    model = onnx.parser.parse_model(MAPS)
+    weights = {"w": (6, 1, 3, 3), "v": (2, 6, 3, 3)}
+    for name, shape in weights.items():
+        weight = random.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    onnx.save(model, tmp_path / "maps.onnx")
+    found = pmsm("convert", tmp_path / "maps.onnx", *SETTINGS, "-o", tmp_path / "spiking.onnx")
+    assert found.code == 0, found.err
+    allocation = found.record["allocation"]
+    assert allocation["measure"] == "output error"
+    assert allocation["kept"]
+    assert 0.7 * allocation["target_drop"] <= allocation["drop"] <= allocation["target_drop"]
+    assert len(allocation["curve"]) <= 4
 
 
 def test_labels_of_another_network_are_noticed_and_left_aside(pmsm, tmp_path):

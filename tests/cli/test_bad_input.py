@@ -481,7 +481,7 @@ def test_an_unknown_preset_is_refused(pmsm, network):
     fails(
         pmsm("convert", network, "--preprocess", "imagnet"),
         3,
-        "--preprocess: unknown preset 'imagnet'; known: imagenet, inception, cifar10, none, or a JSON file",
+        "--preprocess: unknown preset 'imagnet'; known: imagenet, inception, cifar10, none, timm:NAME, or a JSON file",
     )
 
 
@@ -496,5 +496,5 @@ def test_an_unknown_profile_is_refused(pmsm, checkpoint):
     fails(
         pmsm("report", checkpoint, "--profile", "1nm"),
         3,
-        "--profile: unknown energy profile '1nm'; known: 45nm, or a .toml file",
+        "--profile: unknown energy profile '1nm'; known: 45nm, 45nm-memory, loihi2, or a .toml or .json file",
     )

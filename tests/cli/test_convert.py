@@ -128,7 +128,7 @@ def test_a_calibration_file_gives_the_checkpoint_that_its_images_would_give(
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("form", ["json", "md"])
+@pytest.mark.parametrize("form", ["json", "md", "html"])
 def test_convert_writes_the_energy_report_too_when_asked(pmsm, network, pictures, tmp_path: Path, form):
     report = tmp_path / f"report.{form}"
     target = tmp_path / "out.onnx"

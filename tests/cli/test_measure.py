@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import tiny
-from conftest import CLASSES
+from conftest import CLASSES, write_images
 from PIL import Image
 
 from pmsm_cli.sources.images import open_images, read_batches
@@ -61,12 +61,13 @@ def test_inspect_gives_the_plan_as_json(pmsm, network):
 
 
 @pytest.mark.parametrize("name", ["one.onnx", "three.onnx"])
-def test_inspect_shows_a_checkpoints_thresholds_and_levels(pmsm, checkpoints, name):
+def test_inspect_shows_a_checkpoints_thresholds_and_levels(pmsm, checkpoints, calibration_file, name):
     shown = pmsm("inspect", checkpoints / name)
     assert (shown.code, shown.err) == (0, "")
     assert "threshold" in shown.out
-    assert "0 to 15" in shown.out
     record = pmsm("inspect", checkpoints / name, "--json").record
+    for site in json.loads(calibration_file.read_text())["sites"]:
+        assert f"{-site['negative_levels']} to {site['positive_levels']}" in shown.out
     assert record["checkpoint"]["timesteps"] == {"one.onnx": 1, "three.onnx": 3}[name]
     assert record["checkpoint"]["source_name"] == "convolutional"
 
@@ -272,15 +273,18 @@ def test_report_estimates_from_the_calibration_when_there_are_no_images(pmsm, ch
     assert estimated["energy_mj"]["snn"] == pytest.approx(measured["energy_mj"]["snn"], rel=0.1)
 
 
-def test_report_prints_a_table_markdown_or_json(pmsm, checkpoint):
-    table, markdown, json_ = (pmsm("report", checkpoint, "--format", form) for form in ("table", "md", "json"))
+def test_report_prints_a_table_markdown_json_or_a_page(pmsm, checkpoint):
+    forms = ("table", "md", "json", "html")
+    table, markdown, json_, page = (pmsm("report", checkpoint, "--format", form) for form in forms)
+    assert page.out.startswith("<!doctype html>")
+    assert (page.code, page.err) == (0, "")
     assert "Spikes and energy per image" in table.out
     assert markdown.out.startswith("## Spikes and energy per image")
     assert json_.out == pmsm("report", checkpoint, "--json").out
     json.loads(json_.out)
 
 
-@pytest.mark.parametrize("form", ["json", "md"])
+@pytest.mark.parametrize("form", ["json", "md", "html"])
 def test_report_writes_a_file_in_the_form_of_its_ending(pmsm, checkpoint, tmp_path: Path, form):
     target = tmp_path / f"r.{form}"
     shown = pmsm("report", checkpoint, "-o", target)
@@ -308,3 +312,67 @@ def test_report_takes_the_users_own_constants(pmsm, checkpoint, tmp_path: Path):
     assert record["energy_mj"]["snn_spiking"] == 0
     assert pmsm("report", checkpoint, "--profile", profile).code == 0
     assert pmsm("report", checkpoint, "--profile", profile, "--format", "md").code == 0
+
+
+@pytest.mark.parametrize("name", ["45nm", "45nm-memory", "loihi2"])
+@pytest.mark.parametrize("made", ["one.onnx", "three.onnx"])
+def test_report_gives_the_same_figures_on_repeat_in_every_profile(pmsm, checkpoints, pictures, name, made):
+    arguments = ["report", checkpoints / made, "--data", pictures, "--profile", name, "--json"]
+    first, again = pmsm(*arguments), pmsm(*arguments)
+    assert (first.code, first.err) == (0, "")
+    assert first.out == again.out
+    assert first.record["version"] == 2
+    assert first.record["profile"] == name
+    assert [column["name"] for column in first.record["columns"]] == ["ann", "ann_int8", "quantised", "snn", "snn_int8"]
+    assert first.record["constants"]
+
+
+@pytest.mark.parametrize("name", ["one.onnx", "three.onnx"])
+def test_report_gives_the_accuracy_that_eval_gives(pmsm, checkpoints, pictures, network, name):
+    data = ["--against", network, "--json"]
+    report = pmsm("report", checkpoints / name, "--data", pictures, *data).record["accuracy"]
+    evaluated = pmsm("eval", checkpoints / name, pictures, *data).record
+    assert report["top1_per_step"] == evaluated["snn"]["top1_per_step"]
+    assert report["source_top1"] == evaluated["ann"]["top1"]
+    assert report["agreement_per_step"] == evaluated["agreement_per_step"]
+    alone = pmsm("report", checkpoints / name, "--data", pictures, "--json").record["accuracy"]
+    assert alone["source_top1"] is None
+    assert alone["top1_per_step"] == report["top1_per_step"]
+
+
+def test_report_warns_of_another_source_and_of_labels_beyond_the_classes(pmsm, checkpoint, stranger, tmp_path: Path):
+    for name in "abcdefg":
+        write_images(tmp_path / "images" / name, 1)
+    shown = pmsm("report", checkpoint, "--data", tmp_path / "images", "--against", stranger, "--json")
+    assert (shown.code, shown.err) == (
+        0,
+        f"warning: {stranger} is not the network that the checkpoint was made from (convolutional)\n"
+        f"warning: {tmp_path / 'images'}: its labels need more classes than the network has, so that there is no "
+        "accuracy\n",
+    )
+    assert shown.record["accuracy"]["top1_per_step"] is None
+    assert shown.record["accuracy"]["agreement_per_step"] is not None
+
+
+def test_report_shows_ten_sites_and_all_of_them_on_request(pmsm, pictures, tmp_path: Path):
+    layers = "".join(f"x{place + 1} = Conv (x{place}, w) " for place in range(14))
+    proto = tiny.model(
+        f"g (float[N, 3, 8, 8] image) => (float[N, 3, 8, 8] y) {{ x0 = Conv (image, w) {layers} y = Relu (x14) }}",
+        w=tiny.weights(3, 3, 1, 1),
+    )
+    source, target = tiny.save(proto, tmp_path / "deep.onnx"), tmp_path / "deep.snn.onnx"
+    made = pmsm("convert", source, "--data", pictures, "--preprocess", "none", "--levels", 3, "-o", target)
+    assert made.code == 0
+    some, everything = pmsm("report", target).out, pmsm("report", target, "--all").out
+    assert "4 more (--all)" in some
+    assert sum(f"│ x{place} " in some for place in range(14)) == 10
+    assert sum(f"│ x{place} " in everything for place in range(14)) == 14
+    assert "more (--all)" not in everything
+
+
+def test_report_fits_a_narrow_terminal(pmsm, stepwise, pictures, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = pmsm("report", stepwise, "--data", pictures, "--profile", "45nm-memory").out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown
+    assert "│ b " in shown

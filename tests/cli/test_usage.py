@@ -174,11 +174,11 @@ CONTRADICTIONS = {
     ),
     "a report of unknown form": (
         "convert {network} --report {here}/r.pdf",
-        "{here}/r.pdf: a report is written as .json or .md, not .pdf",
+        "{here}/r.pdf: a report is written as .json, .md, .html, not .pdf",
     ),
     "a report without form": (
         "report {checkpoint} -o {here}/r",
-        "{here}/r: a report is written as .json or .md, not without an ending",
+        "{here}/r: a report is written as .json, .md, .html, not without an ending",
     ),
     "a size for a network that has one": (
         "inspect {network} --image-size 9 --json",
@@ -196,6 +196,14 @@ CONTRADICTIONS = {
     "two forms of one report": (
         "report {checkpoint} --json --format md",
         "--json and --format md contradict each other\nhint: with --output, one of them may be a file",
+    ),
+    "a page and JSON of one report": (
+        "report {checkpoint} --json --format html",
+        "--json and --format html contradict each other\nhint: with --output, one of them may be a file",
+    ),
+    "the source's accuracy without images": (
+        "report {checkpoint} --against {network}",
+        "--against measures the source's accuracy\nhint: pass --data IMAGES as well",
     ),
     "later steps without images": (
         "report {stepwise}",

@@ -155,7 +155,7 @@ def test_layers_whose_weights_are_computed_are_reported_with_their_work():
     plan = plan_of(dynamic_layers(), spiking_input=True)
     assert [(layer.node, layer.macs) for layer in plan.analog_layers] == [
         ("y", 8 * 8 * 4 * 2),
-        ("e", None),
+        ("e", 8 * 8 * 2),
         ("z", 256),  # one image against one image
     ]
     assert all(layer.every_step for layer in plan.analog_layers)  # they follow the spiking image

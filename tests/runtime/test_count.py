@@ -12,10 +12,10 @@ import tiny
 
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.graph.insert import spikes_name
-from pmsm_cli.graph.unroll import SCAN_NAME
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
+from pmsm_cli.runtime.evaluate import evaluate
+from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.images import SkippedImage
 
 IMAGES = tiny.images(10, 3, 6, 8)
@@ -66,28 +66,6 @@ def tokens(batch: int | str = "N") -> onnx.ModelProto:
     )
 
 
-def spikes_of(checkpoint: Checkpoint, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Every site's spikes, [timesteps, images, ...]; a network of fixed batch must be given just that many."""
-    model = checkpoint.model.clone()
-    graph = model.graph
-    graph.outputs.clear()
-    values = {output.name: output for node in graph for output in node.outputs}
-    sites = [site.name for site in checkpoint.manifest.plan.sites]
-    graph.outputs.extend(values[spikes_name(site)] for site in sites)
-    for scan in [node for node in graph if node.name == SCAN_NAME]:
-        body = scan.attributes["body"].as_graph()
-        inner = {output.name: output for node in body for output in node.outputs}
-        for site in sites:
-            body.outputs.append(inner[f"{spikes_name(site)}/later"])
-            scan.resize_outputs(len(scan.outputs) + 1)
-            scan.outputs[-1].name, scan.outputs[-1].type = f"later {site}", ir.TensorType(ir.DataType.FLOAT)
-            graph.outputs.append(scan.outputs[-1])
-    session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    got = dict(zip(names, session.run(None, {session.get_inputs()[0].name: images}), strict=True))
-    return {site: np.stack([got[spikes_name(site)], *got.get(f"later {site}", [])]) for site in sites}
-
-
 def reached(checkpoint: Checkpoint, site, shape: tuple[int, ...]) -> np.ndarray:
     """How many outputs each neuron of one image reaches through all of a site's readers, by switching on one at a time."""
     nodes = {node.name: node for node in checkpoint.model.graph}
@@ -134,7 +112,7 @@ def check(checkpoint: Checkpoint, spikes: dict[str, np.ndarray], result: SpikeCo
 @pytest.mark.parametrize(("timesteps", "coding"), [(1, Coding.REFINE), (4, Coding.REFINE), (4, Coding.RATE)])
 def test_counts_are_those_of_the_spikes_themselves(make, timesteps: int, coding: Coding):
     checkpoint = spiking.checkpoint_of(make(), IMAGES, timesteps=timesteps, coding=coding)
-    spikes = spikes_of(checkpoint, IMAGES)
+    spikes = spiking.spikes_of(checkpoint, IMAGES)
     assert any((emitted < 0).any() and np.abs(emitted).max() > 1 for emitted in spikes.values())
     result = counted(checkpoint, IMAGES)
     assert result.images == 10
@@ -145,12 +123,12 @@ def test_counts_are_those_of_the_spikes_themselves(make, timesteps: int, coding:
 def test_of_resting_neurons_the_spikes_are_counted_and_not_what_they_rest_at(timesteps: int):
     checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, timesteps=timesteps, method=Method.ENTROPY)
     assert not all(site.parameters.rests_at_zero for site in checkpoint.manifest.calibration.sites)
-    check(checkpoint, spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
+    check(checkpoint, spiking.spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
 
 
 def test_the_image_s_own_spikes_are_counted():
     checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, spiking_input=True)
-    check(checkpoint, spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
+    check(checkpoint, spiking.spikes_of(checkpoint, IMAGES), counted(checkpoint, IMAGES))
     assert checkpoint.manifest.plan.sites[0].name == "image"
 
 
@@ -163,7 +141,7 @@ def test_signs_never_cancel():
     )
     images = tiny.images(3, 1, 4, 4)
     checkpoint = spiking.checkpoint_of(proto, images, levels=3)
-    (emitted,) = spikes_of(checkpoint, images).values()
+    (emitted,) = spiking.spikes_of(checkpoint, images).values()
     assert emitted.sum() == 0
     (site,) = counted(checkpoint, images).sites
     assert site.spikes[0] == np.abs(emitted).sum() / 3
@@ -206,7 +184,7 @@ def test_a_site_of_a_single_axis_is_counted():
         w2=tiny.weights(4, 5),
     )
     checkpoint = spiking.checkpoint_of(proto, IMAGES[:1], timesteps=2)
-    (emitted,) = spikes_of(checkpoint, IMAGES[:1]).values()
+    (emitted,) = spiking.spikes_of(checkpoint, IMAGES[:1]).values()
     (site,) = counted(checkpoint, IMAGES[:1], 1).sites
     assert site.neurons == 4
     assert site.spikes.tolist() == np.abs(emitted).sum(axis=1).tolist()
@@ -224,3 +202,103 @@ def test_skipped_images_are_passed_on_and_batches_without_images_count_nothing()
     nothing = count_spikes(checkpoint, [])
     assert nothing.images == 0
     assert all((site.spikes == 0).all() for site in nothing.sites)
+
+
+# Beside the means
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_deviations_are_those_over_images_however_they_are_batched(timesteps: int, size: int):
+    checkpoint = spiking.checkpoint_of(convolutions(), IMAGES, timesteps=timesteps)
+    spikes = spiking.spikes_of(checkpoint, IMAGES)
+    result = counted(checkpoint, IMAGES, size)
+    totals = np.zeros((timesteps, len(IMAGES)))
+    for site in result.sites:
+        emitted = np.abs(spikes[site.name]).reshape(timesteps, len(IMAGES), -1).astype(np.float64)
+        totals += emitted.sum(axis=2)
+        np.testing.assert_allclose(site.spikes_deviation, emitted.sum(axis=2).std(axis=1), rtol=1e-10)
+        np.testing.assert_allclose(site.firing_deviation, (emitted > 0).sum(axis=2).std(axis=1), rtol=1e-10)
+    np.testing.assert_allclose(result.spikes_deviation, totals.std(axis=1), rtol=1e-10)
+    whole = counted(checkpoint, IMAGES, 10)
+    assert np.array_equal(result.spikes_deviation, whole.spikes_deviation)
+    assert np.array_equal(result.synaptic_ops_deviation, whole.synaptic_ops_deviation)
+
+
+@pytest.mark.parametrize("make", [convolutions, tokens])
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_values_that_are_not_zero_after_the_last_step_are_counted(make, timesteps: int):
+    checkpoint = spiking.checkpoint_of(make(), IMAGES, timesteps=timesteps)
+    spikes = spiking.spikes_of(checkpoint, IMAGES)
+    quanta = np.array([2.0**-step for step in range(timesteps)])
+    for site, count in zip(checkpoint.manifest.plan.sites, counted(checkpoint, IMAGES).sites, strict=True):
+        value = np.tensordot(quanta, spikes[site.name].astype(np.float64), 1)
+        assert count.nonzero == pytest.approx((value != 0).sum() / len(IMAGES), rel=1e-12)
+        operations = ((value != 0) * reached(checkpoint, site, value.shape[1:])).sum()
+        assert count.nonzero_ops == pytest.approx(operations / len(IMAGES), rel=1e-12)
+
+
+def test_channels_that_are_silent_or_at_their_limit_are_found():
+    # Channels that are always 0, always far above and far below what was seen, and as they come.
+    proto = tiny.model(
+        "g (float[N, 1, 4, 4] image) => (float[N, 1, 4, 4] y) { a = Conv (image, w, b) y = Conv (a, v) }",
+        w=np.array([0, 1, 1, 1], np.float32).reshape(4, 1, 1, 1),
+        b=np.array([0, 0, 0, 0], np.float32),
+        v=np.ones((1, 4, 1, 1), np.float32),
+    )
+    images = tiny.images(8, 1, 4, 4)
+    checkpoint = spiking.checkpoint_of(proto, images, levels=3)
+    bias = checkpoint.model.graph.initializers["b"]
+    bias.const_value = ir.tensor(np.array([0, 100, -100, 0], np.float32), name="b")
+    (site,) = counted(checkpoint, images).sites
+    neurons = checkpoint.manifest.calibration.sites[0].parameters
+    assert neurons.negative_levels > 0
+    assert (site.channels, site.silent_channels, site.saturated_channels) == (4, 1, 2)
+
+
+def test_a_channel_of_unsigned_neurons_is_not_full_when_it_is_silent():
+    checkpoint = spiking.checkpoint_of(tiny.convolutional(), tiny.images(12), levels=3)
+    blank = np.full((4, 3, 8, 8), -100, np.float32)  # behind ReLU most channels are 0
+    first = counted(checkpoint, blank).sites[0]
+    (emitted,) = spiking.spikes_of(checkpoint, blank)["b"][:1]
+    assert first.silent_channels == int((emitted == 0).all(axis=(0, 2, 3)).sum())
+    assert first.saturated_channels == int(((emitted == 3).mean(axis=(0, 2, 3)) > 0.5).sum())
+    assert first.silent_channels
+
+
+@pytest.mark.parametrize("batch", ["N", 4])
+def test_histograms_are_of_the_first_step(batch):
+    checkpoint = spiking.checkpoint_of(convolutions(batch), IMAGES, timesteps=2)
+    result = counted(checkpoint, IMAGES)
+    spikes = spiking.spikes_of(spiking.checkpoint_of(convolutions(), IMAGES, timesteps=2), IMAGES)
+    assert result.histogram_images == 10
+    for site in result.sites:
+        levels, counts = np.unique(spikes[site.name][0], return_counts=True)
+        histogram = site.histogram
+        assert histogram.width == 1
+        found = {histogram.lowest + place: count for place, count in enumerate(histogram.counts) if count}
+        assert found == dict(zip(levels.astype(int).tolist(), counts.tolist(), strict=True))
+
+
+def test_histograms_are_of_the_first_images_and_of_a_few_hundred_bars():
+    images = tiny.images(100)
+    checkpoint = spiking.checkpoint_of(tiny.convolutional(), images, levels=600)
+    result = counted(checkpoint, images, 30)
+    assert result.histogram_images == 64
+    for site in result.sites:
+        assert sum(site.histogram.counts) == 64 * site.neurons
+        assert len(site.histogram.counts) <= 256
+        assert site.histogram.width > 1
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_the_same_run_gives_the_accuracy(timesteps: int):
+    images, labels = tiny.images(9), np.arange(9) % 5
+    checkpoint = spiking.checkpoint_of(tiny.convolutional(), images, timesteps=timesteps)
+    result = count_spikes(checkpoint, spiking.batches_of(images, 4, labels=labels))
+    session = open_session(checkpoint.model, subject="net")
+    expected = evaluate(session, spiking.batches_of(images, 4, labels=labels), timesteps=timesteps)
+    assert result.evaluation == expected
+    assert expected.snn.top1 is not None
+    assert counted(checkpoint, images).evaluation.snn.top1 is None
+    assert count_spikes(checkpoint, []).evaluation is None

@@ -92,7 +92,8 @@ def test_pixels_of_the_networks_own_size_are_not_cropped_again_when_they_come_fr
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (50, 3), (7, 9), (8, 8), (500, 333)])
 @pytest.mark.parametrize("fit", Fit)
 def test_an_image_of_any_size_gets_the_networks_size(size, fit):
-    result = preprocessing(height=6, width=10, fit=fit, crop_fraction=0.875).apply(Image.new("RGB", size, (51, 0, 255)))
+    colour = preprocessing(height=6, width=10, fit=fit, crop_fraction=0.875, mean=(0.2, 0, 1))
+    result = colour.apply(Image.new("RGB", size, (51, 0, 255))) + np.array(colour.mean)[:, None, None]
     assert result.shape == (3, 6, 10)
     np.testing.assert_allclose(result, np.broadcast_to(np.array([0.2, 0, 1])[:, None, None], result.shape), atol=1e-6)
 
@@ -100,6 +101,25 @@ def test_an_image_of_any_size_gets_the_networks_size(size, fit):
 def test_a_stretched_image_keeps_its_borders_when_the_proportions_differ():
     result = preprocessing(fit=Fit.STRETCH, interpolation="nearest").apply(columns(16, 8))
     np.testing.assert_array_equal((result[0, 0] * 255).round(), np.arange(1, 16, 2))
+
+
+def test_a_squashed_image_is_stretched_and_then_cropped():
+    result = preprocessing(fit=Fit.SQUASH, crop_fraction=0.5, interpolation="nearest").apply(columns(32, 8))
+    np.testing.assert_array_equal((result[0, 0] * 255).round(), np.arange(9, 24, 2))
+
+
+def test_a_padded_image_is_whole_and_surrounded_by_the_mean():
+    wide = preprocessing(fit=Fit.PAD, interpolation="nearest", mean=(0.2, 0.4, 0.6))
+    result = wide.apply(Image.new("RGB", (16, 8), (255, 255, 255)))
+    np.testing.assert_allclose(result[:, 2:6], np.broadcast_to([[[0.8]], [[0.6]], [[0.4]]], (3, 4, 8)), atol=1e-6)
+    np.testing.assert_allclose(np.delete(result, slice(2, 6), axis=1), 0, atol=1e-6)
+
+
+def test_a_window_larger_than_the_image_leaves_a_black_border():
+    result = preprocessing(crop_fraction=2).apply(Image.new("RGB", (8, 8), (255, 255, 255)))
+    expected = np.zeros((3, 8, 8), np.float32)
+    expected[:, 2:6, 2:6] = 1
+    np.testing.assert_array_equal(result, expected)
 
 
 @pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])
@@ -272,7 +292,7 @@ def refusal(preset: object, network: InputShape, **settings) -> str:
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     assert refusal("imagnet", shape()) == (
-        "--preprocess: unknown preset 'imagnet'; known: imagenet, inception, cifar10, none, or a JSON file"
+        "--preprocess: unknown preset 'imagnet'; known: imagenet, inception, cifar10, none, timm:NAME, or a JSON file"
     )
 
 
@@ -301,7 +321,7 @@ BAD_FILES = {
     ),
     "unknown channels": ('{"channels": "CMYK"}', "unknown channels 'CMYK'; known: RGB, BGR, GRAY"),
     "unknown layout": ('{"layout": "NC"}', "unknown layout 'NC'; known: NCHW, NHWC"),
-    "unknown fit": ('{"fit": ["crop"]}', "unknown fit ['crop']; known: crop, stretch"),
+    "unknown fit": ('{"fit": ["crop"]}', "unknown fit ['crop']; known: crop, stretch, squash, pad"),
     "unknown filter": (
         '{"interpolation": "box"}',
         "unknown interpolation 'box'; known: nearest, bilinear, bicubic, lanczos",
@@ -311,7 +331,7 @@ BAD_FILES = {
     "mean as text": ('{"mean": "0.5"}', "mean must be a number or a list of numbers, not '0.5'"),
     "infinite mean": ('{"mean": [Infinity]}', "mean must be finite: (inf,)"),
     "no deviation": ('{"std": [1, 0, 1]}', "std must be finite and positive: (1.0, 0.0, 1.0)"),
-    "crop too large": ('{"crop_fraction": 1.5}', "crop_fraction must be above 0 and at most 1, not 1.5"),
+    "crop too large": ('{"crop_fraction": 2.5}', "crop_fraction must be above 0 and at most 2, not 2.5"),
     "crop as text": (
         '{"crop_fraction": "a"}',
         "cannot be used ('<' not supported between instances of 'int' and 'str')",

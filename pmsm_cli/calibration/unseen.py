@@ -1,0 +1,102 @@
+"""What further images will show: activations beyond the range of those that were seen.
+
+Thresholds are chosen on a few images and used on others. A channel reaches further on these the fewer there were, most
+of all where an image gives one value a channel (the features behind a pooling, a class token). How often, the halves of
+the images tell each other: the share of the values of one that lie beyond the range of the other. The range of twice as
+many images is left half as often. How far, the channel's own tail tells: to first order an exponential one, the excess
+over a high quantile (J. Pickands, "Statistical inference using extreme order statistics", Ann. Statist. 3, 1975,
+119-131, with shape 0).
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
+
+Doubles = npt.NDArray[np.float64]
+
+# The share of the values that tells how a tail falls off, and how many independent ones of them it takes. Values of one
+# image are alike: of n independent values, one in n / 2 + 1 lies beyond those of the other half.
+_TAIL, _FEWEST_IN_TAIL = 0.02, 4
+
+
+def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
+    """The same with the values beyond either limit that as many further images are expected to show.
+
+    Unchanged where the images were not told apart, or where fewer than half a value a channel is expected.
+    """
+    if statistics.even_counts is None or statistics.counts.shape[1] < 2:
+        return statistics
+    values = float(np.median(statistics.counts.sum(axis=1)))
+    even = statistics.even_counts
+    odd = statistics.counts.reshape(even.shape[0], even.shape[1], -1).sum(axis=2) - even
+    up, down = _share_beyond(even, odd), _share_beyond(even[:, ::-1], odd[:, ::-1])
+    excess_above = _excess(statistics.counts[:, ::-1], up, values) * statistics.bin_width
+    excess_below = _excess(statistics.counts, down, values) * statistics.bin_width
+    # A tensor without negative values (behind a ReLU) has none on further images either.
+    excess_below[statistics.lowest >= 0] = 0
+    if not excess_above.any() and not excess_below.any():
+        return statistics
+    highest = statistics.highest + excess_above.max(axis=1, initial=0)
+    lowest = statistics.lowest - excess_below.max(axis=1, initial=0)
+    added = np.hstack([statistics.highest[:, None] + excess_above, statistics.lowest[:, None] - excess_below])
+    return _over_range(statistics, lowest.astype(np.float32), highest.astype(np.float32), added)
+
+
+def _share_beyond(one: Counts, other: Counts) -> float:
+    """The share of the values of either half that lie above the highest of the other, mean over the channels."""
+    bins = one.shape[1]
+    beyond = 0.0
+    for held, limiting in ((one, other), (other, one)):
+        last = bins - 1 - (limiting[:, ::-1] > 0).argmax(axis=1)
+        beyond += float(np.where(np.arange(bins) > last[:, None], held, 0).sum())
+    return beyond / max(int(one.sum() + other.sum()), 1)
+
+
+def _excess(counts: Counts, beyond: float, values: float) -> Doubles:
+    """How far the values to expect lie below the lowest one, in bins, [channels, n]."""
+    tail = min(max(_TAIL, _FEWEST_IN_TAIL / 2 * beyond), 0.5)
+    return _scale(counts, tail)[:, None] * _representatives(round(values * beyond / 2))
+
+
+def _scale(counts: Counts, share: float) -> Doubles:
+    """The mean excess over the quantile that ends the lower tail, in bins, [channels]."""
+    wanted = share * counts.sum(axis=1, keepdims=True)
+    before = np.cumsum(counts, axis=1) - counts
+    in_tail = np.clip(wanted - before, 0, counts)  # as many of each bin as belong to the tail
+    place = np.arange(counts.shape[1])
+    edge = np.where(in_tail > 0, place, 0).max(axis=1)
+    return np.asarray(edge - (in_tail @ place) / np.maximum(wanted[:, 0], 1e-9))
+
+
+def _representatives(count: int) -> Doubles:
+    """So many values for an exponential tail of scale 1, each the root mean square of an equal share of it, [count]."""
+    if count == 0:
+        return np.zeros(0)
+    limits = -np.log(np.arange(count, 0, -1) / count)  # where each share begins
+    power = np.append(np.exp(-limits) * (limits**2 + 2 * limits + 2), 0)  # the integral of x^2 e^-x from there on
+    return np.asarray(np.sqrt((power[:-1] - power[1:]) * count))
+
+
+def _over_range(statistics: SiteStatistics, lowest: Floats, highest: Floats, added: Doubles) -> SiteStatistics:
+    """The histogram over a wider range, and the values [channels, n] added to it."""
+    channels, bins = statistics.counts.shape
+    width = (highest - lowest).astype(np.float64) / bins
+    alive = (statistics.bin_width[:, 0] > 0) & (width > 0)
+    old_width = np.where(alive, statistics.bin_width[:, 0], 1)[:, None]
+    edges = lowest[:, None] + width[:, None] * np.arange(bins + 1)
+    position = np.clip((edges - statistics.lowest[:, None]) / old_width, 0, bins)
+    position[:, 0], position[:, -1] = 0, bins
+    below = np.pad(np.cumsum(statistics.counts, axis=1), ((0, 0), (1, 1)), mode="edge")
+    below[:, 0] = 0
+    whole = position.astype(np.int64)
+    start = np.take_along_axis(below, whole, axis=1)
+    inside = (position - whole) * (np.take_along_axis(below, whole + 1, axis=1) - start)
+    counts = np.diff(np.round(start + inside).astype(np.int64), axis=1)
+    place = np.clip(((added - lowest[:, None]) / np.where(alive, width, 1)[:, None]).astype(np.int64), 0, bins - 1)
+    np.add.at(counts, (np.arange(channels)[:, None], place), 1)
+    return SiteStatistics(
+        lowest=np.where(alive, lowest, statistics.lowest),
+        highest=np.where(alive, highest, statistics.highest),
+        counts=np.where(alive[:, None], counts, statistics.counts),
+    )

@@ -1,0 +1,37 @@
+"""The shapes of a checkpoint's tensors, measured on a blank image, and the work that follows from them."""
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.work import Work, image_nodes, work_of
+from pmsm_cli.runtime.session import open_session
+
+
+def measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
+    """The shapes of everything that depends on the image at the first timestep, for one image (or the fixed batch)."""
+    names = [output.name for node in image_nodes(checkpoint.model) for output in node.outputs if output.name]
+    model = checkpoint.model.clone()
+    values = {output.name: output for node in model.graph for output in node.outputs}
+    model.graph.outputs.clear()
+    model.graph.outputs.extend(values[name] for name in names)  # of any type: onnxruntime finds that out by itself
+    session = open_session(model, subject=checkpoint.subject)
+    blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
+    results = zip(session.output_names, session.run(blank), strict=True)
+    # What is no tensor (a sequence of them) has no shape.
+    shapes: dict[str, Shape] = {name: result.shape for name, result in results if isinstance(result, np.ndarray)}
+    shapes[session.input_name] = blank.shape
+    return shapes
+
+
+def measure_work(checkpoint: Checkpoint, shapes: dict[str, Shape] | None = None) -> Work:
+    """What a checkpoint has to do for one image, whatever that costs; `shapes` where they were measured before."""
+    shapes = measure_shapes(checkpoint) if shapes is None else shapes
+    return work_of(checkpoint.model, checkpoint.manifest.plan, shapes, batch=fixed_batch(checkpoint.model) or 1)
+
+
+def fixed_batch(model: ir.Model) -> int | None:
+    """How many images a graph reads at a time; None where that is left open."""
+    shape = model.graph.inputs[0].shape
+    return shape[0] if shape and isinstance(shape[0], int) and shape[0] > 0 else None

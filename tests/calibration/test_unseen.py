@@ -1,0 +1,66 @@
+"""What calibration expects of images that it has not seen."""
+
+import numpy as np
+from observing import observe
+
+from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.unseen import with_unseen
+
+
+def activations(images: int, *, seed: int, positions: int = 1, channels: int = 200) -> np.ndarray:
+    """Values that are alike within an image and differ between images, [channels, images x positions]."""
+    random = np.random.default_rng(seed)
+    level = random.normal(size=(channels, images, 1))
+    return (level + 0.1 * random.normal(size=(channels, images, positions))).reshape(channels, -1)
+
+
+def share_beyond(seen: SiteStatistics, values: np.ndarray) -> float:
+    return float(((values > seen.highest[:, None]) | (values < seen.lowest[:, None])).mean())
+
+
+def test_further_images_leave_the_range_about_as_often_as_expected():
+    seen = observe(activations(16, seed=0, positions=9), images=16)
+    expected = with_unseen(seen)
+    added = (expected.counts.sum(axis=1) - seen.counts.sum(axis=1)) / seen.counts.sum(axis=1)
+    assert (added == added[0]).all()
+    further = activations(400, seed=1, positions=9)
+    assert 0.5 < added[0] / share_beyond(seen, further) < 2
+    assert share_beyond(expected, further) < share_beyond(seen, further) / 3
+
+
+def test_the_error_that_clipping_makes_on_further_images_falls():
+    seen = observe(activations(12, seed=0), images=12)
+    expected = with_unseen(seen)
+    further = activations(400, seed=1)
+
+    def clipped(limits: SiteStatistics) -> float:
+        within = np.clip(further, limits.lowest[:, None], limits.highest[:, None])
+        return float(np.mean((further - within) ** 2))
+
+    assert clipped(expected) < clipped(seen) / 3
+
+
+def test_many_values_move_little():
+    values = activations(500, seed=0, positions=40, channels=20)
+    seen = observe(values, images=500)
+    expected = with_unseen(seen)
+    middle = [each.centres[0] @ each.counts[0] / each.counts[0].sum() for each in (seen, expected)]
+    assert abs(middle[0] - middle[1]) < 0.01
+    assert expected.counts.sum() < 1.005 * seen.counts.sum()
+
+
+def test_a_tensor_behind_a_relu_stays_without_negative_values():
+    seen = observe(np.maximum(activations(16, seed=0), 0), images=16)
+    expected = with_unseen(seen)
+    assert (expected.lowest == 0).all()
+    assert (expected.highest >= seen.highest).all()
+    assert expected.highest.mean() > 1.1 * seen.highest.mean()
+
+
+def test_a_channel_that_never_changes_and_images_not_told_apart_stay_as_they_are():
+    values = activations(16, seed=0)
+    values[3] = 0.5
+    expected = with_unseen(observe(values, images=16))
+    assert expected.lowest[3] == expected.highest[3] == np.float32(0.5)
+    together = observe(values)
+    assert with_unseen(together) is together
