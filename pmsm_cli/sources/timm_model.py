@@ -4,13 +4,10 @@ torch and timm are needed here and nowhere behind it: what leaves is an ONNX mod
 """
 
 import ast
-import contextlib
 import functools
 import hashlib
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +16,7 @@ import onnx_ir as ir
 
 from pmsm_cli.errors import ModelFileError, UnsupportedGraphError
 from pmsm_cli.sources.records import Source, Weights
-from pmsm_cli.sources.timm_names import PREFIX, data_config, first_line, resolve_name
+from pmsm_cli.sources.timm_names import PREFIX, data_config, first_line, quiet, resolve_name
 from pmsm_cli.sources.timm_weights import check_readable, class_count, fetch_pretrained, put_weights, read_weights
 
 if TYPE_CHECKING:
@@ -224,16 +221,3 @@ def identity(name: str, module: "torch.nn.Module", shape: tuple[int, int, int]) 
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what timm and the exporter remark to their developers off the user's screen."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

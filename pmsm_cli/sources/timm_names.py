@@ -1,7 +1,11 @@
 """What timm knows of a model before it is created: whether there is one of that name, and how it was trained."""
 
+import contextlib
 import difflib
+import logging
 import math
+import warnings
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +30,8 @@ def check_timm(subject: str) -> None:
         SetupError: it or torch is missing, or torchvision was built for another torch.
     """
     try:
-        import timm  # noqa: F401
+        with quiet():
+            import timm  # noqa: F401
     except ModuleNotFoundError as error:
         problem = f"needs {error.name}, which is not installed"
         raise SetupError(problem, subject=subject, hint=_INSTALL) from error
@@ -119,6 +124,19 @@ def preset_of(preset: str, *, height: int | None, width: int | None) -> dict[str
         "mean": tuple(config["mean"]),
         "std": tuple(config["std"]),
     }
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what timm and the exporter remark to their developers off the user's screen."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def first_line(error: BaseException) -> str:
