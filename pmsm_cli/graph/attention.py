@@ -53,15 +53,21 @@ def _scale(node: ir.Node) -> float | None:
     width = queries.shape[-1] if queries is not None and queries.shape is not None else None
     if not isinstance(width, int):
         return None
-    heads = _heads(node, _QUERIES) if queries is not None and queries.shape is not None and len(queries.shape) == 3 else 1
+    heads = (
+        _heads(node, _QUERIES) if queries is not None and queries.shape is not None and len(queries.shape) == 3 else 1
+    )
     return 1 / math.sqrt(width / heads) if heads else None
 
 
 def _decompose(graph: ir.Graph, node: ir.Node) -> None:
     pieces = Pieces(graph, node)
     queries, keys, values, mask = (*node.inputs[:3], node.inputs[_MASK] if len(node.inputs) > _MASK else None)
-    assert queries is not None and keys is not None and values is not None
-    folded = queries.shape is not None and len(queries.shape) == 3  # heads beside one another, [images, tokens, channels]
+    assert queries is not None
+    assert keys is not None
+    assert values is not None
+    folded = (
+        queries.shape is not None and len(queries.shape) == 3
+    )  # heads beside one another, [images, tokens, channels]
     if folded:
         heads = _heads(node, _QUERIES) or 1
         queries, keys, values = (pieces.reshaped(each, [0, 0, heads, -1]) for each in (queries, keys, values))

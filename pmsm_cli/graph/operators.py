@@ -40,9 +40,7 @@ class Pieces:
         self._type = node.outputs[0].type
         self._nodes: list[ir.Node] = []
 
-    def add(
-        self, op_type: str, inputs: list[ir.Value], *attributes: ir.Attr, name: str | None = None
-    ) -> ir.Value:
+    def add(self, op_type: str, inputs: list[ir.Value], *attributes: ir.Attr, name: str | None = None) -> ir.Value:
         """One more piece, and what it gives."""
         output = ir.Value(name=self._next_name(op_type), type=self._type)
         self._nodes.append(ir.Node("", op_type, inputs, attributes, outputs=[output], name=name or output.name))

@@ -96,8 +96,8 @@ class SitePlan:
 def find_sites(network: Network, shapes: Mapping[str, Shape], *, spiking_input: bool = False) -> SitePlan:
     """Every synaptic operator of a network, by the tensor that it reads.
 
-    The layers that read the image itself stay analog (direct coding) unless `spiking_input` is set. `shapes` come from
-    `infer_shapes` and serve the multiply-accumulates only.
+    The layers that read the image itself stay analog (direct coding) unless `spiking_input` is set. `shapes` are those
+    of one image (or the fixed batch), by name.
 
     Raises:
         UnsupportedGraphError: nothing would spike.
@@ -236,7 +236,7 @@ class _Origins:
         of_image, after_synapse = set(graph.inputs), set[ir.Value]()
         for node in graph:
             reads = values_read(node)
-            if reads & of_image:
+            if reads & of_image and node.op_type not in SHAPE_ONLY:
                 of_image.update(node.outputs)
             if node.op_type in SYNAPTIC_OPS or multiplies_inside(node) or reads & after_synapse:
                 after_synapse.update(node.outputs)

@@ -75,7 +75,9 @@ def test_attention_in_pieces_gives_the_same_numbers_and_spikes(proto: onnx.Model
     assert "Attention" not in op_types(clean)
     plan = find_sites(clean, infer_shapes(clean.model, (1, 3, 8, 8)))
     assert [layer.reason for layer in plan.analog_layers] == [READS_IMAGE]
-    products = [reader for site in plan.sites for reader in site.readers if reader.node.endswith(("/scores", "/weighted"))]
+    products = [
+        reader for site in plan.sites for reader in site.readers if reader.node.endswith(("/scores", "/weighted"))
+    ]
     assert sorted(reader.macs for reader in products) == [0, 0, 2 * 16 * 16 * 4, 2 * 16 * 16 * 4]
     assert [site.channels for site in plan.sites if site.relative_axis == -1] == [2]  # a threshold a head
 

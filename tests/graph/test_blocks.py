@@ -1,5 +1,6 @@
 """The blocks of today's image networks, a few lines each: what spikes in them, and the error at every timestep."""
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,7 +39,9 @@ class Block:
 
 
 def w(*shape: int, seed: int = 0) -> Array:
-    return tiny.weights(*shape, seed=seed, scale=(2 / shape[-2 if len(shape) == 2 else 1]) ** 0.5 if len(shape) > 1 else 0.3)
+    return tiny.weights(
+        *shape, seed=seed, scale=(2 / shape[-2 if len(shape) == 2 else 1]) ** 0.5 if len(shape) > 1 else 0.3
+    )
 
 
 QKV = "q = MatMul (t, wq) k = MatMul (t, wk) v = MatMul (t, wv)"
@@ -69,7 +72,14 @@ BLOCKS = [
             h = MatMul (g, w2) s = Mul (h, scale) u = Add (t, s)
         """,
         sites=3,
-        weights={**NORM, **MLP, "root2": np.float32(2**0.5), "one": np.float32(1), "half": np.float32(0.5), "scale": w(8)},
+        weights={
+            **NORM,
+            **MLP,
+            "root2": np.float32(2**0.5),
+            "one": np.float32(1),
+            "half": np.float32(0.5),
+            "scale": w(8),
+        },
     ),
     Block(
         name="GELU by tanh in pieces",
@@ -192,7 +202,7 @@ BLOCKS = [
             cut = Reshape (rolled, windows) ordered = Transpose <perm = [0, 2, 4, 3, 5, 1]> (cut)
             x = Reshape (ordered, tokens)
             q = MatMul (x, wq) k = MatMul (x, wk) v = MatMul (x, wv) kt = Transpose <perm = [0, 2, 1]> (k)
-            s = MatMul (q, kt) folded = Reshape (s, images) masked = Add (folded, mask) back = Reshape (masked, scores)
+            s = MatMul (q, kt) folded = Reshape (s, images) masked = Add (folded, mask) back = Reshape (masked, apart_again)
             p = Softmax (back) mixed = MatMul (p, v) o = MatMul (mixed, wo)
             pieces = Reshape (o, apart) map = Transpose <perm = [0, 5, 1, 3, 2, 4]> (pieces) u = Reshape (map, whole)
         """,
@@ -211,7 +221,7 @@ BLOCKS = [
             "tokens": np.array([-1, 4, 8]),
             "images": np.array([-1, 4, 4, 4]),
             "mask": np.where(np.arange(64).reshape(4, 4, 4) % 5 == 4, np.float32(-100), np.float32(0)),
-            "scores": np.array([-1, 4, 4]),
+            "apart_again": np.array([-1, 4, 4]),
             "apart": np.array([-1, 2, 2, 2, 2, 8]),
             "whole": np.array([-1, 8, 4, 4]),
         },
@@ -304,21 +314,28 @@ BLOCKS = [
         weights={**ATTENTION, "w1": w(2, 2, 1, 1), "w2": w(2, 2, 1, 1, seed=1)},
     ),
     Block(
-        name="fused attention behind rotary positions",
+        name="fused attention behind rotary positions, in pieces and fused",
         body="""
             q = MatMul (t, wq) k = MatMul (t, wk) v = MatMul (t, wv)
-            qr = RotaryEmbedding <num_heads = 2> (q, cosine, sine) kr = RotaryEmbedding <num_heads = 2> (k, cosine, sine)
+            low, high = Split <axis = -1, num_outputs = 2> (q) minus = Neg (high) turned = Concat <axis = -1> (minus, low)
+            qc = Mul (q, cosine) qs = Mul (turned, sine) qr = Add (qc, qs)
+            first = Shape <start = 0, end = 1> (t) wanted = Concat <axis = 0> (first, tokens)
+            ids = Expand (places, wanted) kr = RotaryEmbedding <num_heads = 2> (k, cosines, sines, ids)
             mixed = Attention <q_num_heads = 2, kv_num_heads = 2> (qr, kr, v) u = MatMul (mixed, wo)
         """,
-        sites=6,
+        sites=7,
         relative=1,
         weights={
             "wq": ATTENTION["wq"],
             "wk": ATTENTION["wk"],
             "wv": ATTENTION["wv"],
             "wo": ATTENTION["wo"],
-            "cosine": np.cos(np.arange(32).reshape(1, 16, 2) / 7).astype(np.float32),
-            "sine": np.sin(np.arange(32).reshape(1, 16, 2) / 7).astype(np.float32),
+            "cosine": np.cos(np.arange(128).reshape(16, 8) / 20).astype(np.float32),
+            "sine": np.sin(np.arange(128).reshape(16, 8) / 20).astype(np.float32),
+            "tokens": np.array([16]),
+            "places": np.arange(16).reshape(1, 16),
+            "cosines": np.cos(np.arange(32).reshape(16, 2) / 7).astype(np.float32),
+            "sines": np.sin(np.arange(32).reshape(16, 2) / 7).astype(np.float32),
         },
     ),
     Block(
@@ -341,11 +358,11 @@ BLOCKS = [
 
 def network(block: Block) -> onnx.ModelProto:
     """Stem, block, head: 16 pixels of 8 channels, five classes."""
-    begin = "" if block.map else "r = Reshape (c, flat) t = Transpose <perm = [0, 2, 1]> (r)"
+    begin = "" if block.map else "r = Reshape (pixels, flat) t = Transpose <perm = [0, 2, 1]> (r)"
     return tiny.model(
         f"""
         g (float[N, 3, 8, 8] image) => (float[N, 5] scores) {{
-            {"t" if block.map else "c"} = Conv <strides = [2, 2]> (image, stem) {begin}
+            {"t" if block.map else "pixels"} = Conv <strides = [2, 2]> (image, stem) {begin}
             {block.body}
             pooled = ReduceMean <keepdims = 0> (u, {"sides_of_map" if block.map else "tokens_of_map"})
             scores = Gemm (pooled, head)
@@ -367,7 +384,7 @@ def errors(block: Block, steps: int) -> list[float]:
     source = session_of(proto).run(None, {"image": IMAGES})[0]
     checkpoint = spiking.checkpoint_of(proto, IMAGES, timesteps=steps, levels=LEVELS)
     session = open_session(checkpoint.model, subject="net.snn.onnx")
-    (scores,) = per_step_outputs(session, session.run(IMAGES), steps)
+    (scores,) = per_step_outputs(session.output_names, session.run(IMAGES), steps)
     return [100 * float(np.linalg.norm(step - source) / np.linalg.norm(source)) for step in scores]
 
 
@@ -377,12 +394,14 @@ def test_all_work_but_that_on_the_image_is_driven_by_spikes(block: Block):
     assert len(plan.sites) == block.sites
     assert tuple(layer.op_type for layer in plan.analog_layers[1:]) == block.analog
     assert plan.analog_layers[0].reason == READS_IMAGE
-    assert None not in [layer.macs for layer in plan.analog_layers] + [r.macs for site in plan.sites for r in site.readers]
+    assert None not in [layer.macs for layer in plan.analog_layers] + [
+        r.macs for site in plan.sites for r in site.readers
+    ]
     assert sum(site.relative_axis is not None for site in plan.sites) == block.relative
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_the_output_tends_to_the_sources_from_step_to_step(block: Block):
     by_step = errors(block, STEPS)
-    assert by_step[0] < 1.5
-    assert all(later < 0.75 * earlier for earlier, later in zip(by_step, by_step[1:], strict=False))
+    assert by_step[0] < 2
+    assert all(later < 0.75 * earlier for earlier, later in itertools.pairwise(by_step))
