@@ -150,7 +150,7 @@ def build(name: str) -> torch.nn.Module:
         for parameter in module.parameters():
             drawn = torch.randn(parameter.shape, generator=random)
             if parameter.ndim > 1:
-                parameter.copy_(drawn * (2 / parameter[0].numel()) ** 0.5)
+                parameter.copy_(drawn * (1.5 / parameter[0].numel()) ** 0.5)
             else:
                 parameter.add_(0.2 * drawn)
     return module
