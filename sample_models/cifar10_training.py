@@ -151,12 +151,16 @@ def accuracy(path: Path, folder: Path) -> float:
 
 def parse_arguments(recipe: Recipe, epochs: int) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=f"Train {recipe.name} on CIFAR-10 from random weights; write it as ONNX.")
+    parser = argparse.ArgumentParser(
+        description=f"Train {recipe.name} on CIFAR-10 from random weights; write it as ONNX."
+    )
     parser.add_argument("train", type=Path, help="folder with one folder of training images a class")
     parser.add_argument("--test", type=Path, help="the same of test images, looked at once, after training")
     parser.add_argument("--teacher", type=Path, help="ONNX network whose answers are learned beside the labels")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / f"{recipe.name}.onnx")
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"passes over the training images (default: {epochs})")
+    parser.add_argument(
+        "--epochs", type=int, default=epochs, help=f"passes over the training images (default: {epochs})"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()

@@ -1,7 +1,7 @@
-"""Train VGG-16 with batch normalisation on CIFAR-10 from random weights and write it as ONNX; resume where it stopped.
+"""Train VGG-16 with batch normalisation on CIFAR-10 from random weights; write it as ONNX; resume where it stopped.
 
-The network of the papers on conversion: thirteen convolutions, each with batch normalisation and ReLU, five poolings, one
-linear layer (K. Simonyan, A. Zisserman, 2015; for 32 x 32 images with a single linear layer). 15 M parameters: the
+The network of the papers on conversion: thirteen convolutions, each with batch normalisation and ReLU, five poolings,
+one linear layer (K. Simonyan, A. Zisserman, 2015; for 32 x 32 images with a single linear layer). 15 M parameters: the
 file, 59 MB, is too large for the repository. Needs torch and onnxruntime.
 
     python sample_models/train_vgg.py .cache/cifar10/train --test .cache/cifar10/test --out .cache/vgg16_cifar10.onnx
@@ -17,7 +17,7 @@ LAYERS = (64, 64, POOL, 128, 128, POOL, 256, 256, 256, POOL, 512, 512, 512, POOL
 
 
 def build_network(classes: int) -> nn.Module:
-    """Return the untrained network (average pooling, as for spiking networks: a maximum of spikes is not a spike sum)."""
+    """Return the untrained network; it pools by means, since no spiking method with one spike a step has a maximum."""
     modules: list[nn.Module] = []
     inputs = 3
     for width in LAYERS:

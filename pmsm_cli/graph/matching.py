@@ -16,6 +16,7 @@ import onnx_ir.passes.common as common_passes
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.operators import reduction
 from pmsm_cli.graph.rest import drive_node, driven_output
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Synapse, scale_outputs, synapse_of
@@ -172,14 +173,9 @@ def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) ->
         return value
 
     def mean_of(value: ir.Value, result: ir.Value | str) -> ir.Value:
-        mean = add("ReduceMean", [value], result)
-        if graph.opset_imports[""] >= 18:  # the axes became an input
-            axes = add_constant(graph, f"{mean.name}/axes", np.array(reader.other_axes, np.int64))
-            steps[-1].resize_inputs(2)
-            steps[-1].replace_input_with(1, axes)
-        else:
-            steps[-1].attributes.add(ir.AttrInt64s("axes", reader.other_axes))
+        mean = result if isinstance(result, ir.Value) else _like(output, f"{name}/{result}")
         mean.shape = None
+        steps.append(reduction(graph, "ReduceMean", value, reader.other_axes, mean))
         return mean
 
     tiny = add_constant(graph, f"{name}/tiny", np.array(SMALLEST_DEVIATION**2, np.float32))
