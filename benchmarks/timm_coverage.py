@@ -35,7 +35,7 @@ CALIBRATION_SEED, TEST_SEED = 2, 3
 TEST_IMAGES = 32
 # Calibration images: as many as so many multiply-accumulates pay for, within these bounds.
 WORK, FEWEST, MOST = 100e9, 64, 256
-WEIGHTS = ("made", "revived")
+WEIGHTS = ("made", "revived")  # kinds of weights, each converted
 STEPS = (1, 2, 4, 8)
 STEPPED = {"regnet": 7, "deit": 7, "levit": 7}  # a CNN, a transformer, a hybrid; with so many levels
 
@@ -56,9 +56,9 @@ def pmsm(*arguments: object) -> Record:
 
 
 class Measurement:
-    """One model on disk, with both kinds of weights, ready to be converted."""
+    """One model on disk, with one kind of weights, ready to be converted."""
 
-    def __init__(self, choice: Record, folder: Path) -> None:
+    def __init__(self, choice: Record, weights: str, folder: Path) -> None:
         """Everything that is written goes into `folder`."""
         import onnx
         import timm_models
@@ -67,54 +67,51 @@ class Measurement:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.sources = {weights: folder / f"{weights}.onnx" for weights in WEIGHTS}
+        self.source = folder / f"{weights}.onnx"
         self.calibration, self.test = (folder / name for name in ("seen.npy", "new.npy"))
         chosen = timm_models.Choice(**choice)
         started = time.perf_counter()
         module = timm_models.make(chosen)
         proto, _ = export_open_or_fixed(module, (3, chosen.size, chosen.size), chosen.model)
-        onnx.save(proto, self.sources["made"])
         self.export_seconds = time.perf_counter() - started
-        timm_models.revive(module, chosen.size)
-        onnx.save(timm_models.with_weights_of(proto, module), self.sources["revived"])
-        self.plan = pmsm("inspect", self.sources["made"], "--preprocess", "none")
+        if weights == "revived":
+            timm_models.revive(module, chosen)
+            proto = timm_models.with_weights_of(proto, module)
+        onnx.save(proto, self.source)
+        self.plan = pmsm("inspect", self.source, "--preprocess", "none")
         self.images = int(np.clip(WORK / max(self.plan["total_macs"], 1), FEWEST, MOST))
-        np.save(self.calibration, timm_models.images(self.images, chosen.size, seed=CALIBRATION_SEED))
-        np.save(self.test, timm_models.images(TEST_IMAGES, chosen.size, seed=TEST_SEED))
+        np.save(self.calibration, timm_models.images(self.images, chosen, seed=CALIBRATION_SEED))
+        np.save(self.test, timm_models.images(TEST_IMAGES, chosen, seed=TEST_SEED))
 
-    def convert(self, weights: str, levels: int, *options: object) -> Path:
+    def convert(self, levels: int, *options: object) -> Path:
         """A checkpoint of the model."""
         target = self.folder / "checkpoint.onnx"
         data = ["--data", self.calibration, "--samples", self.images, "--preprocess", "none"]
-        pmsm("convert", self.sources[weights], *data, "--levels", levels, "--threads", 1, *options, "-o", target)
+        pmsm("convert", self.source, *data, "--levels", levels, "--threads", 1, *options, "-o", target)
         return target
 
-    def error(self, weights: str, checkpoint: Path) -> float:
+    def error(self, checkpoint: Path) -> float:
         """The largest output error that `pmsm eval` finds against the source, in percent."""
-        result = pmsm("eval", checkpoint, self.test, "--against", self.sources[weights], "--threads", 1)
+        result = pmsm("eval", checkpoint, self.test, "--against", self.source, "--threads", 1)
         return max(output["relative_error"] for output in result["outputs"])
 
 
-def measure(choice: Record, keep: Path | None) -> Record:
+def measure(choice: Record, weights: str, keep: Path | None) -> Record:
     """Convert and compare one model."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Measurement(choice, keep or Path(folder))
-        record: Record = {
+        model = Measurement(choice, weights, keep or Path(folder))
+        started = time.perf_counter()
+        checkpoint = model.convert(LEVELS)
+        return {
             "sites": len(model.plan["sites"]),
             "share": model.plan["spiking_share"],
             "analog": dict(Counter(f"{layer['op_type']}: {layer['reason']}" for layer in model.plan["analog_layers"])),
             "images": model.images,
             "export_seconds": model.export_seconds,
+            "seconds": time.perf_counter() - started,
+            "error": model.error(checkpoint),
+            **distances(model.source, checkpoint, np.load(model.test)),
         }
-        for weights in WEIGHTS:
-            started = time.perf_counter()
-            checkpoint = model.convert(weights, LEVELS)
-            record[weights] = {
-                "seconds": time.perf_counter() - started,
-                "error": model.error(weights, checkpoint),
-                **distances(model.sources[weights], checkpoint, np.load(model.test)),
-            }
-        return record
 
 
 def distances(source: Path, checkpoint: Path, inputs: np.ndarray) -> Record:
@@ -136,12 +133,9 @@ def distances(source: Path, checkpoint: Path, inputs: np.ndarray) -> Record:
 def measure_steps(choice: Record, *, levels: int) -> Record:
     """The error at the last of 1, 2, 4 and 8 timesteps, in both codings."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Measurement(choice, Path(folder))
+        model = Measurement(choice, "revived", Path(folder))
         errors = {
-            coding: [
-                model.error("revived", model.convert("revived", levels, "-T", steps, "--coding", coding))
-                for steps in STEPS
-            ]
+            coding: [model.error(model.convert(levels, "-T", steps, "--coding", coding)) for steps in STEPS]
             for coding in ("refine", "rate")
         }
         return {"levels": levels, "sites": len(model.plan["sites"]), "images": model.images, "errors": errors}
@@ -210,17 +204,21 @@ class Results:
 
 
 def sweep(results: Results, modules: Iterable[str], limits: dict[str, float], keep: Path | None) -> list[Record]:
-    """A record a module, smallest models first."""
+    """A record a module, smallest models first: its choice, and what was found with each kind of weights."""
     choices = {}
     for module in modules:
         choice = results.get("choice", module, lambda module=module: bounded(choose, module, **limits))
         choices[module] = {key: value for key, value in choice.items() if key not in ("kind", "module")}
-    records = []
-    for module, choice in sorted(choices.items(), key=lambda each: (each[1].get("parameters", 0), each[0])):
-        work = functools.partial(bounded, measure, choice, keep / module if keep else None, **limits)
-        measured = choice if "failed" in choice else results.get("conversion", module, work)
-        records.append({**choice, **measured, "module": module})
-    return sorted(records, key=lambda record: record["module"])
+    records = {module: {**choice, "module": module} for module, choice in choices.items()}
+    for weights in WEIGHTS:
+        for module, choice in sorted(choices.items(), key=lambda each: (each[1].get("parameters", 0), each[0])):
+            if "failed" in records[module]:
+                continue
+            work = functools.partial(bounded, measure, choice, weights, keep / module if keep else None, **limits)
+            records[module][weights] = results.get(weights, module, work)
+            if "failed" in records[module][weights]:
+                records[module]["failed"] = records[module][weights]["failed"]
+    return sorted(records.values(), key=lambda record: record["module"])
 
 
 def page(records: list[Record], stepped: list[Record]) -> str:
@@ -262,8 +260,8 @@ seeded random weights. As timm makes them, many models hardly depend on their bl
 are 0, layer scales 1e-5. "Revived" are the same weights, but for such ones, which get seeded values of a trained
 network's size, and batch norms, which get the power of what they read as variance; `benchmarks/timm_models.py` has the
 rules. Of models above 150 million parameters two blocks are taken ("depth 2"), for memory's sake. Images are made up:
-objects before clouds, of mean 0 and deviation 1. Thresholds are set on so many (images); {TEST_IMAGES} others, which
-calibration has not seen, are what errors are measured on. In percent:
+objects before clouds, in the model's own preprocessing. Thresholds are set on so many (images); {TEST_IMAGES} others,
+which calibration has not seen, are what errors are measured on. In percent:
 
 - error: what `pmsm eval --against` calls output error, the L2 norm of the difference over that of the source's output,
   over all test images together. A single one that drives activations beyond what calibration saw can make most of it.
@@ -282,15 +280,16 @@ def _row(record: Record) -> str:
         return f"{start}fails ||||||||||"
     numbers = [record[weights][kind] for weights in WEIGHTS for kind in ("error", "median_error", "varying_error")]
     errors = " | ".join(f"{number:.2f}" for number in numbers)
-    facts = f"{record['images']} | {record['sites']} | {record['share']:.2f}"
-    return f"{start}{facts} | {errors} | {record['made']['seconds']:.0f} |"
+    made = record["made"]
+    facts = f"{made['images']} | {made['sites']} | {made['share']:.2f}"
+    return f"{start}{facts} | {errors} | {made['seconds']:.0f} |"
 
 
 def _analog(records: list[Record]) -> list[str]:
     """What multiplies and accumulates without spikes, beside the layers that read the image."""
     found: dict[str, list[str]] = {}
     for record in records:
-        for reason, count in record["analog"].items():
+        for reason, count in record["made"]["analog"].items():
             if "reads the image" not in reason:
                 found.setdefault(reason, []).append(f"{record['module']} ({count})")
     rows = [f"- {reason}: {', '.join(modules)}" for reason, modules in sorted(found.items())]

@@ -78,7 +78,7 @@ def make(choice: Choice) -> torch.nn.Module:
     return timm.create_model(choice.model, exportable=True, **choice.arguments).eval()
 
 
-def revive(module: torch.nn.Module, size: int) -> None:
+def revive(module: torch.nn.Module, choice: Choice) -> None:
     """Bring every block of a model into use; see the top of this file."""
     random = torch.Generator().manual_seed(SEED)
     normal = functools.partial(torch.randn, generator=random)
@@ -101,7 +101,7 @@ def revive(module: torch.nn.Module, size: int) -> None:
             if norm.weight is not None and not norm.weight.abs().mean() > 0.3:  # the last of a residual branch
                 norm.weight.copy_(0.1 + 0.9 * torch.rand(norm.weight.shape, generator=random))
         hooks = [norm.register_forward_pre_hook(_set_power) for norm in norms]
-        module(torch.from_numpy(images(_POWER_IMAGES, size, seed=_POWER_SEED)))
+        module(torch.from_numpy(images(_POWER_IMAGES, choice, seed=_POWER_SEED)))
         for hook in hooks:
             hook.remove()
 
@@ -122,10 +122,16 @@ def _set_power(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     norm.running_var.fill_(float(inputs[0].square().mean()))
 
 
-def images(count: int, size: int, *, seed: int) -> Array:
-    """Structured inputs, objects before clouds (as conversions without data see them), each of mean 0, deviation 1."""
-    plain = Preprocessing(height=size, width=size, channels=Channels.RGB, layout=Layout.NCHW)
+def images(count: int, choice: Choice, *, seed: int) -> Array:
+    """Objects before clouds in the model's own preprocessing, which is what a conversion without data sees."""
+    config = get_pretrained_cfg(choice.model)
+    preprocessing = Preprocessing(
+        height=choice.size,
+        width=choice.size,
+        channels=Channels.RGB,
+        layout=Layout.NCHW,
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+    )
     pictures = SyntheticImages(count=count, seed=seed)
-    drawn = np.stack([pictures.load(index, plain) for index in range(count)])
-    axes = (1, 2, 3)
-    return np.asarray((drawn - drawn.mean(axes, keepdims=True)) / drawn.std(axes, keepdims=True), np.float32)
+    return np.stack([pictures.load(index, preprocessing) for index in range(count)])
