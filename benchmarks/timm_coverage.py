@@ -1,6 +1,6 @@
 """Every module of timm.models, its smallest model, converted with 255 levels at T = 1 and held against its source.
 
-    python benchmarks/timm_coverage.py [--results FILE.jsonl] [--modules NAME...] > docs/timm-coverage.md
+    python benchmarks/timm_coverage.py --images .cache/imagenet-sample [--modules NAME...] > docs/timm-coverage.md
 
 Needs torch and timm, no network: weights are random and seeded (`timm_models.py` says how). Each model has a process of
 its own, with bounded memory and time. What is done is in the results file, one line a model, and is not done again;
@@ -31,10 +31,9 @@ from machine import describe
 
 LEVELS = 255
 WITHIN = 2.0  # percent, the largest error that counts as faithful
-CALIBRATION_SEED, TEST_SEED = 2, 3
 TEST_IMAGES = 32
 # Calibration images: as many as so many multiply-accumulates pay for, within these bounds.
-WORK, FEWEST, MOST = 100e9, 64, 256
+WORK, FEWEST, MOST = 50e9, 64, 256
 WEIGHTS = ("made", "revived")  # kinds of weights, each converted
 STEPS = (1, 2, 4, 8)
 STEPPED = {"regnet": 7, "deit": 7, "levit": 7}  # a CNN, a transformer, a hybrid; with so many levels
@@ -58,8 +57,8 @@ def pmsm(*arguments: object) -> Record:
 class Measurement:
     """One model on disk, with one kind of weights, ready to be converted."""
 
-    def __init__(self, choice: Record, weights: str, folder: Path) -> None:
-        """Everything that is written goes into `folder`."""
+    def __init__(self, choice: Record, weights: str, pictures: Path | None, folder: Path) -> None:
+        """Everything that is written goes into `folder`; `pictures` are the images, None: made up."""
         import onnx
         import timm_models
 
@@ -75,13 +74,13 @@ class Measurement:
         proto, _ = export_open_or_fixed(module, (3, chosen.size, chosen.size), chosen.model)
         self.export_seconds = time.perf_counter() - started
         if weights == "revived":
-            timm_models.revive(module, chosen)
+            timm_models.revive(module, chosen, pictures)
             proto = timm_models.with_weights_of(proto, module)
         onnx.save(proto, self.source)
         self.plan = pmsm("inspect", self.source, "--preprocess", "none")
         self.images = int(np.clip(WORK / max(self.plan["total_macs"], 1), FEWEST, MOST))
-        np.save(self.calibration, timm_models.images(self.images, chosen, seed=CALIBRATION_SEED))
-        np.save(self.test, timm_models.images(TEST_IMAGES, chosen, seed=TEST_SEED))
+        np.save(self.calibration, timm_models.images(range(self.images), chosen, pictures))
+        np.save(self.test, timm_models.images(range(MOST, MOST + TEST_IMAGES), chosen, pictures))
 
     def convert(self, levels: int, *options: object) -> Path:
         """A checkpoint of the model."""
@@ -96,10 +95,10 @@ class Measurement:
         return max(output["relative_error"] for output in result["outputs"])
 
 
-def measure(choice: Record, weights: str, keep: Path | None) -> Record:
+def measure(choice: Record, weights: str, pictures: Path | None, keep: Path | None) -> Record:
     """Convert and compare one model."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Measurement(choice, weights, keep or Path(folder))
+        model = Measurement(choice, weights, pictures, keep or Path(folder))
         started = time.perf_counter()
         checkpoint = model.convert(LEVELS)
         return {
@@ -130,10 +129,10 @@ def distances(source: Path, checkpoint: Path, inputs: np.ndarray) -> Record:
     }
 
 
-def measure_steps(choice: Record, *, levels: int) -> Record:
+def measure_steps(choice: Record, pictures: Path | None, *, levels: int) -> Record:
     """The error at the last of 1, 2, 4 and 8 timesteps, in both codings."""
     with tempfile.TemporaryDirectory() as folder:
-        model = Measurement(choice, "revived", Path(folder))
+        model = Measurement(choice, "revived", pictures, Path(folder))
         errors = {
             coding: [model.error(model.convert(levels, "-T", steps, "--coding", coding)) for steps in STEPS]
             for coding in ("refine", "rate")
@@ -203,7 +202,9 @@ class Results:
         return self.done[kind, module]
 
 
-def sweep(results: Results, modules: Iterable[str], limits: dict[str, float], keep: Path | None) -> list[Record]:
+def sweep(
+    results: Results, modules: Iterable[str], limits: dict[str, float], pictures: Path | None, keep: Path | None
+) -> list[Record]:
     """A record a module, smallest models first: its choice, and what was found with each kind of weights."""
     choices = {}
     for module in modules:
@@ -214,7 +215,8 @@ def sweep(results: Results, modules: Iterable[str], limits: dict[str, float], ke
         for module, choice in sorted(choices.items(), key=lambda each: (each[1].get("parameters", 0), each[0])):
             if "failed" in records[module]:
                 continue
-            work = functools.partial(bounded, measure, choice, weights, keep / module if keep else None, **limits)
+            kept = keep / module if keep else None
+            work = functools.partial(bounded, measure, choice, weights, pictures, kept, **limits)
             records[module][weights] = results.get(weights, module, work)
             if "failed" in records[module][weights]:
                 records[module]["failed"] = records[module][weights]["failed"]
@@ -230,8 +232,7 @@ def page(records: list[Record], stepped: list[Record]) -> str:
     lines = [
         "# Every architecture in timm\n",
         f"`{' '.join(['python', *sys.argv])}`\n",
-        f"{describe()}, {_versions()}; one thread; seeds: weights 0, calibration images {CALIBRATION_SEED}, test "
-        f"images {TEST_SEED}.\n",
+        f"{describe()}, {_versions()}; one thread; seed 0 for weights and images.\n",
         f"- {len(converted)} of {len(records)} modules convert and run ({_percent(len(converted), len(records))}).",
         f"- Of these, {shares['made']} have an output error under {WITHIN:g} % with {LEVELS} levels at T = 1 and "
         f"weights as timm makes them; revived (see below), {shares['revived']}.\n",
@@ -259,9 +260,9 @@ The smallest model of each module of `timm.models`, at the smallest size from 12
 seeded random weights. As timm makes them, many models hardly depend on their blocks: last scales of residual branches
 are 0, layer scales 1e-5. "Revived" are the same weights, but for such ones, which get seeded values of a trained
 network's size, and batch norms, which get the power of what they read as variance; `benchmarks/timm_models.py` has the
-rules. Of models above 150 million parameters two blocks are taken ("depth 2"), for memory's sake. Images are made up:
-objects before clouds, in the model's own preprocessing. Thresholds are set on so many (images); {TEST_IMAGES} others,
-which calibration has not seen, are what errors are measured on. In percent:
+rules. Of models above 150 million parameters two blocks are taken ("depth 2"), for memory's sake. Images are those of
+`--images` (else made up) in the model's own preprocessing. Thresholds are set on so many (images); {TEST_IMAGES}
+others, which calibration has not seen, are what errors are measured on. In percent:
 
 - error: what `pmsm eval --against` calls output error, the L2 norm of the difference over that of the source's output,
   over all test images together. A single one that drives activations beyond what calibration saw can make most of it.
@@ -340,7 +341,8 @@ def main() -> None:
     )
     parser.add_argument("--modules", nargs="+", help="only these modules of timm.models")
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of address space for one model")
-    parser.add_argument("--seconds", type=float, default=900.0, help="for one model")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="for one model")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="at least 300; made up where left out")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave networks and images there")
     parser.add_argument("--no-steps", action="store_true", help="leave the table of timesteps out")
     arguments = parser.parse_args()
@@ -348,13 +350,14 @@ def main() -> None:
 
     limits = {"memory": arguments.memory, "seconds": arguments.seconds}
     results = Results(arguments.results)
-    records = sweep(results, arguments.modules or timm.list_modules(), limits, arguments.keep)
+    records = sweep(results, arguments.modules or timm.list_modules(), limits, arguments.images, arguments.keep)
     chosen = {record["module"]: record for record in records}
     stepped = []
     for module, levels in STEPPED.items() if not arguments.no_steps else ():
         if module in chosen and "model" in chosen[module]:
             choice = {key: chosen[module][key] for key in ("model", "parameters", "size", "arguments")}
-            work = functools.partial(bounded, functools.partial(measure_steps, levels=levels), choice, **limits)
+            steps = functools.partial(measure_steps, levels=levels)
+            work = functools.partial(bounded, steps, choice, arguments.images, **limits)
             stepped.append({**choice, **results.get("steps", module, work), "module": module})
     print(page(records, stepped))
 

@@ -1,4 +1,4 @@
-"""timm's models with random weights that are worth converting, and structured inputs for them: for the benchmarks.
+"""timm's models with random weights that are worth converting, and images for them: for the benchmarks.
 
 As timm makes them, many models hardly depend on their blocks: the last scale of a residual branch is 0, layer scales
 are 1e-5, class tokens and heads are 0, and batch norms that have seen nothing let signals die away or explode. `revive`
@@ -8,6 +8,7 @@ variance (its mean stays 0), so that every block counts. Everything else stays w
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg
 
+from pmsm_cli.sources.images import open_images
 from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 from pmsm_cli.sources.synthetic import SyntheticImages
 
@@ -27,7 +29,7 @@ SEED = 0
 MOST_PARAMETERS = 150_000_000  # of larger ones two blocks are taken: several copies would not fit into memory
 FEW_BLOCKS = {"depth": 2}
 _SIZES = (128, 160, 192, 224, 256)  # pixels, tried from the smallest on
-_POWER_IMAGES, _POWER_SEED = 32, 1  # what batch norms are shown
+_POWER_IMAGES = range(1000, 1032)  # what batch norms are shown; of a folder, counted on from its first image again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,8 @@ def make(choice: Choice) -> torch.nn.Module:
     return timm.create_model(choice.model, exportable=True, **choice.arguments).eval()
 
 
-def revive(module: torch.nn.Module, choice: Choice) -> None:
-    """Bring every block of a model into use; see the top of this file."""
+def revive(module: torch.nn.Module, choice: Choice, folder: Path | None) -> None:
+    """Bring every block of a model into use, on images as `images` gives them; see the top of this file."""
     random = torch.Generator().manual_seed(SEED)
     normal = functools.partial(torch.randn, generator=random)
     with torch.no_grad():
@@ -101,7 +103,7 @@ def revive(module: torch.nn.Module, choice: Choice) -> None:
             if norm.weight is not None and not norm.weight.abs().mean() > 0.3:  # the last of a residual branch
                 norm.weight.copy_(0.1 + 0.9 * torch.rand(norm.weight.shape, generator=random))
         hooks = [norm.register_forward_pre_hook(_set_power) for norm in norms]
-        module(torch.from_numpy(images(_POWER_IMAGES, choice, seed=_POWER_SEED)))
+        module(torch.from_numpy(images(_POWER_IMAGES, choice, folder)))
         for hook in hooks:
             hook.remove()
 
@@ -122,8 +124,8 @@ def _set_power(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     norm.running_var.fill_(float(inputs[0].square().mean()))
 
 
-def images(count: int, choice: Choice, *, seed: int) -> Array:
-    """Objects before clouds in the model's own preprocessing, which is what a conversion without data sees."""
+def images(numbers: range, choice: Choice, folder: Path | None) -> Array:
+    """Images in the model's own preprocessing, by number: of a folder, in seeded order; None: made up."""
     config = get_pretrained_cfg(choice.model)
     preprocessing = Preprocessing(
         height=choice.size,
@@ -133,5 +135,6 @@ def images(count: int, choice: Choice, *, seed: int) -> Array:
         mean=tuple(config.mean),
         std=tuple(config.std),
     )
-    pictures = SyntheticImages(count=count, seed=seed)
-    return np.stack([pictures.load(index, preprocessing) for index in range(count)])
+    pictures = open_images(folder) if folder else SyntheticImages(count=numbers.stop, seed=SEED)
+    order = np.random.default_rng(SEED).permutation(len(pictures))
+    return np.stack([pictures.load(int(order[number % len(order)]), preprocessing) for number in numbers])
