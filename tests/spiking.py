@@ -16,11 +16,11 @@ from pmsm_cli.graph.insert import insert_neurons, spikes_name
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
 from pmsm_cli.graph.scan import SCAN_NAME
-from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.observe import Observation, observe
+from pmsm_cli.runtime.shapes import known_shapes
 from pmsm_cli.sources.images import Batch, SkippedImage
 from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 
@@ -44,7 +44,7 @@ def batches_of(
 def read(proto: onnx.ModelProto, image_shape: Shape, **options: bool) -> tuple[Network, SitePlan, dict[str, Shape]]:
     """A source, its sites and its shapes."""
     network = ingest(proto, subject="net.onnx")
-    shapes = infer_shapes(network.model, (network.image.batch or 1, *image_shape))
+    shapes = known_shapes(network, (network.image.batch or 1, *image_shape))
     return network, find_sites(network, shapes, **options), shapes
 
 

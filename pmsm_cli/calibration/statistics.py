@@ -14,6 +14,7 @@ from pmsm_cli.errors import CalibrationError
 MOST_BINS = 2048
 _MOST_COUNTERS = 2**22  # bins x channels of one site
 _FEWEST_BINS = 256
+_VALUES_AT_ONCE = 2**16
 _HALVES_MERGE = 8  # bins of the whole to a bin of a half: thresholds to compare need less resolution
 
 Floats = npt.NDArray[np.float32]
@@ -138,16 +139,20 @@ class HistogramObserver:
         `images` is how many images they come from, equally many values each and one image after the other, of which
         the first has number `first` in the stream; None: the values are not told apart.
         """
-        position = ((values - self._lowest[:, None]) * self._bins_per_unit).astype(np.int64)
-        np.clip(position, 0, self._bins - 1, out=position)
-        position += self._first_bin
-        self._counts += np.bincount(position.ravel(), minlength=self._counts.size).reshape(self._counts.shape)
-        if images is not None and values.shape[1] % images == 0:
-            an_image = position.reshape(len(position), images, -1)
-            even = an_image[:, first % 2 :: 2].ravel() // self._merge
-            counts = np.bincount(even, minlength=self._even_counts.size)
-            self._even_counts += counts.reshape(self._even_counts.shape)
-            self._told_apart = True
+        told_apart = images is not None and values.shape[1] % images == 0
+        an_image = values.reshape(len(values), (images or 1) if told_apart else 1, -1)
+        at_once = max(1, _VALUES_AT_ONCE // max(an_image[:, :1].size, 1))  # few enough to stay in the processor's cache
+        for start in range(0, an_image.shape[1], at_once):
+            part = an_image[:, start : start + at_once]
+            position = ((part - self._lowest[:, None, None]) * self._bins_per_unit[:, :, None]).astype(np.int64)
+            np.clip(position, 0, self._bins - 1, out=position)
+            position += self._first_bin[:, :, None]
+            # Adding at positions takes time by the values; np.bincount by the bins, which may be more.
+            np.add.at(self._counts.reshape(-1), position.ravel(), 1)
+            if told_apart:
+                even = position[:, (first + start) % 2 :: 2].ravel() // self._merge
+                np.add.at(self._even_counts.reshape(-1), even, 1)
+        self._told_apart |= told_apart
 
     def result(self) -> SiteStatistics:
         """What was counted."""

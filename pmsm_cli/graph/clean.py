@@ -74,6 +74,12 @@ def fold_shape_arithmetic(model: ir.Model) -> tuple[ir.Model, bool]:
     return model, modified
 
 
+def merge_repeated(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Compute once what several nodes compute alike from the same values."""
+    result = common_passes.CommonSubexpressionEliminationPass()(model)
+    return result.model, result.modified
+
+
 def fold_batch_norm(model: ir.Model) -> tuple[ir.Model, bool]:
     """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm before it; the folded node keeps its name.
 

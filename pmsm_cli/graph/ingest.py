@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError, shorten
 from pmsm_cli.graph import clean
+from pmsm_cli.graph.attention import decompose_attention
+from pmsm_cli.graph.einsum import decompose_einsum
 from pmsm_cli.graph.moments import batch_norm_moments
 from pmsm_cli.graph.network import Network, find_image_input
 from pmsm_cli.graph.opset import old_resizes, restore_resizes, to_current_opset
@@ -46,6 +48,7 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
         model, _ = clean.fold_shape_arithmetic(model)
         restore_resizes(model, old_resizes(proto), subject=subject)
         model, _ = clean.name_nodes(model)
+        model, _ = _unfuse(model)
         moments = batch_norm_moments(model)  # folding forgets them
         model, _ = clean.fold_batch_norm(model)
         model, _ = clean.separate_computed_bias(model)
@@ -69,6 +72,18 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
 
 
 _CHECK_HINT = "python -c \"import onnx; onnx.checker.check_model('FILE', full_check=True)\" says more"
+
+
+def _unfuse(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Spell out what holds matrix products inside, so that spikes can drive them."""
+    modified = False
+    for decompose in (decompose_attention, decompose_einsum):
+        model, found = decompose(model)
+        modified = modified or found
+    if modified:
+        model, _ = clean.fold_shape_arithmetic(model)
+        model, _ = clean.merge_repeated(model)  # one transposed tensor, and so one neuron, for all that read it
+    return model, modified
 
 
 def _refuse_unusable(proto: onnx.ModelProto, subject: str) -> None:

@@ -16,6 +16,7 @@ import onnx_ir.passes.common as common_passes
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.operators import reduction
 from pmsm_cli.graph.rest import drive_node, driven_output
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Synapse, scale_outputs, synapse_of
@@ -79,6 +80,20 @@ def add_measuring(spiking: ir.Model, readers: list[MatchedReader]) -> ir.Model:
     graph.outputs.clear()
     for reader in readers:
         _add_normalisation(graph, nodes[reader.node], reader)
+    return model
+
+
+def with_moments(source: ir.Model, readers: list[MatchedReader]) -> ir.Model:
+    """A copy of the source network that puts out the moments which the measuring graph reads, and nothing else."""
+    model = source.clone()
+    graph = model.graph
+    nodes = {node.name: node for node in graph}
+    graph.outputs.clear()
+    for reader in readers:
+        moments = _Moments(graph, nodes[reader.node].outputs[0], reader, reader.inputs)
+        graph.insert_after(nodes[reader.node], moments.nodes)
+        graph.outputs.extend((moments.mean, moments.deviation))
+    common_passes.RemoveUnusedNodesPass()(model)  # what is behind the last of them
     return model
 
 
@@ -159,47 +174,50 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
 def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) -> None:
     """(U - mean) scale + source mean, with scale = source deviation / deviation, both of this batch."""
     output, name = driven_output(node), reader.node
-    measured = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.outputs]
     source = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.inputs]
     for value in source:
         value.shape = ir.Shape([None if axis == reader.axis else 1 for axis in range(reader.rank)])
     graph.inputs.extend(source)
-    steps: list[ir.Node] = []
-
-    def add(op_type: str, inputs: list[ir.Value], result: ir.Value | str) -> ir.Value:
-        value = result if isinstance(result, ir.Value) else _like(output, f"{name}/{result}")
-        steps.append(ir.Node("", op_type, inputs, outputs=[value], name=f"{value.name}/{op_type}"))
-        return value
-
-    def mean_of(value: ir.Value, result: ir.Value | str) -> ir.Value:
-        mean = add("ReduceMean", [value], result)
-        if graph.opset_imports[""] >= 18:  # the axes became an input
-            axes = add_constant(graph, f"{mean.name}/axes", np.array(reader.other_axes, np.int64))
-            steps[-1].resize_inputs(2)
-            steps[-1].replace_input_with(1, axes)
-        else:
-            steps[-1].attributes.add(ir.AttrInt64s("axes", reader.other_axes))
-        mean.shape = None
-        return mean
-
-    tiny = add_constant(graph, f"{name}/tiny", np.array(SMALLEST_DEVIATION**2, np.float32))
+    users = list(output.uses())
+    own = _Moments(graph, output, reader, reader.outputs)
     low = add_constant(graph, f"{name}/smallest", np.array(SMALLEST_SCALE, np.float32))
     high = add_constant(graph, f"{name}/largest", np.array(LARGEST_SCALE, np.float32))
-    users = list(output.uses())
-    mean = mean_of(output, measured[0])
-    centred = add("Sub", [output, mean], "centred")
-    variance = mean_of(add("Mul", [centred, centred], "squares"), "variance")
-    guarded = add("Add", [variance, tiny], "guarded")
-    deviation = add("Sqrt", [guarded], measured[1])
-    wanted = add("Div", [source[1], deviation], "wanted")
-    scale = add("Clip", [wanted, low, high], "scale")
-    matched = add("Add", [add("Mul", [centred, scale], "scaled"), source[0]], "matched")
-    for value in (variance, guarded, wanted, scale):
-        value.shape = None
+    wanted = own.add("Div", [source[1], own.deviation], "wanted", reduced=True)
+    scale = own.add("Clip", [wanted, low, high], "scale", reduced=True)
+    matched = own.add("Add", [own.add("Mul", [own.centred, scale], "scaled"), source[0]], "matched")
     for user, index in users:
         user.replace_input_with(index, matched)
-    graph.insert_after(drive_node(node) or node, steps)
-    graph.outputs.extend(measured)
+    graph.insert_after(drive_node(node) or node, own.nodes)
+    graph.outputs.extend((own.mean, own.deviation))
+
+
+class _Moments:
+    """Nodes that take a tensor's mean and deviation over a batch, channel by channel, and what is built on them."""
+
+    def __init__(self, graph: ir.Graph, output: ir.Value, reader: MatchedReader, names: tuple[str, str]) -> None:
+        """`names` are those of mean and deviation; the nodes are yet to be put into the graph, constants are."""
+        self.nodes: list[ir.Node] = []
+        self._graph, self._output, self._reader = graph, output, reader
+        self.mean = self._mean_of(output, names[0])
+        self.centred = self.add("Sub", [output, self.mean], "centred")
+        variance = self._mean_of(self.add("Mul", [self.centred, self.centred], "squares"), f"{reader.node}/variance")
+        tiny = add_constant(graph, f"{reader.node}/tiny", np.array(SMALLEST_DEVIATION**2, np.float32))
+        guarded = self.add("Add", [variance, tiny], "guarded", reduced=True)
+        self.deviation = ir.Value(name=names[1], type=ir.TensorType(ir.DataType.FLOAT))
+        self.nodes.append(ir.Node("", "Sqrt", [guarded], outputs=[self.deviation], name=f"{names[1]}/Sqrt"))
+
+    def add(self, op_type: str, inputs: list[ir.Value], result: str, *, reduced: bool = False) -> ir.Value:
+        """One more operator; `reduced` where its result has one value a channel, else it is like the tensor."""
+        value = _like(self._output, f"{self._reader.node}/{result}")
+        if reduced:
+            value.shape = None
+        self.nodes.append(ir.Node("", op_type, inputs, outputs=[value], name=f"{value.name}/{op_type}"))
+        return value
+
+    def _mean_of(self, value: ir.Value, name: str) -> ir.Value:
+        mean = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
+        self.nodes.append(reduction(self._graph, "ReduceMean", value, self._reader.other_axes, mean))
+        return mean
 
 
 def _like(value: ir.Value, name: str) -> ir.Value:

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from pmsm_cli.graph.operators import is_standard
+
 Floats = npt.NDArray[np.float32]
 
 _DEFAULT_EPSILON = 1e-5  # of the operator, in all its versions
@@ -37,7 +39,7 @@ def batch_norm_moments(model: ir.Model) -> dict[str, ChannelMoments]:
     """
     moments = {}
     for node in model.graph:
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+        if not is_standard(node, "BatchNormalization"):
             continue
         parameters = [value.const_value for value in node.inputs[1:5] if value is not None]
         if len(parameters) < 4 or node.attributes.get_int("training_mode"):

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.moments import ChannelMoments, Floats
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.operators import reduction
 
 # A channel that synthetic images hardly move would have its rounding errors blown up: at most so much.
 _LARGEST_SCALE = 30.0
@@ -137,20 +138,18 @@ class _Steps:
         return add_constant(self._graph, f"{self._tensor.name}/{name}", self._tensor.along_channels(values))
 
     def add(self, op_type: str, inputs: list[ir.Value], result: str) -> ir.Value:
-        name = result if result.startswith(f"{self._tensor.name}/") else f"{self._tensor.name}/{result}"
-        value = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT))
-        self._nodes.append(ir.Node("", op_type, inputs, outputs=[value], name=name))
+        value = self._result(result)
+        self._nodes.append(ir.Node("", op_type, inputs, outputs=[value], name=value.name))
         return value
 
+    def _result(self, name: str) -> ir.Value:
+        """A new value, named after the tensor."""
+        full = name if name.startswith(f"{self._tensor.name}/") else f"{self._tensor.name}/{name}"
+        return ir.Value(name=full, type=ir.TensorType(ir.DataType.FLOAT))
+
     def mean_of(self, values: ir.Value, result: str) -> ir.Value:
-        mean = self.add("ReduceMean", [values], result)
-        axes = self._tensor.other_axes
-        if self._graph.opset_imports[""] >= 18:  # the axes became an input
-            constant = add_constant(self._graph, f"{mean.name}/axes", np.array(axes, np.int64))
-            self._nodes[-1].resize_inputs(2)
-            self._nodes[-1].replace_input_with(1, constant)
-        else:
-            self._nodes[-1].attributes.add(ir.AttrInt64s("axes", axes))
+        mean = self._result(result)
+        self._nodes.append(reduction(self._graph, "ReduceMean", values, self._tensor.other_axes, mean))
         return mean
 
     def finish(self, op_type: str, inputs: list[ir.Value]) -> None:

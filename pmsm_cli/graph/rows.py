@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.operators import is_standard, reduction
 from pmsm_cli.graph.synapse import Floats, Product
 
 # Rows that carry less than this are divided by this. One spike is enough to average by: what it points at is most of
@@ -46,7 +47,7 @@ def axis_summing_to_one(value: ir.Value, shapes: Mapping[str, Shape]) -> int | N
     A softmax's own, followed through operators that only move it.
     """
     node = value.producer()
-    if node is None or node.domain not in ("", "ai.onnx") or not node.inputs or node.inputs[0] is None:
+    if node is None or not is_standard(node) or not node.inputs or node.inputs[0] is None:
         return None
     shape = shapes.get(value.name or "")
     if node.op_type == "Softmax":
@@ -106,13 +107,10 @@ def add_relative(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
         ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT)) for name in (peaks_name(site), relative_name(site))
     )
     relative.shape = value.shape
-    largest = ir.Node("", "ReduceMax", [value], outputs=[peaks], name=peaks.name)
-    if graph.opset_imports[""] >= 18:  # the axes became an input
-        largest.resize_inputs(2)
-        largest.replace_input_with(1, add_constant(graph, f"{peaks.name}/axes", np.array([axis], np.int64)))
-    else:
-        largest.attributes.add(ir.AttrInt64s("axes", [axis]))
-    nodes = [largest, ir.Node("", "Div", [value, peaks], outputs=[relative], name=relative.name)]
+    nodes = [
+        reduction(graph, "ReduceMax", value, [axis], peaks),
+        ir.Node("", "Div", [value, peaks], outputs=[relative], name=relative.name),
+    ]
     producer = value.producer()
     assert producer is not None  # a softmax, or what moves one
     graph.insert_after(producer, nodes)

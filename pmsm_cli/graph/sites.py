@@ -9,12 +9,12 @@ import onnx_ir as ir
 
 from pmsm_cli.errors import UnsupportedGraphError, shorten
 from pmsm_cli.graph.captures import SHAPE_ONLY, inner_graphs, values_read
+from pmsm_cli.graph.fused import fused_macs, multiplies_inside
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rows import CONTRACTED, averaging_operands
 from pmsm_cli.graph.synapse import (
     SYNAPTIC_OPS,
     computed_macs,
-    einsum_macs,
     multiply_accumulates,
     product_heads,
     product_macs,
@@ -23,10 +23,10 @@ from pmsm_cli.graph.synapse import (
 )
 
 _READS_IMAGE = "reads the image (direct coding)"
+_READS_CONSTANT = "what it reads does not depend on the image"
 _NO_CONSTANT_WEIGHTS = "its weights are computed from the image"
 _NO_SPIKING_FORM = "no spiking form yet"
 _CONTROL_FLOW = "control flow: its inner graph is not converted"
-_MULTIPLYING_OPS = frozenset({"Attention", "DeformConv", "Einsum", "GRU", "LSTM", "RNN"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,8 +96,8 @@ class SitePlan:
 def find_sites(network: Network, shapes: Mapping[str, Shape], *, spiking_input: bool = False) -> SitePlan:
     """Every synaptic operator of a network, by the tensor that it reads.
 
-    The layers that read the image itself stay analog (direct coding) unless `spiking_input` is set. `shapes` come from
-    `infer_shapes` and serve the multiply-accumulates only.
+    The layers that read the image itself stay analog (direct coding) unless `spiking_input` is set. `shapes` are those
+    of one image (or the fixed batch), by name.
 
     Raises:
         UnsupportedGraphError: nothing would spike.
@@ -106,11 +106,11 @@ def find_sites(network: Network, shapes: Mapping[str, Shape], *, spiking_input: 
     analog: list[AnalogLayer] = []
     others: Counter[str] = Counter()
     batch = network.image.batch or 1
-    after_synapse = _values_after_synapses(network.model.graph)
+    origins = _Origins.of(network.model.graph)
     after_spikes: set[ir.Value] = set()
     for node in network.model.graph:
         readings = _readings(node, shapes, batch)
-        reason = _why_analog(node, readings, after_synapse, spiking_input=spiking_input)
+        reason = _why_analog(node, readings, origins, spiking_input=spiking_input)
         every_step = not values_read(node).isdisjoint(after_spikes)
         if every_step or (readings and not reason):
             after_spikes.update(node.outputs)
@@ -200,21 +200,23 @@ def _site(data: ir.Value, readings: list[_Reading], shapes: Mapping[str, Shape],
     )
 
 
-def _why_analog(node: ir.Node, readings: list[_Reading], after_synapse: set[str], *, spiking_input: bool) -> str | None:
+def _why_analog(node: ir.Node, readings: list[_Reading], origins: "_Origins", *, spiking_input: bool) -> str | None:
     if readings:
-        reads_image = any((reading.data.name or "") not in after_synapse for reading in readings)
+        seen = [reading.data for reading in readings if reading.data in origins.of_image]
+        if not seen:
+            return _READS_CONSTANT
+        reads_image = any(data not in origins.after_synapse for data in seen)
         return _READS_IMAGE if reads_image and not spiking_input else None
     if inner_graphs(node):
         return _CONTROL_FLOW
     if node.op_type in SYNAPTIC_OPS:
         return _NO_CONSTANT_WEIGHTS
-    return _NO_SPIKING_FORM if node.op_type in _MULTIPLYING_OPS else None
+    return _NO_SPIKING_FORM if multiplies_inside(node) else None
 
 
 def _analog_macs(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> int | None:
-    if node.op_type == "Einsum":
-        return _of_one_image(einsum_macs(node, shapes), batch)
-    return _of_one_image(computed_macs(node, shapes), batch) if node.op_type in SYNAPTIC_OPS else None
+    macs = computed_macs(node, shapes) if node.op_type in SYNAPTIC_OPS else fused_macs(node, shapes)
+    return _of_one_image(macs, batch)
 
 
 def _of_one_image(count: int | None, batch: int) -> int | None:
@@ -222,11 +224,20 @@ def _of_one_image(count: int | None, batch: int) -> int | None:
     return None if count is None else count // batch
 
 
-def _values_after_synapses(graph: ir.Graph) -> set[str]:
-    """The names of the values that depend on some synaptic operator's result."""
-    after: set[str] = set()
-    for node in graph:
-        reads = {value.name for value in values_read(node)}
-        if node.op_type in SYNAPTIC_OPS or node.op_type in _MULTIPLYING_OPS or reads & after:
-            after.update(output.name or "" for output in node.outputs)
-    return after
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Origins:
+    """What values come from."""
+
+    of_image: set[ir.Value]  # they depend on the image
+    after_synapse: set[ir.Value]  # and these on the result of some operator that multiplies and accumulates
+
+    @classmethod
+    def of(cls, graph: ir.Graph) -> "_Origins":
+        of_image, after_synapse = set(graph.inputs), set[ir.Value]()
+        for node in graph:
+            reads = values_read(node)
+            if reads & of_image and node.op_type not in SHAPE_ONLY:
+                of_image.update(node.outputs)
+            if node.op_type in SYNAPTIC_OPS or multiplies_inside(node) or reads & after_synapse:
+                after_synapse.update(node.outputs)
+        return cls(of_image=of_image, after_synapse=after_synapse)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import along_channels
 from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.operators import reduction
 from pmsm_cli.graph.rows import LEAST_SUM
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON, neuron_function
@@ -56,16 +57,15 @@ def _switch(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParamete
         spikes = add(NEURON, [above, threshold], DOMAIN, levels)
         error = add("Sub", [add("Mul", [spikes, threshold]), above])
     else:  # rows over their largest weight, carried over their sum
-        axes = add_constant(graph, f"{site.name}/switched_axes", np.array([site.relative_axis], np.int64))
+        peaks, sums = (
+            ir.Value(name=f"{site.name}/switched_{kind}", type=ir.TensorType(ir.DataType.FLOAT))
+            for kind in ("peaks", "sums")
+        )
         least = add_constant(graph, f"{site.name}/switched_least", np.array(LEAST_SUM, np.float32))
-        if graph.opset_imports[""] >= 18:  # the axes became an input
-            peaks = add("ReduceMax", [value, axes])
-        else:
-            peaks = add("ReduceMax", [value], "", (ir.AttrInt64s("axes", [site.relative_axis]),))
+        nodes.append(reduction(graph, "ReduceMax", value, [site.relative_axis], peaks))
         spikes = add(NEURON, [add("Div", [value, peaks]), threshold], DOMAIN, levels)
         carried = add("Mul", [spikes, threshold])
-        sums = add("ReduceSum", [carried, axes])
-        peaks.shape = sums.shape = None
+        nodes.append(reduction(graph, "ReduceSum", carried, [site.relative_axis], sums))
         error = add("Sub", [add("Div", [carried, add("Max", [sums, least])]), value])
     read = add("Add", [value, add("Mul", [error, switch])])
     for user, index in users:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.network import Shape
+from pmsm_cli.graph.operators import is_standard
 
 SYNAPTIC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -53,7 +54,7 @@ class Synapse:
 
 def synapse_of(node: ir.Node) -> Synapse | None:
     """The synapse that a node is, or None: not a synaptic operator, or its weights are not constant."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in SYNAPTIC_OPS or len(node.inputs) < 2:
+    if not is_standard(node, *SYNAPTIC_OPS) or len(node.inputs) < 2:
         return None
     constant = [value is not None and value.const_value is not None for value in node.inputs[:2]]
     if node.op_type in ("Conv", "ConvTranspose"):
@@ -94,7 +95,7 @@ class Product:
 
 def product_of(node: ir.Node) -> Product | None:
     """The product of two activations that a node is, or None."""
-    if node.domain not in ("", "ai.onnx") or node.op_type != "MatMul":
+    if not is_standard(node, "MatMul"):
         return None
     if any(value is None or value.const_value is not None for value in node.inputs):
         return None
@@ -216,28 +217,6 @@ def computed_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
         counts = _convolution_fan_out(node, weights, data, result)
         return int(np.broadcast_to(counts, data[1:]).sum(dtype=np.float64)) * data[0]
     return math.prod(result) * data[_contracted_axis(node, 0)]
-
-
-def einsum_macs(node: ir.Node, shapes: Mapping[str, Shape]) -> int | None:
-    """The products that an Einsum sums up (of a whole batch, where fixed): one for each value of all its indices.
-
-    Of three operands and more each product has a factor more, and costs a multiplication more.
-    """
-    operands = [shapes.get((value.name or "") if value is not None else "") for value in node.inputs]
-    terms = node.attributes["equation"].as_string().replace(" ", "").split("->")[0].split(",")
-    if len(operands) < 2 or len(terms) != len(operands):
-        return None
-    sizes: dict[str | int, int] = {}
-    for term, shape in zip(terms, operands, strict=True):
-        if shape is None:
-            return None
-        before, dots, after = term.partition("...")
-        broadcast = len(shape) - len(before) - len(after) if dots else 0
-        # The axes that an ellipsis stands for are counted from its end, where they meet those of other operands.
-        names = [*before, *range(-broadcast, 0), *after]
-        for name, size in zip(names, shape, strict=True):
-            sizes[name] = max(sizes.get(name, 1), size)
-    return math.prod(sizes.values()) * (len(operands) - 1)
 
 
 def _convolution(node: ir.Node) -> Synapse:

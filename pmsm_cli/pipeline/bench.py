@@ -14,8 +14,9 @@ from pmsm_cli.pipeline.conversion import Loaded
 from pmsm_cli.pipeline.inputs import batch_size, open_sample
 from pmsm_cli.report.comparison import MethodPoint
 from pmsm_cli.runtime.counted import Totals
-from pmsm_cli.runtime.evaluate import Evaluation, Remembered, Stepwise, evaluate
+from pmsm_cli.runtime.evaluate import Evaluation, Stepwise, evaluate
 from pmsm_cli.runtime.fit import check_labels
+from pmsm_cli.runtime.remembered import Remembered
 from pmsm_cli.runtime.session import Session, open_session
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches
 
@@ -93,7 +94,7 @@ class Bench:
         self.source = self.open(loaded.network.model)
         for images in (self.images, self.calibration):
             check_labels(images, self.source)
-        self._remembered = self.remember(self.images)
+        self._remembered = Remembered(self.source)
 
     def open(self, model: ir.Model, stacked: Sequence[str] = ()) -> Session:
         """A network of this comparison, ready to run."""
@@ -109,21 +110,12 @@ class Bench:
         fixed = self.loaded.network.image.batch or 1
         return max(images // fixed, 1) * fixed
 
-    def remember(self, images: ImageSet) -> Remembered:
-        """The source, run once over images that come again and again."""
-        return Remembered(self.source, batches=-(-len(images) // self._batch_size))
-
-    def evaluate(self, spiking: Stepwise, *, timesteps: int, stage: str) -> Evaluation:
-        """How well a method does on all images, at every step."""
-        return self.evaluate_on(self.images, self._remembered, spiking, timesteps=timesteps, stage=stage)
-
-    def evaluate_on(
-        self, images: ImageSet, source: Remembered, spiking: Stepwise, *, timesteps: int, stage: str
-    ) -> Evaluation:
-        """The same on other images, whose source was `remember`ed."""
+    def evaluate(self, spiking: Stepwise, *, timesteps: int, stage: str, images: ImageSet | None = None) -> Evaluation:
+        """How well a method does on these images, at every step; None: on all that methods are compared on."""
+        images = self.images if images is None else images
         self.progress.start(stage, len(images))
         return evaluate(
-            spiking, self.batches(images), timesteps=timesteps, source=source, on_batch=self.progress.advance
+            spiking, self.batches(images), timesteps=timesteps, source=self._remembered, on_batch=self.progress.advance
         )
 
     @property

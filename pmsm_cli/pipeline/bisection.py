@@ -14,9 +14,10 @@ from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.neuron.parameters import MOST_LEVELS, NeuronParameters
 from pmsm_cli.pipeline.inputs import Progress, batch_size
 from pmsm_cli.report.difference import Bisection
-from pmsm_cli.runtime.evaluate import Evaluation, Remembered, evaluate
-from pmsm_cli.runtime.match import match_moments
+from pmsm_cli.runtime.evaluate import Evaluation, evaluate
+from pmsm_cli.runtime.match import match_moments, open_moments
 from pmsm_cli.runtime.observe import PASSES, observe
+from pmsm_cli.runtime.remembered import Remembered
 from pmsm_cli.runtime.session import Session, open_session
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
 
@@ -123,7 +124,8 @@ class Trial:
         image_shape = network.image.shape(height=preprocessing.height, width=preprocessing.width)
         self._shapes = infer_shapes(network.model, image_shape)
         self._size = batch_size(self.manifest.plan, network.image.batch)
-        self._source = Remembered(source, batches=-(-len(images) // self._size))
+        self._source = Remembered(source)
+        self._moments = Remembered(open_moments(network, self.manifest.plan, self._shapes, threads=threads))
         batch = network.image.batch or 1
         self._matched = sample_images(images, max(_MOST_MATCHED // batch, 1) * batch, seed)
         self._finer: dict[str, NeuronParameters] = {}
@@ -181,6 +183,7 @@ class Trial:
                 model,
                 self._shapes,
                 self.batches(self._matched),
+                source=self._moments,
                 threads=self._threads,
                 on_batch=self._progress.advance,
             )

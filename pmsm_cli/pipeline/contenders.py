@@ -20,7 +20,7 @@ from pmsm_cli.pipeline.trained_contenders import trained_qcfs
 from pmsm_cli.report.comparison import MethodPoint
 from pmsm_cli.runtime.count import SiteCount, SpikeCount
 from pmsm_cli.runtime.counted import Counted
-from pmsm_cli.runtime.evaluate import Evaluation, Remembered
+from pmsm_cli.runtime.evaluate import Evaluation
 from pmsm_cli.runtime.maxima import largest_activations
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.sources.images import ImageSet, sample_images
@@ -52,10 +52,9 @@ def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, Sit
         return [replace(each, reason=reason) for each in absent]
     observed = observe_activations(bench, neurons)
     tried_on = sample_images(bench.calibration, bench.whole_batches(_CHOSEN_ON), bench.settings.seed)
-    source = bench.remember(tried_on)
 
     def ran(contender: Contender, choices: list[Candidate]) -> Contender:
-        best = _best(bench, neurons, contender.title, choices, tried_on, source)
+        best = _best(bench, neurons, contender.title, choices, tried_on)
         points: list[MethodPoint] = []
         for candidate, timesteps in best:
             run = _measure(bench, neurons, contender.title, candidate, manifest, timesteps[-1])
@@ -121,7 +120,6 @@ def _best(
     title: str,
     choices: list[Candidate],
     tried_on: ImageSet,
-    source: Remembered,
 ) -> list[tuple[Candidate, list[int]]]:
     """For each number of timesteps the setting of the highest agreement with the source; those that are best for any.
 
@@ -138,7 +136,7 @@ def _best(
     for index, candidate in enumerate(choices):
         stage = f"{title}: setting {index + 1} of {len(choices)}"
         spiking = bench.open(_model(bench, neurons, candidate, timesteps[-1], counting=False))
-        found.append(merits(bench.evaluate_on(tried_on, source, spiking, timesteps=timesteps[-1], stage=stage)))
+        found.append(merits(bench.evaluate(spiking, timesteps=timesteps[-1], stage=stage, images=tried_on)))
     best: dict[int, list[int]] = {}
     for place, count in enumerate(timesteps):
         chosen = max(range(len(choices)), key=lambda index: (found[index][place], float(np.mean(found[index]))))

@@ -24,7 +24,6 @@ from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import ImageInput, Network, Shape
 from pmsm_cli.graph.normalise import normalised_tensors
 from pmsm_cli.graph.rest import resting_sites
-from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
@@ -39,6 +38,7 @@ from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.session import model_bytes, open_session
+from pmsm_cli.runtime.shapes import known_shapes
 from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
@@ -123,7 +123,7 @@ def load_source(path: Path, settings: InputSettings, progress: Progress = SILENT
             warnings.append(f"the preprocessing is not stated, {preset!r} is assumed: a wrong one costs much accuracy")
         preprocessing = resolve_preprocessing(preset, _input_shape(network.image), image_size=settings.image_size)
     image_shape = network.image.shape(height=preprocessing.height, width=preprocessing.width)
-    shapes = infer_shapes(network.model, image_shape)
+    shapes = known_shapes(network, image_shape)
     return Loaded(
         source=source,
         network=network,

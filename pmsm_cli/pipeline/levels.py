@@ -25,9 +25,10 @@ from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count
-from pmsm_cli.runtime.evaluate import Evaluation, Remembered, evaluate
+from pmsm_cli.runtime.evaluate import Evaluation, evaluate
 from pmsm_cli.runtime.fit import check_labels
-from pmsm_cli.runtime.match import match_moments
+from pmsm_cli.runtime.match import match_moments, open_moments
+from pmsm_cli.runtime.remembered import Remembered
 from pmsm_cli.runtime.sensitivity import output_errors
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
@@ -144,8 +145,8 @@ class _Search:
         source = open_session(setting.network.model, subject=setting.network.subject, threads=setting.threads)
         if setting.images.labels is not None:
             check_labels(self._images, source)
-        size = batch_size(setting.plan, setting.network.image.batch)
-        self._source = Remembered(source, batches=-(-len(self._images) // size))
+        self._source = Remembered(source)
+        self._moments = Remembered(open_moments(setting.network, setting.plan, setting.shapes, threads=setting.threads))
         self._classes = class_count(setting.network.model)
         if target_drop is not None and self._classes is None:
             raise UsageError(
@@ -228,6 +229,7 @@ class _Search:
                 spiking,
                 setting.shapes,
                 _batches(setting, self._matched),
+                source=self._moments,
                 threads=setting.threads,
                 on_batch=self._progress.advance,
             )

@@ -19,8 +19,9 @@ from pmsm_cli.graph.rows import row_sum_name
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
 from pmsm_cli.graph.work import Work
 from pmsm_cli.runtime.counters import LIMIT, STEP_KINDS, Counting, add_counters
-from pmsm_cli.runtime.evaluate import Evaluation, Runs, Tally
+from pmsm_cli.runtime.evaluate import Evaluation, Tally
 from pmsm_cli.runtime.histogram import Histogram, HistogramCount
+from pmsm_cli.runtime.remembered import Runs
 from pmsm_cli.runtime.session import Array, Session, open_session
 from pmsm_cli.runtime.workload import measure_shapes, measure_work
 from pmsm_cli.sources.images import Batch, SkippedImage

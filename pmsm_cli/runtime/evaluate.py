@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from pmsm_cli.errors import DataError
 from pmsm_cli.graph.scan import PER_STEP
-from pmsm_cli.runtime.session import Array, Session
+from pmsm_cli.runtime.remembered import Runs
+from pmsm_cli.runtime.session import Array
 from pmsm_cli.sources.images import Batch, SkippedImage
 
 
@@ -52,14 +53,6 @@ class Evaluation:
         return None if self.agreement is None else 100.0 - self.agreement
 
 
-class Runs(Protocol):
-    """Anything that gives a network's outputs for a batch."""
-
-    def run(self, inputs: Array) -> list[Array]:
-        """All outputs for a batch."""
-        ...
-
-
 class Stepwise(Runs, Protocol):
     """A spiking network, by what it gives out."""
 
@@ -67,24 +60,6 @@ class Stepwise(Runs, Protocol):
     def output_names(self) -> tuple[str, ...]:
         """The names of its outputs, in order; `<name>_per_step` holds every step of another one."""
         ...
-
-
-class Remembered:
-    """A network that runs once over a sequence of batches, and repeats its outputs when the same ones come again."""
-
-    def __init__(self, session: Session, batches: int) -> None:
-        """`batches` make up one pass; the outputs of all of them are held."""
-        self._session, self._batches = session, batches
-        self._outputs: list[list[Array]] = []
-        self._next = 0
-
-    def run(self, inputs: Array) -> list[Array]:
-        """The outputs for the next batch of the sequence."""
-        if len(self._outputs) < self._batches:
-            self._outputs.append(self._session.run(inputs))
-        outputs = self._outputs[self._next]
-        self._next = (self._next + 1) % self._batches
-        return outputs
 
 
 def evaluate(

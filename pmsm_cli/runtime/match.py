@@ -8,17 +8,16 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.matching import (
     LARGEST_SCALE,
-    SMALLEST_DEVIATION,
     SMALLEST_SCALE,
-    MatchedReader,
     add_measuring,
     matched_readers,
+    with_moments,
 )
 from pmsm_cli.graph.network import Network, Shape
-from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import Correction
-from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.runtime.remembered import Runs
+from pmsm_cli.runtime.session import Session, open_session
 from pmsm_cli.sources.images import Batch
 
 
@@ -29,18 +28,21 @@ def match_moments(
     shapes: Mapping[str, Shape],
     batches: Iterable[Batch],
     *,
+    source: Runs | None = None,
     threads: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> tuple[Correction, ...]:
     """One pass: the source on each batch, then the spiking network matched to it; means over images.
 
-    `spiking` is the one-timestep graph without corrections. Where the graph fixes the batch, an incomplete last one is
-    left out: padding would count as images.
+    `spiking` is the one-timestep graph without corrections; `source` is `open_moments` of the same network, where it
+    serves several passes. Where the graph fixes the batch, an incomplete last one is left out: padding would count as
+    images.
     """
     readers = matched_readers(network.model, plan, shapes)
     if not readers:
         return ()
-    source = _source_session(network, readers, threads)
+    source = source or open_moments(network, plan, shapes, threads=threads)
+    names = [name for reader in readers for name in reader.inputs]
     session = open_session(add_measuring(spiking, readers), subject=network.subject, threads=threads)
     totals: dict[str, npt.NDArray[np.float64]] = {}
     count = 0
@@ -48,12 +50,12 @@ def match_moments(
         usable = len(batch.inputs) - len(batch.inputs) % (network.image.batch or 1)
         if usable:
             inputs = batch.inputs[:usable]
-            moments = _moments(source, readers, inputs)
-            measured = session.run(inputs, {name: value for pair in moments.values() for name, value in pair.items()})
+            moments = dict(zip(names, source.run(inputs), strict=True))
+            measured = session.run(inputs, moments)
             named = dict(zip(session.output_names, measured, strict=True))
             for reader in readers:
                 own = [named[name].reshape(-1).astype(np.float64) for name in reader.outputs]
-                wanted = [moments[reader.node][name].reshape(-1).astype(np.float64) for name in reader.inputs]
+                wanted = [moments[name].reshape(-1).astype(np.float64) for name in reader.inputs]
                 sums = usable * np.stack([own[0], own[1] ** 2, wanted[0], wanted[1] ** 2])
                 totals[reader.node] = totals.get(reader.node, 0) + sums
             count += usable
@@ -72,18 +74,9 @@ def match_moments(
     return tuple(corrections)
 
 
-def _source_session(network: Network, readers: list[MatchedReader], threads: int | None) -> Session:
-    outputs = {node.name: node.outputs[0].name or "" for node in network.model.graph}
-    model = with_outputs(network.model, (outputs[reader.node] for reader in readers))
+def open_moments(
+    network: Network, plan: SitePlan, shapes: Mapping[str, Shape], *, threads: int | None = None
+) -> Session:
+    """The source network as the mean and deviation of every synapse's output over a batch."""
+    model = with_moments(network.model, matched_readers(network.model, plan, shapes))
     return open_session(model, subject=network.subject, threads=threads)
-
-
-def _moments(source: Session, readers: list[MatchedReader], inputs: Array) -> dict[str, dict[str, Array]]:
-    """For each reader the mean and deviation of its output in the source, under the names that the graph reads."""
-    moments = {}
-    for reader, output in zip(readers, source.run(inputs), strict=True):
-        mean = reader.along_channels(output.mean(axis=reader.other_axes, dtype=np.float64))
-        variance = output.var(axis=reader.other_axes, dtype=np.float64)
-        deviation = reader.along_channels(np.sqrt(variance + SMALLEST_DEVIATION**2))
-        moments[reader.node] = dict(zip(reader.inputs, (mean, deviation), strict=True))
-    return moments

@@ -1,27 +1,20 @@
 """The shapes of a checkpoint's tensors, measured on a blank image, and the work that follows from them."""
 
-import numpy as np
 import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.work import Work, image_nodes, work_of
-from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.shapes import measured_shapes
 
 
 def measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """The shapes of everything that depends on the image at the first timestep, for one image (or the fixed batch)."""
-    names = [output.name for node in image_nodes(checkpoint.model) for output in node.outputs if output.name]
-    model = checkpoint.model.clone()
-    values = {output.name: output for node in model.graph for output in node.outputs}
-    model.graph.outputs.clear()
-    model.graph.outputs.extend(values[name] for name in names)  # of any type: onnxruntime finds that out by itself
-    session = open_session(model, subject=checkpoint.subject)
-    blank = np.zeros((session.fixed_batch or 1, *checkpoint.manifest.preprocessing.shape), np.float32)
-    results = zip(session.output_names, session.run(blank), strict=True)
-    # What is no tensor (a sequence of them) has no shape.
-    shapes: dict[str, Shape] = {name: result.shape for name, result in results if isinstance(result, np.ndarray)}
-    shapes[session.input_name] = blank.shape
+    model = checkpoint.model
+    blank = (fixed_batch(model) or 1, *checkpoint.manifest.preprocessing.shape)
+    names = (output.name for node in image_nodes(model) for output in node.outputs if output.name)
+    shapes = measured_shapes(model, names, blank, checkpoint.subject)
+    shapes[model.graph.inputs[0].name or ""] = blank
     return shapes
 
 

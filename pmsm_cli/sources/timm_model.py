@@ -55,7 +55,7 @@ def open_timm(
     with quiet():
         module, remarks = _create(resolved, weights, shape, resized=shape[1:] != (height, width))
         on_stage(f"Exporting {subject}")
-        proto, others = _export_open_or_fixed(module, shape, subject)
+        proto, others = export_open_or_fixed(module, shape, subject)
     return Source(
         name=subject,
         path=Path(subject),
@@ -116,7 +116,7 @@ def _refuse_too_large(create: "Callable[[], torch.nn.Module]", subject: str) -> 
         raise UnsupportedGraphError(f"its weights take {size / 2**30:.1f} GB; the limit is 2 GB", subject=subject)
 
 
-def _export_open_or_fixed(
+def export_open_or_fixed(
     module: "torch.nn.Module", shape: tuple[int, int, int], subject: str
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """The exported model, of a fixed batch where it fixes that itself, and what should be said of it."""

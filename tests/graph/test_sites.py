@@ -48,7 +48,7 @@ def attention(batch: int | str = "N") -> onnx.ModelProto:
 def dynamic_layers() -> onnx.ModelProto:
     body = """
         a = Conv (x, w) r = Relu (a) p = ReduceMean (r, batch) i = Slice (p, zero, one, batch) k = Concat <axis = 0> (i, i)
-        kernel = GlobalAveragePool (k) y = Conv (r, kernel) e = Einsum <equation = "nchw,nchw->nc"> (y, y)
+        kernel = GlobalAveragePool (k) y = Conv (r, kernel) e = Einsum <equation = "nchw,nchw,nchw->nc"> (y, y, y)
         f = Flatten (r) ft = Transpose (f) z = Gemm (f, ft)
     """
     return network_of(
@@ -155,7 +155,7 @@ def test_layers_whose_weights_are_computed_are_reported_with_their_work():
     plan = plan_of(dynamic_layers(), spiking_input=True)
     assert [(layer.node, layer.macs) for layer in plan.analog_layers] == [
         ("y", 8 * 8 * 4 * 2),
-        ("e", 8 * 8 * 2),
+        ("e", 8 * 8 * 2 * 2),  # three factors: two multiplications each
         ("z", 256),  # one image against one image
     ]
     assert all(layer.every_step for layer in plan.analog_layers)  # they follow the spiking image

@@ -13,7 +13,6 @@ import tiny
 from pmsm_cli.graph.synapse import (
     Product,
     computed_macs,
-    einsum_macs,
     fan_out,
     fold_threshold,
     multiply_accumulates,
@@ -261,22 +260,3 @@ def test_a_product_of_activations_shares_its_work_evenly():
     assert product_macs(product, shapes) == 840
     assert operand_fan_out(product, 0, shapes) == 7
     assert operand_fan_out(product, 1, shapes) == 4
-
-
-@pytest.mark.parametrize(
-    ("equation", "shapes", "expected"),
-    [
-        ("nab,bc->nac", [(2, 3, 4), (4, 5)], 2 * 3 * 4 * 5),
-        ("bhqd, bhkd -> bhqk", [(1, 2, 3, 4), (1, 2, 5, 4)], 2 * 3 * 4 * 5),
-        ("...ij,...jk->...ik", [(6, 2, 3), (6, 3, 4)], 6 * 2 * 3 * 4),
-        ("...ij,...jk", [(6, 2, 3), (3, 4)], 6 * 2 * 3 * 4),
-        ("a,b,ab->a", [(3,), (4,), (3, 4)], 2 * 3 * 4),
-        ("ij->j", [(3, 4)], None),
-        ("ij,jk->ik", [(3, 4), None], None),
-    ],
-)
-def test_the_products_of_an_einsum_are_counted(equation: str, shapes, expected):
-    names = [f"x{place}" for place in range(len(shapes))]
-    node = ir.Node("", "Einsum", [ir.val(name) for name in names], [ir.AttrString("equation", equation)])
-    known = {name: shape for name, shape in zip(names, shapes, strict=True) if shape}
-    assert einsum_macs(node, known) == expected
