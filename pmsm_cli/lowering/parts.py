@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from pmsm_cli.graph.operators import is_standard
 from pmsm_cli.graph.rest import ABOVE_REST
 from pmsm_cli.graph.synapse import Floats, Synapse
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
@@ -93,4 +94,4 @@ def only_reader(value: ir.Value) -> ir.Node | None:
 
 def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
     """Whether a node is one of these standard operators."""
-    return node is not None and node.domain in ("", "ai.onnx") and node.op_type in op_types
+    return node is not None and is_standard(node, *op_types)
