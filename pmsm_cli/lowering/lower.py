@@ -33,6 +33,18 @@ PATTERNS: tuple[Pattern, ...] = (
 )
 
 
+# What serves graphs with float weights too: it leaves the neurons and the synapses as they are.
+IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
+
+
+def tidy(model: ir.Model) -> tuple[ir.Model, bool]:
+    """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
+
+    Outputs are those of the model up to rounding in float32; spikes as well, apart from ties.
+    """
+    return _applied(model, IN_FLOATS, {})
+
+
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
     """A graph whose synapses compute with integers, and whether there was anything to change.
 
@@ -40,7 +52,13 @@ def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model
     two counts, sums in floats may fall to either side. Preconditions: one timestep, and `weights` (by the names of the
     initialisers) are what the model's float weights stand for, as `settle_weights` leaves them.
     """
+    return _applied(model, PATTERNS, weights)
+
+
+def _applied(
+    model: ir.Model, patterns: tuple[Pattern, ...], weights: Mapping[str, Int8Weights]
+) -> tuple[ir.Model, bool]:
     copy = model.clone()
-    changed = [pattern(copy.graph, weights) for pattern in PATTERNS]
+    changed = [pattern(copy.graph, weights) for pattern in patterns]
     common_passes.RemoveUnusedNodesPass()(copy)
     return copy, any(changed)

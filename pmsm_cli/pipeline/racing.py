@@ -9,7 +9,7 @@ from pmsm_cli.checkpoint.file import Checkpoint, write_file
 from pmsm_cli.errors import PmsmError, UsageError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network
-from pmsm_cli.lowering.lower import lower
+from pmsm_cli.lowering.lower import lower, tidy
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, is_source, open_sample
 from pmsm_cli.runtime.fit import check_comparable
@@ -104,6 +104,9 @@ def _checkpoint_forms(checkpoint: Checkpoint, folder: Path) -> tuple[list[Racer]
     path, warnings = Path(checkpoint.subject), []
     racers = [Racer(name=PORTABLE, path=path)]
     if find_library():
+        if checkpoint.manifest.timesteps == 1:  # as `pmsm run` opens it
+            path = folder / "tidy.onnx"
+            write_file(path, model_bytes(tidy(checkpoint.model)[0], subject=checkpoint.subject))
         racers.append(Racer(name=LIBRARY, path=path, native=True))
     else:
         warnings.append(f"the native library cannot be used: {library_status().reason}")

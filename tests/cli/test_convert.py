@@ -43,7 +43,7 @@ def test_convert_gives_the_record_of_its_table_as_json(pmsm, network, pictures, 
     record = made.record
     assert record.keys() == {
         "allocation", "finetuning",
-        "checkpoint", "source", "timesteps", "coding", "levels", "sites", "spiking_share", "analog", "images",
+        "checkpoint", "source", "timesteps", "coding", "weights", "levels", "sites", "spiking_share", "analog", "images",
         "origin", "mean_spikes", "worst_db", "worst_site", "skipped", "warnings",
     }  # fmt: skip
     assert (record["checkpoint"], record["source"]) == (str(target), "convolutional")

@@ -7,7 +7,7 @@ import pytest
 import spiking
 import tiny
 
-from pmsm_cli.lowering.lower import lower
+from pmsm_cli.lowering.lower import lower, tidy
 
 IMAGES = integers.images(3)
 
@@ -112,3 +112,41 @@ def test_the_model_that_is_lowered_stays_as_it_was():
     before = spiking.serialised(made.model)
     lower(made.model, made.weights)
     assert spiking.serialised(made.model) == before
+
+
+def test_float_graphs_lose_operators_and_keep_their_neurons():
+    checkpoint = spiking.checkpoint_of(
+        tiny.model(
+            """
+            g (float[N, 3, 8, 8] image) => (float[N, 64, 5] scores) {
+                r = Reshape (image, rows)
+                t = Transpose <perm = [0, 2, 1]> (r)
+                a = MatMul (t, w0)
+                b = LayerNormalization (a, gamma)
+                c = MatMul (b, w1)
+                d = Add (c, bias)
+                e = Div (d, root)
+                f = Erf (e)
+                g = Add (f, one)
+                h = Mul (half, g)
+                i = Mul (d, h)
+                scores = MatMul (i, w2)
+            }""",
+            rows=np.array([0, 3, 64]),
+            w0=tiny.weights(3, 4),
+            gamma=1 + tiny.weights(4, scale=0.2),
+            w1=tiny.weights(4, 6),
+            bias=tiny.weights(6, seed=1) + 1,
+            root=np.float32(2**0.5),
+            one=np.float32(1),
+            half=np.float32(0.5),
+            w2=tiny.weights(6, 5),
+        ),
+        tiny.images(16),
+    )
+    after, changed = tidy(checkpoint.model)
+    assert changed
+    assert "Erf" not in integers.ops(after)
+    assert integers.ops(after)["PolarityNeuron"] == integers.ops(checkpoint.model)["PolarityNeuron"]
+    (got,), (expected,) = (integers.outputs(model, tiny.images(4)) for model in (after, checkpoint.model))
+    assert np.mean(np.abs(got - expected) > 1e-4) < 0.01  # ties
