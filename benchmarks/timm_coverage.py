@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,10 @@ def measure(choice: Record, weights: str, pictures: Path | None, keep: Path | No
 
 
 def distances(source: Path, checkpoint: Path, inputs: np.ndarray) -> Record:
-    """The median of each image's own relative error, and the error over what differs between images, in percent."""
+    """The median of each image's own relative error, and the error over what differs between images, in percent.
+
+    None where the source puts out nothing, or the same for all images.
+    """
     from pmsm_cli.runtime.session import open_session
 
     outputs = [
@@ -122,10 +125,11 @@ def distances(source: Path, checkpoint: Path, inputs: np.ndarray) -> Record:
     ]
     expected, given = (output.reshape(len(output), -1).astype(np.float64) for output in outputs)
     each = np.linalg.norm(given - expected, axis=1)
-    varying = np.linalg.norm(expected - expected.mean(axis=0))
+    varying = float(np.linalg.norm(expected - expected.mean(axis=0)))
+    norms = np.linalg.norm(expected, axis=1)
     return {
-        "median_error": 100 * float(np.median(each / np.linalg.norm(expected, axis=1))),
-        "varying_error": 100 * float(np.linalg.norm(each) / varying),
+        "median_error": 100 * float(np.median(each / norms)) if norms.all() else None,
+        "varying_error": 100 * float(np.linalg.norm(each)) / varying if varying > 0 else None,
     }
 
 
@@ -202,21 +206,21 @@ class Results:
         return self.done[kind, module]
 
 
-def sweep(
-    results: Results, modules: Iterable[str], limits: dict[str, float], pictures: Path | None, keep: Path | None
-) -> list[Record]:
+def sweep(results: Results, arguments: argparse.Namespace, limits: dict[str, float]) -> list[Record]:
     """A record a module, smallest models first: its choice, and what was found with each kind of weights."""
+    import timm
+
     choices = {}
-    for module in modules:
+    for module in arguments.modules or timm.list_modules():
         choice = results.get("choice", module, lambda module=module: bounded(choose, module, **limits))
         choices[module] = {key: value for key, value in choice.items() if key not in ("kind", "module")}
     records = {module: {**choice, "module": module} for module, choice in choices.items()}
-    for weights in WEIGHTS:
+    for weights in arguments.weights:
         for module, choice in sorted(choices.items(), key=lambda each: (each[1].get("parameters", 0), each[0])):
             if "failed" in records[module]:
                 continue
-            kept = keep / module if keep else None
-            work = functools.partial(bounded, measure, choice, weights, pictures, kept, **limits)
+            kept = arguments.keep / module if arguments.keep else None
+            work = functools.partial(bounded, measure, choice, weights, arguments.images, kept, **limits)
             records[module][weights] = results.get(weights, module, work)
             if "failed" in records[module][weights]:
                 records[module]["failed"] = records[module][weights]["failed"]
@@ -228,6 +232,7 @@ def page(records: list[Record], stepped: list[Record]) -> str:
     converted = [record for record in records if "failed" not in record]
     failed = [record for record in records if "failed" in record]
     shares = {weights: _faithful(converted, weights) for weights in WEIGHTS}
+    alike = [_name(record) for record in converted if record["made"]["varying_error"] in (None, 0)]
     over = [_name(record) for record in converted if record["made"]["error"] >= WITHIN]
     lines = [
         "# Every architecture in timm\n",
@@ -243,6 +248,8 @@ def page(records: list[Record], stepped: list[Record]) -> str:
         *map(_row, records),
         "",
         f"{WITHIN:g} % and more as timm makes them: {', '.join(over) or 'none'}.\n",
+        f"With outputs that are the same for all images as timm makes them, so that only the revived network tells "
+        f"anything: {', '.join(alike) or 'none'}.\n",
         "## What fails\n",
         *([f"- {_name(record)}: {record['failed']}" for record in failed] or ["Nothing."]),
         "",
@@ -251,8 +258,9 @@ def page(records: list[Record], stepped: list[Record]) -> str:
 
 
 def _faithful(records: list[Record], weights: str) -> str:
-    count = sum(record[weights]["error"] < WITHIN for record in records)
-    return f"{count} ({_percent(count, len(records))})"
+    errors = [record[weights]["error"] for record in records if weights in record]
+    count = sum(error < WITHIN for error in errors)
+    return f"{count} of {len(errors)} ({_percent(count, len(errors))})"
 
 
 _METHOD = f"""\
@@ -279,8 +287,9 @@ def _row(record: Record) -> str:
     start = f"| {record['module']} | {record.get('model', '')}{kept} | {record.get('size', '')} | "
     if "failed" in record:
         return f"{start}fails ||||||||||"
-    numbers = [record[weights][kind] for weights in WEIGHTS for kind in ("error", "median_error", "varying_error")]
-    errors = " | ".join(f"{number:.2f}" for number in numbers)
+    found = [record.get(weights, {}) for weights in WEIGHTS]
+    numbers = [each.get(kind) for each in found for kind in ("error", "median_error", "varying_error")]
+    errors = " | ".join("-" if number is None else f"{number:.2f}" for number in numbers)
     made = record["made"]
     facts = f"{made['images']} | {made['sites']} | {made['share']:.2f}"
     return f"{start}{facts} | {errors} | {made['seconds']:.0f} |"
@@ -340,17 +349,16 @@ def main() -> None:
         "--results", type=Path, default=Path(".cache/timm-coverage.jsonl"), help="where it resumes from"
     )
     parser.add_argument("--modules", nargs="+", help="only these modules of timm.models")
+    parser.add_argument("--weights", nargs="+", default=WEIGHTS, choices=WEIGHTS, help="kinds of them, see the page")
     parser.add_argument("--memory", type=float, default=16.0, help="GiB of address space for one model")
     parser.add_argument("--seconds", type=float, default=1800.0, help="for one model")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="at least 300; made up where left out")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave networks and images there")
     parser.add_argument("--no-steps", action="store_true", help="leave the table of timesteps out")
     arguments = parser.parse_args()
-    import timm
-
     limits = {"memory": arguments.memory, "seconds": arguments.seconds}
     results = Results(arguments.results)
-    records = sweep(results, arguments.modules or timm.list_modules(), limits, arguments.images, arguments.keep)
+    records = sweep(results, arguments, limits)
     chosen = {record["module"]: record for record in records}
     stepped = []
     for module, levels in STEPPED.items() if not arguments.no_steps else ():
