@@ -15,6 +15,8 @@ from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 
 Doubles = npt.NDArray[np.float64]
 
+FEWEST_IMAGES = 8  # of fewer, halves of two or three tell more about these than about images to come
+
 # The share of the values that tells how a tail falls off, and how many independent ones of them it takes. Values of one
 # image are alike: of n independent values, one in n / 2 + 1 lies beyond those of the other half.
 _TAIL, _FEWEST_IN_TAIL = 0.02, 4

@@ -78,8 +78,8 @@ class Grid:
     def over(lowest: float, highest: float) -> "Grid":
         """The grid over a range, 0 among its values.
 
-        >>> Grid.over(0.0, 51.0), Grid.over(-1.0, 1.55)
-        (Grid(scale=0.2, zero=0), Grid(scale=0.01, zero=100))
+        >>> Grid.over(0.0, 51.0), Grid.over(-64.0, 191.0)
+        (Grid(scale=0.2, zero=0), Grid(scale=1.0, zero=64))
         """
         lowest, highest = min(lowest, 0.0), max(highest, 0.0)
         scale = (highest - lowest) / 255 or 1.0

@@ -14,7 +14,7 @@ from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
 from pmsm_cli.calibration.statistics import SiteStatistics
-from pmsm_cli.calibration.unseen import with_unseen
+from pmsm_cli.calibration.unseen import FEWEST_IMAGES, with_unseen
 from pmsm_cli.checkpoint.file import pack
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.errors import CalibrationError, PmsmError
@@ -156,7 +156,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
     expected = dict(statistics)
-    if settings.data is not None and settings.method is Method.ENTROPY:
+    if settings.data is not None and settings.method is Method.ENTROPY and seen.images >= FEWEST_IMAGES:
         expected = {name: with_unseen(each) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
