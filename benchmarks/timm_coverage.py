@@ -214,10 +214,13 @@ def sweep(results: Results, arguments: argparse.Namespace, limits: dict[str, flo
     for module in arguments.modules or timm.list_modules():
         choice = results.get("choice", module, lambda module=module: bounded(choose, module, **limits))
         choices[module] = {key: value for key, value in choice.items() if key not in ("kind", "module")}
+    if arguments.as_far_as_measured:
+        choices = {module: choice for module, choice in choices.items() if (WEIGHTS[0], module) in results.done}
     records = {module: {**choice, "module": module} for module, choice in choices.items()}
     for weights in arguments.weights:
         for module, choice in sorted(choices.items(), key=lambda each: (each[1].get("parameters", 0), each[0])):
-            if "failed" in records[module]:
+            unmeasured = arguments.as_far_as_measured and (weights, module) not in results.done
+            if "failed" in records[module] or unmeasured:
                 continue
             kept = arguments.keep / module if arguments.keep else None
             work = functools.partial(bounded, measure, choice, weights, arguments.images, kept, **limits)
@@ -229,6 +232,8 @@ def sweep(results: Results, arguments: argparse.Namespace, limits: dict[str, flo
 
 def page(records: list[Record], stepped: list[Record]) -> str:
     """The page for docs/, in Markdown."""
+    import timm
+
     converted = [record for record in records if "failed" not in record]
     failed = [record for record in records if "failed" in record]
     shares = {weights: _faithful(converted, weights) for weights in WEIGHTS}
@@ -238,7 +243,8 @@ def page(records: list[Record], stepped: list[Record]) -> str:
         "# Every architecture in timm\n",
         f"`{' '.join(['python', *sys.argv])}`\n",
         f"{describe()}, {_versions()}; one thread; seed 0 for weights and images.\n",
-        f"- {len(converted)} of {len(records)} modules convert and run ({_percent(len(converted), len(records))}).",
+        f"- {len(records)} of the {len(timm.list_modules())} modules of timm were measured.",
+        f"- {len(converted)} of these {len(records)} convert and run ({_percent(len(converted), len(records))}).",
         f"- Of these, {shares['made']} have an output error under {WITHIN:g} % with {LEVELS} levels at T = 1 and "
         f"weights as timm makes them; revived (see below), {shares['revived']}.\n",
         _METHOD,
@@ -346,7 +352,7 @@ def main() -> None:
     """Measure what is not measured yet, and print the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--results", type=Path, default=Path(".cache/timm-coverage.jsonl"), help="where it resumes from"
+        "--results", type=Path, default=Path(__file__).with_suffix(".jsonl"), help="where it resumes from"
     )
     parser.add_argument("--modules", nargs="+", help="only these modules of timm.models")
     parser.add_argument("--weights", nargs="+", default=WEIGHTS, choices=WEIGHTS, help="kinds of them, see the page")
@@ -354,6 +360,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1800.0, help="for one model")
     parser.add_argument("--images", type=Path, metavar="FOLDER", help="at least 300; made up where left out")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave networks and images there")
+    parser.add_argument("--as-far-as-measured", action="store_true", help="print the page of what the results hold")
     parser.add_argument("--no-steps", action="store_true", help="leave the table of timesteps out")
     arguments = parser.parse_args()
     limits = {"memory": arguments.memory, "seconds": arguments.seconds}
@@ -362,7 +369,8 @@ def main() -> None:
     chosen = {record["module"]: record for record in records}
     stepped = []
     for module, levels in STEPPED.items() if not arguments.no_steps else ():
-        if module in chosen and "model" in chosen[module]:
+        unmeasured = arguments.as_far_as_measured and ("steps", module) not in results.done
+        if module in chosen and "model" in chosen[module] and not unmeasured:
             choice = {key: chosen[module][key] for key in ("model", "parameters", "size", "arguments")}
             steps = functools.partial(measure_steps, levels=levels)
             work = functools.partial(bounded, steps, choice, arguments.images, **limits)
