@@ -20,7 +20,7 @@ def bench_table(
             each.name,
             f"{each.median_ms:.2f} ms",
             f"{each.p95_ms:.2f} ms",
-            f"{each.images_per_second:.4g}",
+            f"{each.images_per_second:,.1f}" if each.images_per_second < 100 else f"{each.images_per_second:,.0f}",
             f"{each.peak_memory_mb:.0f} MB",
             f"{each.model_mb:.2f} MB",
         ]
