@@ -120,9 +120,9 @@ def distances(source: Path, checkpoint: Path, inputs: np.ndarray) -> Record:
     """
     from pmsm_cli.runtime.session import open_session
 
-    outputs = [
-        open_session(path.read_bytes(), subject=path.name, threads=1).run(inputs)[0] for path in (source, checkpoint)
-    ]
+    parts = np.split(inputs, len(inputs))  # one image at a time: some networks take gigabytes for it
+    sessions = [open_session(path.read_bytes(), subject=path.name, threads=1) for path in (source, checkpoint)]
+    outputs = [np.concatenate([session.run(part)[0] for part in parts]) for session in sessions]
     expected, given = (output.reshape(len(output), -1).astype(np.float64) for output in outputs)
     each = np.linalg.norm(given - expected, axis=1)
     varying = float(np.linalg.norm(expected - expected.mean(axis=0)))
@@ -265,6 +265,8 @@ def page(records: list[Record], stepped: list[Record]) -> str:
 
 def _faithful(records: list[Record], weights: str) -> str:
     errors = [record[weights]["error"] for record in records if weights in record]
+    if not errors:
+        return "not measured yet"
     count = sum(error < WITHIN for error in errors)
     return f"{count} of {len(errors)} ({_percent(count, len(errors))})"
 
