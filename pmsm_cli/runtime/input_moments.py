@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnx_ir as ir
 
-from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.synapse import Floats, Synapse
 from pmsm_cli.lowering.int8 import spiking_synapses
 from pmsm_cli.lowering.rounding import LARGEST_ROW, Moments, groups_of, inputs_of
-from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.tensors import tensors_of
 from pmsm_cli.sources.images import Batch
 
 _SUMS_AN_IMAGE = 256  # positions of a map that are looked at, drawn for each image
@@ -33,19 +32,15 @@ def input_moments(
     sites = list(dict.fromkeys(each.data.name or "" for each in synapses))
     if not sites:
         return {}
-    session = open_session(with_outputs(model, sites), subject=subject, threads=threads)
     random = np.random.default_rng(seed)
     sums: dict[str, Moments] = {}
     counts: dict[str, int] = {}
-    for batch in batches:
-        if len(batch.inputs):
-            named = dict(zip(session.output_names, session.run(batch.inputs), strict=True))
-            for synapse in synapses:
-                name = synapse.node.name or ""
-                rows = _read(synapse, named[synapse.data.name or ""], random)  # [groups, sums, inputs]
-                sums[name] = sums.get(name, np.float32(0)) + np.matmul(rows.transpose(0, 2, 1), rows)
-                counts[name] = counts.get(name, 0) + rows.shape[1]
-        on_batch(len(batch.inputs) + len(batch.skipped))
+    for tensors in tensors_of(model, sites, batches, subject=subject, threads=threads, on_batch=on_batch):
+        for synapse in synapses:
+            name = synapse.node.name or ""
+            rows = _read(synapse, tensors[synapse.data.name or ""], random)  # [groups, sums, inputs]
+            sums[name] = sums.get(name, np.float32(0)) + np.matmul(rows.transpose(0, 2, 1), rows)
+            counts[name] = counts.get(name, 0) + rows.shape[1]
     return {name: total / np.float32(counts[name]) for name, total in sums.items()}
 
 

@@ -51,11 +51,9 @@ HEADS = """
     vh = Transpose <perm = [0, 2, 1, 3]> (v4)
 """
 JOIN = "m = Transpose <perm = [0, 2, 1, 3]> (mixed) joined = Reshape (m, whole) u = MatMul (joined, wo)"
+PROJECTIONS = {"wq": w(8, 8), "wk": w(8, 8, seed=1), "wv": w(8, 8, seed=2), "wo": w(8, 8, seed=3)}
 ATTENTION = {
-    "wq": w(8, 8),
-    "wk": w(8, 8, seed=1),
-    "wv": w(8, 8, seed=2),
-    "wo": w(8, 8, seed=3),
+    **PROJECTIONS,
     "split": np.array([0, 0, 2, 4]),
     "whole": np.array([0, 0, 8]),
 }
@@ -209,10 +207,7 @@ BLOCKS = [
         sites=7,
         relative=1,
         weights={
-            "wq": ATTENTION["wq"],
-            "wk": ATTENTION["wk"],
-            "wv": ATTENTION["wv"],
-            "wo": ATTENTION["wo"],
+            **PROJECTIONS,
             "zero": np.array([0]),
             "one": np.array([1]),
             "two": np.array([2]),
@@ -261,10 +256,7 @@ BLOCKS = [
         weights={
             "sizes": np.array([1, 8]),
             "query": w(1, 1, 8),
-            "wq": ATTENTION["wq"],
-            "wk": ATTENTION["wk"],
-            "wv": ATTENTION["wv"],
-            "wo": ATTENTION["wo"],
+            **PROJECTIONS,
         },
     ),
     Block(
@@ -295,10 +287,7 @@ BLOCKS = [
         """,
         sites=7,
         weights={
-            "wq": ATTENTION["wq"],
-            "wk": ATTENTION["wk"],
-            "wv": ATTENTION["wv"],
-            "wo": ATTENTION["wo"],
+            **PROJECTIONS,
             "tokens": np.array([1]),
             "last": np.array([-1]),
             "small": np.float32(0.1),
@@ -326,10 +315,7 @@ BLOCKS = [
         sites=7,
         relative=1,
         weights={
-            "wq": ATTENTION["wq"],
-            "wk": ATTENTION["wk"],
-            "wv": ATTENTION["wv"],
-            "wo": ATTENTION["wo"],
+            **PROJECTIONS,
             "cosine": np.cos(np.arange(128).reshape(16, 8) / 20).astype(np.float32),
             "sine": np.sin(np.arange(128).reshape(16, 8) / 20).astype(np.float32),
             "tokens": np.array([16]),
