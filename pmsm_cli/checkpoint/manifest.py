@@ -10,7 +10,8 @@ Every key begins with `pmsm.` and holds JSON:
     pmsm.preprocessing   size, crop, mean, std, channel order, layout, interpolation
     pmsm.sites           per site: the neurons (threshold, rest, N, P), what reads it, what it keeps of the activations
     pmsm.weights         float or int8 (files without it: float)
-    pmsm.calibration     method, bound on the levels and how it was found, whether moments were matched, the images
+    pmsm.calibration     method, bound on the levels and how it was found, whether moments were matched, weights
+                         refitted, the images
     pmsm.analog          the layers not driven by spikes and why, and the other operators by type
     pmsm.finetuning      the runs of fine-tuning, in order (left out where there was none)
     pmsm.labels          the class names, where known
@@ -63,6 +64,7 @@ class Manifest:
     calibration: Calibration
     labels: tuple[str, ...] = ()
     moments_matched: bool = False  # the corrections themselves are in the weights
+    synapses_refitted: int = 0  # how many have weights that make up for what spikes lose
     finetuning: tuple[TuningRun, ...] = ()  # in order; weights and thresholds are those after the last run
     weights: Precision = Precision.FLOAT
 
@@ -85,6 +87,7 @@ def manifest_to_metadata(manifest: Manifest) -> dict[str, str]:
             "method": calibration.method.value,
             "levels": calibration.levels,
             "moments_matched": manifest.moments_matched,
+            "synapses_refitted": manifest.synapses_refitted,
             "images": dataclasses.asdict(calibration.images),
             "allocation": dataclasses.asdict(calibration.allocation) if calibration.allocation else None,
         },
@@ -153,6 +156,7 @@ def _from_records(records: dict[str, Any]) -> Manifest:
         ),
         labels=tuple(records["pmsm.labels"]),
         moments_matched=bool(calibration["moments_matched"]),
+        synapses_refitted=int(calibration.get("synapses_refitted", 0)),
         finetuning=tuple(TuningRun(**run) for run in records.get("pmsm.finetuning", ())),
         weights=Precision(records.get("pmsm.weights", Precision.FLOAT)),
     )

@@ -45,6 +45,7 @@ def convert(
     target_drop: options.TargetDrop = None,
     method: options.ThresholdMethod = Method.ENTROPY,
     match_moments: options.MatchMoments = True,
+    refit: options.Refit = True,
     coding: Annotated[
         Coding, typer.Option(help="How values spread over timesteps: ever finer corrections, or a rate.")
     ] = Coding.REFINE,
@@ -57,7 +58,9 @@ def convert(
     ] = Precision.FLOAT,
     calibration: Annotated[
         Path | None,
-        options.path_option(metavar="FILE", help="Thresholds from `pmsm calibrate`, instead of --data."),
+        options.path_option(
+            metavar="FILE", help="Thresholds from `pmsm calibrate`; with --data, weights are refitted."
+        ),
     ] = None,
     preprocess: options.Preprocess = None,
     image_size: options.ImageSize = None,
@@ -92,13 +95,10 @@ def convert(
     form = report_form(report)
     initial = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     check_tuning(finetune, data, timesteps)
-    # Images beside a calibration are for training, or for the range of what int8 carries.
-    wanted = bool(finetune) or weights is Precision.INT8
-    if calibration and ((data and not wanted) or levels or target_drop is not None or not match_moments):
-        raise UsageError(
-            "--calibration brings its own thresholds, levels and moments: "
-            "leave out --data, --levels, --target-drop and --no-match-moments"
-        )
+    if calibration:
+        # Images beside it are for its weights, for training, or for the range of what int8 carries.
+        images_serve = (refit and timesteps == 1) or bool(finetune) or weights is Precision.INT8
+        _check_calibration(data if not images_serve else None, levels, target_drop, match_moments)
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
     check_outputs([target, report], inputs=[source, calibration, labels, weights_file])
@@ -110,11 +110,13 @@ def convert(
         settings = _calibration_settings(
             data, samples, levels, target_drop, method, match_moments, seed, threads, horizon
         )
+        settings = replace(settings, refit=refit and timesteps == 1)
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
-        made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names)
+        refitted = pipeline.refit_weights(loaded, calibrated, settings, progress)
+        made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names, refitted=refitted)
         tuned = None
         if finetune and data:
             tuned = tune_conversion(made, loaded, data, target, finetune, seed, threads, progress)
@@ -124,9 +126,12 @@ def convert(
         files: dict[Path, bytes | str] = {target: made.data}
         if report:
             checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
-            images = pipeline.open_sample(data, samples, seed) if data else None
             energy = pipeline.report_checkpoint(
-                checkpoint, images, profile=options.DEFAULT_PROFILE, threads=threads, progress=progress
+                checkpoint,
+                pipeline.open_sample(data, samples, seed) if data else None,
+                profile=options.DEFAULT_PROFILE,
+                threads=threads,
+                progress=progress,
             )
             files[report] = rendered(energy, form)
         write_files(files)
@@ -216,6 +221,14 @@ def calibrate(
             console.print_result(tables.allocation_table(calibrated.calibration.allocation))
         console.say(f"written to {' and '.join(map(str, files))}")
     _check_drop(calibrated, target_drop, target)
+
+
+def _check_calibration(data: Path | None, levels: str | None, target_drop: float | None, match_moments: bool) -> None:
+    if data or levels or target_drop is not None or not match_moments:
+        raise UsageError(
+            "--calibration brings its own thresholds, levels and moments: "
+            "leave out --data, --levels, --target-drop and --no-match-moments"
+        )
 
 
 def _input_settings(

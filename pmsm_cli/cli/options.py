@@ -110,6 +110,13 @@ MatchMoments = Annotated[
         help="Give each layer's channels the source's mean and deviation back, after the neurons are in.",
     ),
 ]
+Refit = Annotated[
+    bool,
+    typer.Option(
+        "--refit/--no-refit",
+        help="At one timestep, refit each layer's weights on --data to what its spikes carry (least squares).",
+    ),
+]
 Profile = Annotated[
     str, typer.Option(metavar="NAME|FILE", help="Energy constants: 45nm, 45nm-memory, loihi2, or a TOML or JSON file.")
 ]

@@ -122,20 +122,27 @@ def is_correcting(node: ir.Node) -> bool:
     return (node.name or "").endswith((_SCALE, _SHIFT))
 
 
-def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
-    node, name = synapse.node, correction.node
+def takes_bias(synapse: Synapse) -> bool:
+    """Whether the operator itself has room for a constant a channel."""
+    node = synapse.node
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    takes_bias = node.op_type in ("Conv", "ConvTranspose") or (
+    has_room = node.op_type in ("Conv", "ConvTranspose") or (
         node.op_type == "Gemm" and synapse.output_axis == -1 and "beta" not in node.attributes
     )
-    if node.op_type != "MatMul" and not (takes_bias and (bias is None or bias.const_value is not None)):
+    return has_room and (bias is None or bias.const_value is not None)
+
+
+def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
+    node, name = synapse.node, correction.node
+    if node.op_type != "MatMul" and not takes_bias(synapse):
         _add_correcting_nodes(graph, synapse, correction)
         return
     weights = add_constant(graph, f"{name}/matched_weights", scale_outputs(synapse, correction.scale))
     node.replace_input_with(synapse.weight_index, weights)
     if (adding := drive_node(node)) is not None:
         _scale_drive(graph, synapse, adding, correction)
-    if takes_bias:
+    if takes_bias(synapse):
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
         old = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
         total = np.asarray(old * correction.scale + correction.shift, np.float32)
         node.resize_inputs(3)

@@ -26,6 +26,7 @@ from pmsm_cli.pipeline.measurement import (
     predict_images,
     report_checkpoint,
 )
+from pmsm_cli.pipeline.refitting import refit_weights
 from pmsm_cli.pipeline.rounding import round_to_int8
 from pmsm_cli.pipeline.tuning import Guide, check_torch, find_guide, finetune_checkpoint, summarise_tuning
 
@@ -52,6 +53,7 @@ __all__ = [
     "predict_images",
     "read_calibration",
     "read_labels",
+    "refit_weights",
     "report_checkpoint",
     "round_to_int8",
     "summarise",

@@ -37,6 +37,7 @@ from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
+from pmsm_cli.runtime.refit import Refitted, can_refit
 from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.runtime.shapes import known_shapes
 from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
@@ -104,6 +105,7 @@ class CalibrationSettings:
     method: Method = Method.ENTROPY
     horizon: int = 1  # steps that running values are averaged over: T in `rate`
     match_moments: bool = True  # give each synapse's output the source's mean and deviation back
+    refit: bool = False  # leave that to `refit_weights` where it can do it
     seed: int = 0
     threads: int | None = None
     keep_statistics: bool = False  # hand the histograms out, to draw them
@@ -199,7 +201,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
     calibration = replace(calibration, allocation=allocation)
     warnings += remarks(calibration, synthetic=settings.data is None)
-    if settings.match_moments:
+    if settings.match_moments and not will_refit(loaded, settings):
         progress.start("Matching moments", len(images))
         spiking = insert_neurons(teacher, loaded.plan, calibration.parameters, shapes)
         corrections = match_moments(
@@ -218,6 +220,17 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         skipped=seen.skipped,
         warnings=tuple(warnings),
         statistics=seen.statistics if settings.keep_statistics else None,
+    )
+
+
+def will_refit(loaded: Loaded, settings: CalibrationSettings) -> bool:
+    """Whether weights are to be refitted, there are images for it, and the network can be run layer by layer."""
+    return (
+        settings.refit
+        and settings.match_moments
+        and settings.data is not None
+        and can_refit(loaded.network.model)
+        and len(open_sample(settings.data, settings.samples, settings.seed)) >= FEWEST_IMAGES
     )
 
 
@@ -281,12 +294,24 @@ def read_calibration(path: Path, loaded: Loaded) -> Calibrated:
 
 
 def convert(
-    loaded: Loaded, calibrated: Calibrated, *, timesteps: int, coding: Coding, labels: Sequence[str] = ()
+    loaded: Loaded,
+    calibrated: Calibrated,
+    *,
+    timesteps: int,
+    coding: Coding,
+    labels: Sequence[str] = (),
+    refitted: Refitted | None = None,
 ) -> Conversion:
-    """Put the neurons in and unroll the timesteps; the model is checked to run before it is handed out."""
+    """Put the neurons in and unroll the timesteps; the model is checked to run before it is handed out.
+
+    `refitted` is what `refit_weights` made of this calibration, for a single timestep; None: weights as they are.
+    """
     calibration = calibrated.calibration
-    spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
-    spiking = apply_corrections(spiking, calibration.corrections, fold=timesteps == 1)
+    if refitted:
+        spiking = refitted.model
+    else:
+        spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
+        spiking = apply_corrections(spiking, calibration.corrections, fold=timesteps == 1)
     if timesteps > 1:
         spiking = unroll_timesteps(spiking, loaded.plan, timesteps=timesteps, coding=coding)
     manifest = Manifest(
@@ -298,7 +323,8 @@ def convert(
         preprocessing=loaded.preprocessing,
         plan=loaded.plan,
         calibration=replace(calibration, corrections=()),
-        moments_matched=bool(calibration.corrections),
+        moments_matched=bool(calibration.corrections) or refitted is not None,
+        synapses_refitted=refitted.synapses if refitted else 0,
         labels=tuple(labels) or loaded.network.class_names or _fitting(calibrated.class_names, spiking),
     )
     model = pack(spiking, manifest)

@@ -1,11 +1,12 @@
 """From a checkpoint with float weights to one with int8 weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint, pack
+from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.lowering.carried import carried_values, carry
 from pmsm_cli.lowering.int8 import Int8Weights
@@ -48,7 +49,7 @@ class _Rounding:
         made = self.made
         checkpoint = Checkpoint(subject=self.subject, model=made.model, manifest=made.manifest)
         shapes = measure_shapes(checkpoint)
-        model, weights = settle_weights(made.model, shapes, self._moments())
+        model, weights = settle_weights(made.model, shapes, self._moments(shapes))
         if self.settings.data is not None and self.settings.match_moments and self.one_step:
             model, weights = self._matched(model, weights)
         warnings = made.warnings
@@ -71,11 +72,12 @@ class _Rounding:
         data = model_bytes(pack(model, manifest, weights), subject=self.subject)
         return replace(made, model=model, data=data, manifest=manifest, warnings=warnings)
 
-    def _moments(self) -> dict[str, Moments]:
+    def _moments(self, shapes: Mapping[str, Shape]) -> dict[str, Moments]:
         if self.settings.data is None:
             return {}
         return input_moments(
             self.made.model,
+            shapes,
             self._batches("Finding what spikes together", self._images(_IMAGES)),
             subject=self.subject,
             seed=self.settings.seed,

@@ -38,6 +38,7 @@ class ConversionSummary:
     timesteps: int
     coding: str
     weights: str  # float or int8
+    synapses_refitted: int  # how many have weights that make up for what spikes lose
     levels: int  # the bound that was asked for, or that was found
     sites: int
     spiking_share: float  # percent of the multiply-accumulates
@@ -73,6 +74,7 @@ def summary_of(
         timesteps=manifest.timesteps,
         coding=manifest.coding.value,
         weights=manifest.weights.value,
+        synapses_refitted=manifest.synapses_refitted,
         levels=calibration.levels,
         sites=len(plan.sites),
         spiking_share=plan.spiking_share,

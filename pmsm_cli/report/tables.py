@@ -26,7 +26,8 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
     timesteps = str(summary.timesteps) if summary.timesteps == 1 else f"{summary.timesteps}, {summary.coding}"
     table.add_row("checkpoint", str(summary.checkpoint), style="bold")
     table.add_row("timesteps", timesteps)
-    table.add_row("weights", summary.weights)
+    refitted = f", refitted in {summary.synapses_refitted} layers" if summary.synapses_refitted else ""
+    table.add_row("weights", f"{summary.weights}{refitted}")
     table.add_row("spiking tensors", f"{summary.sites}, at most {summary.levels} spikes of one sign")
     table.add_row("driven by spikes", f"{percent(summary.spiking_share)} of the multiply-accumulates")
     table.add_row("stays analog", ", ".join(summary.analog) or "nothing")

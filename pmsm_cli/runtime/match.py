@@ -20,6 +20,8 @@ from pmsm_cli.runtime.remembered import Runs
 from pmsm_cli.runtime.session import Session, open_session
 from pmsm_cli.sources.images import Batch
 
+Doubles = npt.NDArray[np.float64]
+
 
 def match_moments(
     network: Network,
@@ -44,7 +46,7 @@ def match_moments(
     source = source or open_moments(network, plan, shapes, threads=threads)
     names = [name for reader in readers for name in reader.inputs]
     session = open_session(add_measuring(spiking, readers), subject=network.subject, threads=threads)
-    totals: dict[str, npt.NDArray[np.float64]] = {}
+    totals: dict[str, Doubles] = {}
     count = 0
     for batch in batches:
         usable = len(batch.inputs) - len(batch.inputs) % (network.image.batch or 1)
@@ -60,18 +62,21 @@ def match_moments(
                 totals[reader.node] = totals.get(reader.node, 0) + sums
             count += usable
         on_batch(len(batch.inputs) + len(batch.skipped))
-    corrections = []
-    for reader in readers if count else []:
-        mean, variance, source_mean, source_variance = totals[reader.node] / count
-        scale = np.clip(np.sqrt(source_variance / variance), SMALLEST_SCALE, LARGEST_SCALE)
-        corrections.append(
-            Correction(
-                node=reader.node,
-                scale=scale.astype(np.float32),
-                shift=(source_mean - scale * mean).astype(np.float32),
-            )
-        )
-    return tuple(corrections)
+    if not count:
+        return ()
+    return tuple(correction_of(reader.node, *(totals[reader.node] / count)) for reader in readers)
+
+
+def correction_of(
+    node: str, mean: Doubles, variance: Doubles, source_mean: Doubles, source_variance: Doubles
+) -> Correction:
+    """What gives a synapse's output channels the source's mean and deviation, as far as a correction goes."""
+    scale = np.clip(np.sqrt(source_variance / variance), SMALLEST_SCALE, LARGEST_SCALE)
+    return Correction(
+        node=node,
+        scale=scale.astype(np.float32),
+        shift=(source_mean - scale * mean).astype(np.float32),
+    )
 
 
 def open_moments(

@@ -58,9 +58,16 @@ class Session:
         return 1 if output in self.stacked else 0
 
     def _run(self, inputs: Array, others: Mapping[str, Array] | None) -> list[Array]:
-        feeds = {self.input_name: inputs, **(others or {})}
+        return self.run_all({self.input_name: inputs, **(others or {})})
+
+    def run_all(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """All outputs for inputs by name, each as the graph takes it.
+
+        Raises:
+            UnsupportedGraphError: onnxruntime fails on these inputs.
+        """
         try:
-            results: list[Array] = self.runner.run(list(self.output_names), feeds)
+            results: list[Array] = self.runner.run(list(self.output_names), dict(feeds))
         except Exception as error:
             raise _in_our_words(error, self.subject) from error
         return results
@@ -108,12 +115,13 @@ def open_session(
     except Exception as error:
         raise _in_our_words(error, subject) from error
     image = runner.get_inputs()[0]
+    images = next(iter(image.shape), None)  # a tensor of unknown shape has none
     names = tuple(output.name for output in runner.get_outputs())
     return Session(
         subject=subject,
         runner=runner,
         input_name=image.name,
-        fixed_batch=image.shape[0] if isinstance(image.shape[0], int) and image.shape[0] > 0 else None,
+        fixed_batch=images if isinstance(images, int) and images > 0 else None,
         output_names=names,
         stacked=frozenset(stacked) | {f"{name}{PER_STEP}" for name in names},
     )

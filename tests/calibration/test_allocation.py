@@ -207,7 +207,8 @@ def test_a_calibration_file_remembers_how_levels_were_found(pmsm, tmp_path):
     made = pmsm("calibrate", DIGITS, IMAGES, *SETTINGS[2:], "--target-drop", 1, "-o", file)
     assert made.code == 0, made.err
     direct = pmsm("convert", DIGITS, *SETTINGS, "--target-drop", 1, "-o", target)
-    copied = pmsm("convert", DIGITS, "--calibration", file, "-o", tmp_path / "again.onnx", "--json")
+    images = [*SETTINGS[:2], "--calibration", file]
+    copied = pmsm("convert", DIGITS, *images, "-o", tmp_path / "again.onnx", "--json")
     assert copied.record["allocation"] == direct.record["allocation"] == made.record["allocation"]
     assert (tmp_path / "again.onnx").read_bytes() == target.read_bytes()
 

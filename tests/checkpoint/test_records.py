@@ -150,6 +150,7 @@ MANIFEST = Manifest(
     weights=Precision.INT8,
     labels=("cat", "chien", "犬"),
     moments_matched=True,
+    synapses_refitted=7,
     finetuning=(
         TuningRun(
             epochs=3,

@@ -43,7 +43,7 @@ def test_convert_gives_the_record_of_its_table_as_json(pmsm, network, pictures, 
     record = made.record
     assert record.keys() == {
         "allocation", "finetuning",
-        "checkpoint", "source", "timesteps", "coding", "weights", "levels", "sites", "spiking_share", "analog", "images",
+        "checkpoint", "source", "timesteps", "coding", "weights", "synapses_refitted", "levels", "sites", "spiking_share", "analog", "images",
         "origin", "mean_spikes", "worst_db", "worst_site", "skipped", "warnings",
     }  # fmt: skip
     assert (record["checkpoint"], record["source"]) == (str(target), "convolutional")
@@ -119,6 +119,10 @@ def test_a_calibration_file_gives_the_checkpoint_that_its_images_would_give(
     made = pmsm("convert", network, "--data", pictures, *settings, "-T", timesteps, "-o", target)
     assert made.code == 0
     from_file = checkpoints / {1: "one.onnx", 3: "three.onnx"}[timesteps]
+    if timesteps == 1:
+        again = ["--calibration", checkpoints / "network.calibration.json", "--data", pictures, "--preprocess", "none"]
+        from_file = tmp_path / "again.onnx"
+        assert pmsm("convert", network, *again, "-o", from_file).code == 0
     inputs = tiny.images(4)
     outputs = [
         ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(None, {"image": inputs})
@@ -283,3 +287,20 @@ def test_images_unlike_each_other_are_warned_of(pmsm, network, tmp_path: Path):
     made = pmsm("calibrate", network, tmp_path / "x.npy", "--preprocess", "none", "-o", tmp_path / "x.json")
     assert made.code == 0
     assert "warning: 20 images are too few, or too unlike each other: thresholds from two halves" in made.err
+
+
+def test_weights_are_refitted_at_one_timestep_with_images_unless_told_not_to(pmsm, network, pictures, tmp_path: Path):
+    def refitted(*options: object) -> int:
+        made = pmsm("convert", network, "--preprocess", "none", "-o", tmp_path / "out.onnx", "--json", *options)
+        assert made.code == 0, made.err
+        manifest = open_checkpoint(tmp_path / "out.onnx").manifest
+        assert made.record["synapses_refitted"] == manifest.synapses_refitted
+        return manifest.synapses_refitted
+
+    images = ["--data", pictures, "--levels", 3]
+    assert refitted(*images) == 2
+    assert refitted(*images, "--no-refit") == 0
+    assert refitted(*images, "--no-match-moments") == 0
+    assert refitted(*images, "--samples", 7) == 0  # too few to tell
+    assert refitted(*images, "-T", 2) == 0
+    assert refitted("--levels", 3) == 0

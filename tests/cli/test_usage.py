@@ -173,7 +173,7 @@ def test_a_value_out_of_range_is_refused(pmsm, command, option, value):
 
 CONTRADICTIONS = {
     "two sources of thresholds": (
-        "convert {network} --calibration {calibration} --data {pictures}",
+        "convert {network} --calibration {calibration} --data {pictures} --timesteps 2",
         "--calibration brings its own thresholds, levels and moments: "
         "leave out --data, --levels, --target-drop and --no-match-moments",
     ),

@@ -10,6 +10,7 @@ from pmsm_cli.graph.synapse import synapse_of
 from pmsm_cli.lowering.int8 import quantise, spiking_synapses
 from pmsm_cli.lowering.rounding import round_by_moments
 from pmsm_cli.runtime.input_moments import input_moments
+from pmsm_cli.runtime.workload import measure_shapes
 
 IMAGES = tiny.images(32)
 
@@ -59,7 +60,8 @@ def test_inputs_that_never_spike_leave_the_nearest_integers():
 @pytest.mark.parametrize("proto", [tiny.convolutional(), tiny.residual()])
 def test_moments_are_those_of_what_a_synapse_sums_up(proto):
     checkpoint = spiking.checkpoint_of(proto, IMAGES)
-    got = input_moments(checkpoint.model, spiking.batches_of(IMAGES, 8), subject="x", seed=0)
+    shapes = measure_shapes(checkpoint)
+    got = input_moments(checkpoint.model, shapes, spiking.batches_of(IMAGES, 8), subject="x", seed=0)
     spikes = spiking.spikes_of(checkpoint, IMAGES)
     for synapse in spiking_synapses(checkpoint.model.graph):
         own = spikes[synapse.data.name.removesuffix("/spikes")][0]

@@ -1,0 +1,36 @@
+"""A synapse's weights as one row of inputs for each output, whatever the operator's own layout."""
+
+import numpy as np
+import numpy.typing as npt
+
+from pmsm_cli.graph.synapse import Synapse
+
+
+def groups_of(synapse: Synapse) -> int:
+    """How many groups of inputs a synapse keeps apart."""
+    return int(synapse.node.attributes.get_int("group", 1) or 1) if synapse.node.op_type == "Conv" else 1
+
+
+def inputs_of(synapse: Synapse) -> int | None:
+    """How many inputs each output sums up; None for operators whose weights are no rows."""
+    shape = synapse.weights.shape
+    if synapse.node.op_type == "Conv":
+        return int(np.prod(shape[1:]))
+    return synapse.channels if synapse.node.op_type in ("Gemm", "MatMul") and len(shape) == 2 else None
+
+
+def as_rows(synapse: Synapse, weights: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Weights as [outputs, inputs of the group]. Precondition: `inputs_of` is a number."""
+    return weights.reshape(len(weights), -1) if _outputs_first(synapse) else weights.T
+
+
+def from_rows(synapse: Synapse, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """The inverse of `as_rows`."""
+    return rows.reshape(synapse.weights.shape) if _outputs_first(synapse) else rows.T
+
+
+def _outputs_first(synapse: Synapse) -> bool:
+    node = synapse.node
+    if node.op_type == "Gemm":
+        return (node.attributes.get_int("transB", 0) == 1) == (synapse.data_index == 0)
+    return node.op_type == "Conv" or synapse.data_index == 1

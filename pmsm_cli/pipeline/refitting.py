@@ -1,0 +1,56 @@
+"""From a calibration to weights that make up for what spikes lose."""
+
+import numpy as np
+
+from pmsm_cli.calibration.unseen import FEWEST_IMAGES
+from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, will_refit
+from pmsm_cli.pipeline.inputs import Progress, open_sample
+from pmsm_cli.runtime.refit import Refitted, refit
+from pmsm_cli.runtime.session import Array
+from pmsm_cli.sources.images import read_batches
+
+_LARGEST_BATCH = 16
+_MEMORY = 2**29  # bytes of activations that are held for all images
+_HELD_AT_ONCE = 4  # times the largest tensor: either network's, and what passes beside it
+_WORK = 200e9  # multiply-accumulates of the source on all images
+_FEWEST = 32  # images, whatever they take
+
+
+def refit_weights(
+    loaded: Loaded, calibrated: Calibrated, settings: CalibrationSettings, progress: Progress
+) -> Refitted | None:
+    """Weights refitted on the calibration images, for one timestep, with moments matched behind them.
+
+    As many of the images take part as memory holds and as time allows. None where `will_refit` says no, and for a
+    calibration from a file that does without moments.
+    """
+    if not will_refit(loaded, settings):
+        return None
+    readers = sum(len(site.readers) for site in loaded.plan.sites)
+    spiking = insert_neurons(loaded.network, loaded.plan, calibrated.calibration.parameters, loaded.shapes)
+    batches = _batches(loaded, settings)
+    progress.start("Refitting weights", readers)
+    return refit(
+        loaded.network,
+        loaded.plan,
+        spiking,
+        loaded.shapes,
+        batches,
+        seed=settings.seed,
+        threads=settings.threads,
+        on_synapse=progress.advance,
+    )
+
+
+def _batches(loaded: Loaded, settings: CalibrationSettings) -> list[Array]:
+    """The images that are held, in at least eight batches where there are images for them."""
+    assert settings.data is not None
+    fixed = loaded.network.image.batch
+    largest = max((int(np.prod(shape)) // (fixed or 1) for shape in loaded.shapes.values()), default=1)
+    held = _MEMORY // (4 * _HELD_AT_ONCE * largest)
+    paid = int(_WORK // max(loaded.plan.total_macs // (fixed or 1), 1))
+    images = open_sample(settings.data, min(settings.samples, max(min(held, paid), _FEWEST)), settings.seed)
+    size = fixed or max(1, min(_LARGEST_BATCH, len(images) // FEWEST_IMAGES))
+    read = (batch.inputs for batch in read_batches(images, loaded.preprocessing, size))
+    return [inputs for inputs in read if len(inputs) and (not fixed or len(inputs) == fixed)]

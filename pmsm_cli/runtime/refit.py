@@ -1,0 +1,137 @@
+"""Refitting the weights of spiking synapses to the source, layer by layer behind layers that are settled already."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from pmsm_cli.calibration.regression import Sums, change_that_helps
+from pmsm_cli.graph.captures import inner_graphs
+from pmsm_cli.graph.matching import SMALLEST_DEVIATION, MatchedReader, apply_corrections, matched_readers
+from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.refit import can_change, change_synapse, constant_part
+from pmsm_cli.graph.rest import driven_output
+from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.synapse import Synapse, synapse_of
+from pmsm_cli.graph.weight_rows import as_rows, from_rows, inputs_of
+from pmsm_cli.neuron.parameters import Correction
+from pmsm_cli.runtime.match import Doubles, correction_of
+from pmsm_cli.runtime.session import Array
+from pmsm_cli.runtime.staged import StagedRun
+from pmsm_cli.runtime.summed import draw_places, is_summed_up, rows_put_out, rows_read
+
+LONGEST_ROW = 1152  # inputs of an output, 128 channels of a 3x3 kernel: time goes with the square of it and more
+_PLACES_AN_IMAGE = 256  # where sums are looked at, drawn for each image
+_HELD_OUT = 4  # one batch of so many only judges
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Refitted:
+    """A one-timestep graph whose weights make up for what spikes lose, its moments matched."""
+
+    model: ir.Model
+    synapses: int  # how many have other weights than the source, apart from a scale
+
+
+def can_refit(model: ir.Model) -> bool:
+    """Whether a graph can be run layer by layer: there is no control flow in it."""
+    return not any(inner_graphs(node) for node in model.graph)
+
+
+def refit(
+    network: Network,
+    plan: SitePlan,
+    spiking: ir.Model,
+    shapes: Mapping[str, Shape],
+    batches: Sequence[Array],
+    *,
+    seed: int,
+    threads: int | None = None,
+    on_synapse: Callable[[int], None] = lambda synapses: None,
+) -> Refitted:
+    """Change each synapse's weights so that less is missing to the source's output, then match its moments.
+
+    A regression's estimates vary less than what they estimate, so that the second step belongs to the first. `spiking`
+    is the one-timestep graph without corrections; each batch is one that both graphs take whole, and of one in four
+    only the judgement is asked. Synapses of long rows are only matched.
+
+    Precondition: `can_refit` of both graphs.
+    """
+    if not batches:
+        return Refitted(model=spiking, synapses=0)
+    copy = spiking.clone()
+    nodes = {node.name: node for node in copy.graph}
+    outputs = {node.name: node.outputs[0].name or "" for node in network.model.graph}
+    random = np.random.default_rng(seed)
+    teacher = StagedRun(network.model, batches, subject=network.subject, threads=threads)
+    student = StagedRun(copy, batches, subject=network.subject, threads=threads)
+    corrections, changed = [], 0
+    for reader in matched_readers(network.model, plan, shapes):
+        synapse = synapse_of(nodes[reader.node])
+        assert synapse is not None
+        wanted = list(teacher.advance(outputs[reader.node]))
+        if can_change(synapse) and (inputs_of(synapse) or 0) <= LONGEST_ROW:
+            changed += _refit(copy.graph, synapse, student.advance(synapse.data.name or ""), wanted, random)
+        settled = driven_output(synapse.node).name or ""
+        correction = _matched(reader, student.advance(settled), wanted)
+        student.replace(settled, functools.partial(_corrected, reader, correction))
+        corrections.append(correction)
+        on_synapse(1)
+    common_passes.RemoveUnusedNodesPass()(copy)  # the weights that took part before
+    return Refitted(model=apply_corrections(copy, tuple(corrections), fold=True), synapses=changed)
+
+
+def _refit(
+    graph: ir.Graph, synapse: Synapse, data: Iterable[Array], wanted: Iterable[Array], random: np.random.Generator
+) -> bool:
+    """Change a synapse where that helps on images held out; whether it did."""
+    sums = _sums(synapse, data, wanted, random)
+    change = change_that_helps(*sums) if sums else None
+    if change is None:
+        return False
+    weights, shift = (part.astype(np.float32) for part in change)
+    rows = weights.transpose(0, 2, 1).reshape(-1, weights.shape[1])
+    change_synapse(graph, synapse, from_rows(synapse, rows), shift.reshape(-1))
+    return True
+
+
+def _sums(
+    synapse: Synapse, data: Iterable[Array], wanted: Iterable[Array], random: np.random.Generator
+) -> tuple[Sums, Sums] | None:
+    """Sums over the batches that are fitted, and over those that judge; None where the operator is beyond us."""
+    sums: list[Sums | None] = [None, None]
+    constant, weights = constant_part(synapse), as_rows(synapse, synapse.weights)
+    for number, (spikes, output) in enumerate(zip(data, wanted, strict=True)):
+        if not is_summed_up(synapse, spikes):
+            return None
+        places = draw_places(synapse, output.shape, _PLACES_AN_IMAGE, random)
+        read = rows_read(synapse, spikes, output.shape, places)
+        own = np.matmul(read, weights.reshape(read.shape[0], -1, read.shape[2]).transpose(0, 2, 1))
+        here = Sums.over(read, rows_put_out(synapse, output - constant, places) - own)
+        part = number % _HELD_OUT == _HELD_OUT - 1
+        total = sums[part]
+        sums[part] = here if total is None else total + here
+    fitted, held = sums
+    return (fitted, held) if fitted and held else None
+
+
+def _matched(reader: MatchedReader, own: Iterable[Array], wanted: Iterable[Array]) -> Correction:
+    return correction_of(reader.node, *_moments(reader, own), *_moments(reader, wanted))
+
+
+def _moments(reader: MatchedReader, outputs: Iterable[Array]) -> tuple[Doubles, Doubles]:
+    """Mean and variance of each channel over all images."""
+    count, total, power = 0, np.zeros(1), np.zeros(1)
+    for output in outputs:
+        count += output.size // output.shape[reader.axis]
+        total = total + output.sum(axis=reader.other_axes, dtype=np.float64)
+        power = power + np.square(output).sum(axis=reader.other_axes, dtype=np.float64)
+    mean = total / count
+    return mean, np.maximum(power / count - mean**2, 0) + SMALLEST_DEVIATION**2
+
+
+def _corrected(reader: MatchedReader, correction: Correction, own: Array) -> Array:
+    return own * reader.along_channels(correction.scale) + reader.along_channels(correction.shift)
