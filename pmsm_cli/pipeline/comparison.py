@@ -32,6 +32,10 @@ _ASSUMPTIONS = (
     "no synaptic operations in any method",
     "what is not linear (max pooling, softmax) works on averages over the steps so far",
 )
+_MEMORY = (
+    "where memory is billed, weights are fetched, spikes moved and membranes read and written anew at every step, in "
+    "all methods; a machine that ran all steps of a layer before the next one would fetch its weights once",
+)
 _SAME_FOLDER = "thresholds are set on images of the folder that is measured on: --calibration-data names another one"
 
 
@@ -65,6 +69,7 @@ def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) ->
     contenders += run_baselines(bench, ours[0].statistics)
     measured = ours[0].run.evaluation
     ann = _source_figures(bench, ours[0])
+    by_memory = any(profile.memory for profile in bench.profiles.values())
     warnings = dict.fromkeys([*loaded.warnings, *(warning for each in ours for warning in each.calibrated.warnings)])
     return Comparison(
         version=COMPARISON_VERSION,
@@ -79,7 +84,7 @@ def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) ->
         profiles=tuple(bench.profiles),
         ann=ann,
         methods=tuple(_result(each, settings, ann) for each in contenders),
-        assumptions=(*_ASSUMPTIONS, *bench.assumptions),
+        assumptions=(*_ASSUMPTIONS, *_MEMORY * by_memory, *bench.assumptions),
         seed=settings.seed,
         skipped=measured.skipped,
         warnings=(*warnings, *[_SAME_FOLDER] * (settings.calibration_data is None)),

@@ -135,7 +135,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         yield f"{' and '.join(titles)}: {paper}"
     calibrated = f"calibrated on {comparison.calibration_images} images of {comparison.calibration_origin}"
     yield f"{calibrated}; measured on {comparison.images} of {comparison.origin}; seed {comparison.seed}"
-    yield f"energy by profile {comparison.profile}, per image, of all steps together:"
+    beside = f"; {', '.join(comparison.profiles[1:])} bills the same counts" if comparison.profiles[1:] else ""
+    yield f"energy by profile {comparison.profile}, per image, of all steps together{beside}:"
     yield from (f"- {assumption}" for assumption in comparison.assumptions)
 
 
