@@ -95,7 +95,7 @@ def against_ours(found: Result) -> list[str]:
         "first T within a point",
         "top-1",
         "setting",
-        *(f"of ours at T = 1, {name}" for name in profiles),
+        *(f"over ours at T = 1, {name}" for name in profiles),
     ]
     lines = [row(*titles), row("---", "--:", "--:", "---", *["--:"] * len(profiles))]
     for method in found["methods"]:

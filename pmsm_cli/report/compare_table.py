@@ -10,7 +10,6 @@ from pmsm_cli.report.comparison import Comparison, MethodPoint, MethodResult
 from pmsm_cli.report.numbers import count, energy, percent
 
 _COLUMNS = ("T", "top-1", "agreement", "spikes/neuron", "synaptic ops", "energy", "of fp32")
-_FIRST_COLUMNS = ("T", "top-1", "agreement", "spikes/neuron")
 
 _NOT = "not applicable"
 
@@ -89,29 +88,28 @@ def _reference(comparison: Comparison) -> MethodResult | None:
 
 
 def _first_columns(comparison: Comparison) -> list[str]:
-    """What is said of each method there: energy by every profile."""
-    if len(comparison.profiles) == 1:
-        return [*_FIRST_COLUMNS, "energy", "relative"]
-    return [*_FIRST_COLUMNS, *(name for profile in comparison.profiles for name in (f"energy, {profile}", "relative"))]
+    """What is said of each method there: what it keeps, and its energy by every profile."""
+    energies = (name for profile in comparison.profiles for name in (f"energy, {profile}", "relative"))
+    return ["T", comparison.measure or "", *energies]
 
 
 def _first_rows(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     """The source, and each method at its first sufficient number of timesteps."""
-    kept, ann = _reference(comparison), comparison.ann
-    reference = kept.first_within.energy_by_profile if kept and kept.first_within else {}
+    first, ann = _reference(comparison), comparison.ann
+    reference = first.first_within.energy_by_profile if first and first.first_within else {}
 
     def energies(by_profile: Mapping[str, float]) -> Iterator[str]:
         for profile in comparison.profiles:
             yield energy(by_profile[profile])
             yield f"{by_profile[profile] / reference[profile]:.2f}x" if reference.get(profile) else "-"
 
-    yield "source, fp32", ["", percent(ann.top1, 2), "", "", *energies(ann.energy_by_profile)]
-    yield "source, int8", ["", "", "", "", *energies(ann.energy_int8_by_profile)]
+    yield "source, fp32", ["", "" if ann.top1 is None else percent(ann.top1, 2), *energies(ann.energy_by_profile)]
+    yield "source, int8", ["", "", *energies(ann.energy_int8_by_profile)]
     for method in comparison.methods:
         point = method.first_within
         if point:
-            cells = [str(point.timesteps), *_accuracy(point), f"{point.spikes_per_neuron:.2f}"]
-            yield method.title, [*cells, *energies(point.energy_by_profile)]
+            kept = point.agreement if ann.top1 is None else point.top1
+            yield method.title, [str(point.timesteps), percent(kept, 2), *energies(point.energy_by_profile)]
         elif method.points:
             yield method.title, [f"> {method.points[-1].timesteps}", *[""] * (len(_first_columns(comparison)) - 1)]
 

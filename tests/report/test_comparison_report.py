@@ -94,12 +94,12 @@ def test_every_method_is_shown_with_what_it_costs_where_it_keeps_the_accuracy(re
     text = render(comparison())
     assert cells(text, "theirs") == [
         ["theirs", "1", "20.00 %", "90.00 %", "0.50", "1.00 M", "10 uJ", "5 %"],
-        ["theirs", "4", "87.00 %", "90.00 %", "2.00", "75 uJ", "1.50x"],
+        ["theirs", "4", "87.00 %", "75 uJ", "1.50x"],
     ]
-    assert cells(text, "ours")[1] == ["ours", "1", "87.50 %", "90.00 %", "0.50", "50 uJ", "1.00x"]
+    assert cells(text, "ours")[1] == ["ours", "1", "87.50 %", "50 uJ", "1.00x"]
     assert cells(text, "slow")[1][:2] == ["slow", "> 4"]
-    assert cells(text, "source, fp32") == [["source, fp32", "", "88.00 %", "", "", "200 uJ", "4.00x"]]
-    assert cells(text, "source, int8") == [["source, int8", "", "", "", "", "10 uJ", "0.20x"]]
+    assert cells(text, "source, fp32") == [["source, fp32", "", "88.00 %", "200 uJ", "4.00x"]]
+    assert cells(text, "source, int8") == [["source, int8", "", "", "10 uJ", "0.20x"]]
     assert len(cells(text, "other: not applicable")) == 1
     for line in (
         "relative: over the energy of ours",
@@ -118,13 +118,13 @@ def test_a_second_profile_has_its_own_energies_and_ratios_beside_the_first(rende
     text = render(comparison(profiles=("45nm", "45nm-memory")))
     header = next(line for line in text.splitlines() if "relative" in line).replace("┃", "|")
     titles = [cell.strip() for cell in header.strip("|").split("|")]
-    assert titles[5:] == ["energy, 45nm", "relative", "energy, 45nm-memory", "relative"]
+    assert titles == ["method", "T", "top-1", "energy, 45nm", "relative", "energy, 45nm-memory", "relative"]
     # 4 x 0.05 + 0.1 mJ at one step against 4 x 0.075 + 0.4 mJ at four.
-    assert cells(text, "ours")[1] == ["ours", "1", "87.50 %", "90.00 %", "0.50", "50 uJ", "1.00x", "300 uJ", "1.00x"]
-    assert cells(text, "theirs")[1][5:] == ["75 uJ", "1.50x", "700 uJ", "2.33x"]
-    assert cells(text, "source, fp32")[0][5:] == ["200 uJ", "4.00x", "3 mJ", "10.00x"]
-    assert cells(text, "source, int8")[0][5:] == ["10 uJ", "0.20x", "600 uJ", "2.00x"]
-    assert cells(text, "slow")[1] == ["slow", "> 4", *[""] * 7]
+    assert cells(text, "ours")[1] == ["ours", "1", "87.50 %", "50 uJ", "1.00x", "300 uJ", "1.00x"]
+    assert cells(text, "theirs")[1][3:] == ["75 uJ", "1.50x", "700 uJ", "2.33x"]
+    assert cells(text, "source, fp32")[0][3:] == ["200 uJ", "4.00x", "3 mJ", "10.00x"]
+    assert cells(text, "source, int8")[0][3:] == ["10 uJ", "0.20x", "600 uJ", "2.00x"]
+    assert cells(text, "slow")[1] == ["slow", "> 4", *[""] * 5]
 
 
 def test_a_comparison_in_which_nothing_keeps_the_accuracy_says_so():
@@ -140,6 +140,14 @@ def test_a_comparison_without_classes_has_no_table_of_what_is_kept():
     for text in (shown(record), comparison_markdown(record)):
         assert cells(text, "ours") == [["ours", "1", "-", "-", "0.50", "1.00 M", "10 uJ", "5 %"]]
         assert "lose" not in text
+
+
+def test_without_labels_what_is_kept_is_agreement():
+    unlabelled = (method("ours", [point(1, None, 0.05, 99.5)], 0),)
+    text = comparison_markdown(comparison(measure="agreement", ann=source(None), methods=unlabelled))
+    assert cells(text, "method")[1] == ["method", "T", "agreement", "energy, 45nm", "relative"]
+    assert cells(text, "ours")[1] == ["ours", "1", "99.50 %", "50 uJ", "1.00x"]
+    assert cells(text, "source, fp32") == [["source, fp32", "", "", "200 uJ", "4.00x"]]
 
 
 @pytest.mark.parametrize("width", [80, 100])
