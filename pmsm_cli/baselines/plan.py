@@ -7,7 +7,7 @@ evaluated on averages over the steps so far.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -103,10 +103,10 @@ def plan_neurons(network: Network, plan: SitePlan, shapes: Mapping[str, Shape]) 
             changing.update(node.outputs)
             if not _can_run_per_step(node, changing):
                 obstacles.append(f"{node.name} ({node.op_type})")
-    carried = _carried_by_spikes(graph, {neuron.name for neuron in neurons})
+    carried = carried_by_spikes(graph, {neuron.name for neuron in neurons}, shapes)
     return NeuronPlan(
         neurons=tuple(neurons),
-        uncovered=tuple(site.name for site in plan.sites if site.name in sites - carried),
+        uncovered=tuple(site.name for site in plan.sites if site.name in sites - carried.keys()),
         obstacles=tuple(obstacles),
     )
 
@@ -147,18 +147,30 @@ def _before_synapses(graph: ir.Graph) -> set[ir.Value]:
     return needed
 
 
-def _carried_by_spikes(graph: ir.Graph, neurons: set[str]) -> set[str]:
-    """The names of the tensors that consist of spikes, as they are or pooled."""
-    carried: set[str] = set()
+def carried_by_spikes(graph: ir.Graph, neurons: Container[str], shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """The tensors that consist of spikes, as they are or pooled, and how many one element has at most."""
+    carried: dict[str, int] = {}
     for node in graph:
         names = [output.name or "" for output in node.outputs]
-        if neurons & set(names):
-            carried.update(names)
+        if any(name in neurons for name in names):
+            carried.update(dict.fromkeys(names, 1))
         elif node.op_type in MOVING_OPS | AVERAGING_OPS | MAXIMUM_OPS:
             data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-            if all(value is not None and value.name in carried for value in data):
-                carried.update(names)
+            read = [value.name or "" if value is not None else "" for value in data]
+            if all(name in carried for name in read):
+                most = 1 if node.op_type in MAXIMUM_OPS else max(carried[name] for name in read)
+                most *= _window(node, shapes) if node.op_type in AVERAGING_OPS else 1
+                carried.update(dict.fromkeys(names, most))
     return carried
+
+
+def _window(node: ir.Node, shapes: Mapping[str, Shape]) -> int:
+    """How many elements an average is over."""
+    if node.op_type == "AveragePool":
+        return math.prod(node.attributes["kernel_shape"].as_ints())
+    (read, *_), (written, *_) = node.inputs, node.outputs
+    before, after = (shapes.get(value.name or "", ()) if value is not None else () for value in (read, written))
+    return math.prod(before) // math.prod(after)
 
 
 def _site(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> Site:

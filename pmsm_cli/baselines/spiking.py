@@ -33,6 +33,8 @@ from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.scan import Timestep, add_scan, like, scalar
 from pmsm_cli.graph.sites import SitePlan
 
+TOTAL = "total/"  # in the names of states that hold what an operator on averages has passed on so far
+
 
 def spiking_model(
     network: Network,
@@ -134,14 +136,14 @@ class _LaterStep(Timestep):
             outputs,
             domain=node.domain,
             attributes=list(node.attributes.values()),
-            name=f"{node.name}/of_averages",
+            name=f"{node.name}/later",
         )
         for output, average in zip(node.outputs, outputs, strict=True):
             total = average
             if scales:
                 total = like(output, "total")
                 self.append("Mul", [average, self.number], [total], name=f"{node.name}/total")
-            state = self.add_state(output, "total/")
+            state = self.add_state(output, TOTAL)
             state.after = total
             growth = like(output, "later")
             self.append("Sub", [total, state.before], [growth], name=f"{node.name}/growth")

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from pmsm_cli.calibration.quality import SiteQuality
 from pmsm_cli.checkpoint.manifest import Manifest
-from pmsm_cli.energy.columns import ANN, ANN_INT8, COLUMNS, QUANTISED, SNN, SNN_INT8, Bill, Column, Cost, total_of
+from pmsm_cli.energy.columns import ANN, COLUMNS, SNN, SNN_INT8, Column, Cost, total_of
 from pmsm_cli.energy.constants import EnergyProfile, SpikeSize
-from pmsm_cli.energy.facts import SiteFacts, facts_of
+from pmsm_cli.energy.costs import MILLIJOULE, Steps, analog_steps, open_bill, rest_steps, site_steps
+from pmsm_cli.energy.facts import SiteFacts, facts_of, sites_of
 from pmsm_cli.energy.findings import findings
 from pmsm_cli.energy.records import (
     REPORT_VERSION,
@@ -29,9 +30,8 @@ from pmsm_cli.runtime.evaluate import Evaluation
 
 __all__ = ["AccuracyReport", "EnergyMillijoule", "EnergyReport", "SiteReport", "account"]
 
-_MILLIJOULE = 1e-9  # of one pJ
 _THRESHOLD_BARS = 16
-Costs = dict[str, tuple[Cost, ...]]  # by column: what each step costs; the others have but one
+Costs = dict[str, Steps]  # by column
 
 
 def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> EnergyReport:
@@ -40,14 +40,18 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
     Raises:
         ValueError: the profile bills memory or the arithmetic beside synapses, and the count knows nothing of them.
     """
-    if count.work is None and (profile.memory or profile.rest):
-        raise ValueError("this profile bills what has to be measured first: count.work")
     plan, work, timesteps = manifest.plan, count.work, manifest.timesteps
-    facts = facts_of(manifest, count.sites, work)
-    bill = Bill(profile, work, state_bits=sum(each.state_bits for each in facts))
-    sites = [_site_costs(each, bill, timesteps) for each in facts]
-    analog = [_analog_costs(layer, work, bill, timesteps) for layer in plan.analog_layers]
-    rest = [_rest_costs(each, bill, timesteps) for each in (work.rest if work else ())]
+    facts = sites_of(manifest, count.sites, work)
+    bill = open_bill(facts_of(facts, plan, work), profile)
+    sites = [{column.name: site_steps(each, column, bill) for column in COLUMNS} for each in facts]
+    analog = [
+        {column.name: analog_steps(layer, work, column, bill, timesteps) for column in COLUMNS}
+        for layer in plan.analog_layers
+    ]
+    rest = [
+        {column.name: rest_steps(each, column, bill, timesteps) for column in COLUMNS}
+        for each in (work.rest if work else ())
+    ]
     neurons = sum(each.neurons for each in count.sites)
     spikes_per_neuron = _sums(count.sites, lambda site: site.spikes, 1 / neurons)
     totals = {column.name: total_of(_all(column, [*sites, *analog, *rest])) for column in COLUMNS}
@@ -75,7 +79,7 @@ def account(manifest: Manifest, count: SpikeCount, profile: EnergyProfile) -> En
         macs=plan.total_macs,
         synaptic_ops=_sums(count.sites, lambda site: site.synaptic_ops),
         synaptic_ops_deviation=_listed(count.synaptic_ops_deviation),
-        synaptic_events=tuple(sum(each.events[step] for each in facts) for step in range(timesteps)),
+        synaptic_events=tuple(sum(each.drive.events[step] for each in facts) for step in range(timesteps)),
         histogram_images=count.histogram_images,
         sites=tuple(
             _site(each, calibrated.quality, costs, profile)
@@ -103,47 +107,15 @@ def _energy(
 ) -> EnergyMillijoule:
     def step_by_step(column: Column) -> tuple[float, ...]:
         parts = [costs[column.name] for costs in (*spiking, *analog)]
-        return tuple(_MILLIJOULE * sum(costs[step].total for costs in parts) for step in range(timesteps))
+        return tuple(MILLIJOULE * sum(costs[step].total for costs in parts) for step in range(timesteps))
 
     return EnergyMillijoule(
         **{column.name: column.total_mj for column in columns},
-        snn_spiking=_MILLIJOULE * total_of(_all(SNN, spiking)).total,
-        snn_analog=_MILLIJOULE * total_of(_all(SNN, analog)).total,
+        snn_spiking=MILLIJOULE * total_of(_all(SNN, spiking)).total,
+        snn_analog=MILLIJOULE * total_of(_all(SNN, analog)).total,
         snn_per_step=step_by_step(SNN),
         snn_int8_per_step=step_by_step(SNN_INT8),
     )
-
-
-def _site_costs(facts: SiteFacts, bill: Bill, timesteps: int) -> Costs:
-    costs: Costs = {column.name: (bill.dense(facts.values(column), column),) for column in (ANN, ANN_INT8)}
-    costs[QUANTISED.name] = (bill.quantised(facts.quantised, QUANTISED),)
-    for column in (SNN, SNN_INT8):
-        costs[column.name] = tuple(
-            bill.spiking(facts.spikes(step), column, float(facts.count.synaptic_ops[step]), first=step == 0)
-            + bill.kept(facts.state_bits, step=step, timesteps=timesteps)
-            for step in range(timesteps)
-        )
-    return costs
-
-
-def _analog_costs(layer: AnalogLayer, work: Work | None, bill: Bill, timesteps: int) -> Costs:
-    known = work.layers.get((layer.node, 0)) if work else None
-
-    def cost(column: Column) -> tuple[Cost, ...]:
-        once = bill.analog(known, layer.macs or 0, column)
-        later = once if layer.every_step else Cost()
-        return (once, *[later] * (timesteps - 1 if column.spiking else 0))
-
-    return {column.name: cost(column) for column in COLUMNS}
-
-
-def _rest_costs(work: RestWork, bill: Bill, timesteps: int) -> Costs:
-    costs: Costs = {}
-    for column in COLUMNS:
-        first = bill.rest(work, column) if column.converted or not work.added else Cost()
-        later = [bill.rest(work, column, later=True)] * (timesteps - 1 if column.spiking else 0)
-        costs[column.name] = (first, *later)
-    return costs
 
 
 def _column(column: Column, totals: Mapping[str, Cost], spikes: float) -> ColumnReport:
@@ -151,9 +123,9 @@ def _column(column: Column, totals: Mapping[str, Cost], spikes: float) -> Column
     return ColumnReport(
         name=column.name,
         label=column.label,
-        compute_mj=cost.compute * _MILLIJOULE,
-        memory_mj=cost.memory * _MILLIJOULE,
-        total_mj=cost.total * _MILLIJOULE,
+        compute_mj=cost.compute * MILLIJOULE,
+        memory_mj=cost.memory * MILLIJOULE,
+        total_mj=cost.total * MILLIJOULE,
         over_snn=cost.total / fp32.total if fp32.total else None,
         over_snn_int8=cost.total / int8.total if int8.total else None,
         break_even=None if column.spiking else _break_even(cost, fp32, spikes),
@@ -168,7 +140,7 @@ def _break_even(other: Cost, spiking: Cost, spikes: float) -> float | None:
 
 
 def _site(facts: SiteFacts, quality: SiteQuality, costs: Costs, profile: EnergyProfile) -> SiteReport:
-    count, neurons, cost = facts.count, facts.neurons, profile.picojoule
+    count, neurons, cost = facts.count, facts.parameters, profile.picojoule
     each = cost.accumulate_fp32 if cost.graded_event is None else cost.graded_event
     per_neuron = 1 / count.neurons
     columns = _in_millijoule(costs)
@@ -183,7 +155,7 @@ def _site(facts: SiteFacts, quality: SiteQuality, costs: Costs, profile: EnergyP
         firing_rate_deviation=_listed(count.firing_deviation, 100 * per_neuron),
         synaptic_ops=_numbers(count.synaptic_ops),
         synaptic_ops_deviation=_listed(count.synaptic_ops_deviation),
-        synaptic_events=facts.events,
+        synaptic_events=facts.drive.events,
         channels=count.channels,
         silent_channels=count.silent_channels,
         saturated_channels=count.saturated_channels,
@@ -239,7 +211,7 @@ def _in_millijoule(costs: Costs) -> dict[str, ColumnCost]:
     totals = {name: total_of(steps) for name, steps in costs.items()}
     return {
         name: ColumnCost(
-            compute=cost.compute * _MILLIJOULE, memory=cost.memory * _MILLIJOULE, total=cost.total * _MILLIJOULE
+            compute=cost.compute * MILLIJOULE, memory=cost.memory * MILLIJOULE, total=cost.total * MILLIJOULE
         )
         for name, cost in totals.items()
     }

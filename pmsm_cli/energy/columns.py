@@ -10,12 +10,10 @@ from dataclasses import dataclass
 
 from pmsm_cli.energy.constants import EnergyProfile, MemoryLevel
 from pmsm_cli.graph.operations import Operations
-from pmsm_cli.graph.work import RESTING, LayerWork, RestWork, Work
+from pmsm_cli.graph.work import RESTING, SUM_BITS, LayerWork, RestWork, Work
 
-SUM_BITS = 32  # sums of products, and membranes
 _WORD = 64  # bits that a memory's energy is stated for
-_QUANTISING = Operations(multiply=1, compare=3)  # over a threshold, rounded, within two bounds
-_EMITTING_AGAIN = Operations(multiply=1, add=2, compare=3)  # and what was emitted before subtracted and kept up
+QUANTISING = Operations(multiply=1, compare=3)  # over a threshold, rounded, within two bounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,23 +119,26 @@ class Bill:
         memory, _ = self._sparse(values, column)
         return Cost(compute=values.events * product, memory=memory) + self._quantising(values.neurons, column)
 
-    def spiking(self, values: Map, column: Column, accumulates: float, *, first: bool) -> Cost:
+    def spiking(self, values: Map, column: Column, accumulates: float) -> Cost:
         """The same layer driven by the spikes of one step."""
-        cost, machine = self.profile.picojoule, self.profile.neuron
+        cost = self.profile.picojoule
         if cost.graded_event is not None:
             drive, memory, moved = values.events * cost.graded_event, 0.0, 0.0
         else:
             drive = accumulates * (cost.accumulate_int8 if column.integer else cost.accumulate_fp32)
             memory, moved = self._sparse(values, column)
-        if machine is not None:
-            sent = values.firing * machine.spike
-            neurons = values.firing * machine.active + (values.neurons - values.firing) * machine.idle + sent
-        else:
-            neurons = self.arithmetic(_QUANTISING if first else _EMITTING_AGAIN, integer=False) * values.neurons
-        return Cost(compute=drive + neurons, memory=memory, variable=drive + moved)
+        return Cost(compute=drive, memory=memory, variable=drive + moved)
+
+    def neurons(self, neurons: int, firing: float, arithmetic: Operations) -> Cost:
+        """Neurons at one step, of which so many fire, each with its arithmetic or as the machine has them."""
+        machine = self.profile.neuron
+        if machine is None:
+            return Cost(compute=self.arithmetic(arithmetic, integer=False) * neurons)
+        sent = firing * machine.spike
+        return Cost(compute=firing * machine.active + (neurons - firing) * machine.idle + sent)
 
     def kept(self, bits: float, *, step: int, timesteps: int) -> Cost:
-        """Membranes and counts of one layer, written for the next step and read from the one before."""
+        """Membranes and counts, written for the next step and read from the one before."""
         times = 0 if self.profile.picojoule.graded_event is not None else (step > 0) + (step < timesteps - 1)
         return Cost(memory=times * self._move(bits, self._home(self._state_bits)))
 
@@ -186,7 +187,7 @@ class Bill:
 
     def _quantising(self, neurons: int, column: Column) -> Cost:
         """A network in whole numbers rounds what it puts out, by a product of 32 bits."""
-        return Cost(compute=self.arithmetic(_QUANTISING, integer=False) * neurons if column.integer else 0.0)
+        return Cost(compute=self.arithmetic(QUANTISING, integer=False) * neurons if column.integer else 0.0)
 
     def _sparse(self, values: Map, column: Column) -> tuple[float, float]:
         """The memory of a layer that may skip zeros, in the cheaper of two orders; and what of it the spikes cause."""

@@ -4,7 +4,7 @@ Everything is a function of the graph and of measured shapes. Numbers are those 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -39,6 +39,9 @@ RESTING, AVERAGES, THRESHOLDS, MOMENTS = (
     "thresholds of products",
     "matched moments",
 )
+
+SUM_BITS = 32  # sums of products, and membranes
+COUNT_BITS = 16  # what a neuron has emitted so far
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,8 +94,20 @@ def image_nodes(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
-def work_of(model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape], *, batch: int = 1) -> Work:
-    """The work of a checkpoint's graph; `shapes`, of all that `image_nodes` touch, are those of `batch` images."""
+def work_of(
+    model: ir.Model,
+    plan: SitePlan,
+    shapes: Mapping[str, Shape],
+    *,
+    batch: int = 1,
+    apart: Container[str] = (),
+    spikes: Container[str] = (),
+) -> Work:
+    """The work of a spiking graph; `shapes`, of all that `image_nodes` touch, are those of `batch` images.
+
+    The operators `apart` are counted with the spikes; the tensors `spikes` hold spikes, which wait where synapses read
+    them, and not a second time as values.
+    """
     again = _names_of_later_steps(model.graph)
     added, gelu = _added_by_conversion(model, plan), _gelu_nodes(model.graph)
     layers: dict[tuple[str, int], LayerWork] = {}
@@ -105,15 +120,16 @@ def work_of(model: ir.Model, plan: SitePlan, shapes: Mapping[str, Shape], *, bat
         name = node.name or ""
         if name in analog or (node.op_type in SYNAPTIC_OPS and node.domain in ("", "ai.onnx")):
             layers.update({(name, operand): each for operand, each in _layers(node, shapes, batch)})
-        elif node.domain == DOMAIN or name in row_sums or node.op_type in MOVING:
+        elif node.domain == DOMAIN or name in row_sums or name in apart or node.op_type in MOVING:
             continue
         elif (operations := operations_of(node, shapes)) is None:
             uncounted.append(f"{name} ({node.op_type})")
         elif operations.total:
             kind = added.get(name) or ("GELU" if name in gelu else _KIND_OF.get(node.op_type, node.op_type))
             gathered.setdefault((name in added, kind), []).append((node, operations * (1 / batch)))
+    stored = {name: shape for name, shape in shapes.items() if name not in spikes}
     rest = [
-        _gather(kind, is_added, nodes, again, shapes, batch) for (is_added, kind), nodes in sorted(gathered.items())
+        _gather(kind, is_added, nodes, again, stored, batch) for (is_added, kind), nodes in sorted(gathered.items())
     ]
     return Work(layers=layers, rest=tuple(rest), uncounted=tuple(uncounted))
 

@@ -1,6 +1,6 @@
 """Where methods are compared: the images, the source's outputs for them, and how one method's run becomes figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from pmsm_cli.energy.constants import EnergyProfile
-from pmsm_cli.energy.records import EnergyReport
+from pmsm_cli.energy.costs import spiking_energy_mj
+from pmsm_cli.energy.facts import SpikingFacts
+from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.finetune.records import Listener
 from pmsm_cli.pipeline.conversion import Loaded
 from pmsm_cli.pipeline.inputs import batch_size, open_sample
@@ -19,6 +21,8 @@ from pmsm_cli.runtime.fit import check_labels
 from pmsm_cli.runtime.remembered import Remembered
 from pmsm_cli.runtime.session import Session, open_session
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches
+
+_BESIDE = {"45nm": "45nm-memory"}  # the papers' convention does not bill what timesteps cost beside synapses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,16 +52,22 @@ class Run:
     """One method over all images, at every timestep up to the last."""
 
     evaluation: Evaluation
-    energy: EnergyReport
+    facts: SpikingFacts
     spikes_per_neuron: Totals  # of each step, [timesteps]
     neurons: int  # of one image
+    profiles: Mapping[str, EnergyProfile]  # the one chosen first
 
     def points(self, timesteps: Sequence[int], setting: str) -> tuple[MethodPoint, ...]:
         """The figures after so many steps each, as far as it went."""
-        spikes, operations, energy = (
-            np.cumsum(each)
-            for each in (self.spikes_per_neuron, self.energy.synaptic_ops, self.energy.energy_mj.snn_per_step)
-        )
+        spikes = np.cumsum(self.spikes_per_neuron)
+        operations = np.cumsum(sum(drive.count.synaptic_ops for drive in self.facts.drives))
+        steps = [count for count in timesteps if count <= len(spikes)]
+        energy = {
+            count: {
+                name: spiking_energy_mj(self.facts, profile, timesteps=count) for name, profile in self.profiles.items()
+            }
+            for count in steps
+        }
         measured = self.evaluation
         top1, agreement = measured.snn.top1_per_step, measured.agreement_per_step
         error = measured.outputs[0].per_step if measured.outputs else None
@@ -69,32 +79,38 @@ class Run:
                 output_error=error[count - 1] if error else None,
                 spikes_per_neuron=float(spikes[count - 1]),
                 synaptic_ops=float(operations[count - 1]),
-                energy_mj=float(energy[count - 1]),
+                energy_mj=next(iter(energy[count].values())),
+                energy_by_profile=energy[count],
                 setting=setting,
             )
-            for count in timesteps
-            if count <= len(spikes)
+            for count in steps
         )
 
 
 class Bench:
     """What all methods share."""
 
-    def __init__(
-        self, loaded: Loaded, settings: ComparisonSettings, profile: EnergyProfile, progress: Listener
-    ) -> None:
-        """Open the images and the source.
+    def __init__(self, loaded: Loaded, settings: ComparisonSettings, progress: Listener) -> None:
+        """Open the energy profiles, the images and the source.
 
         Raises:
+            ProfileError: there is no such profile, or it is none.
             DataError: the images cannot be used, or their labels do not fit the network.
         """
-        self.loaded, self.settings, self.profile, self.progress = loaded, settings, profile, progress
+        names = [settings.profile, *([_BESIDE[settings.profile]] if settings.profile in _BESIDE else [])]
+        self.profiles = {name: open_profile(name) for name in names}
+        self.loaded, self.settings, self.progress = loaded, settings, progress
         self.images = open_sample(settings.data, settings.samples, settings.seed)
         self.calibration = open_sample(settings.calibrated_on, settings.calibration_samples, settings.seed)
         self.source = self.open(loaded.network.model)
         for images in (self.images, self.calibration):
             check_labels(images, self.source)
-        self._remembered = Remembered(self.source)
+        self.remembered = Remembered(self.source)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """What the chosen profile assumes."""
+        return next(iter(self.profiles.values())).assumptions
 
     def open(self, model: ir.Model, stacked: Sequence[str] = ()) -> Session:
         """A network of this comparison, ready to run."""
@@ -115,7 +131,7 @@ class Bench:
         images = self.images if images is None else images
         self.progress.start(stage, len(images))
         return evaluate(
-            spiking, self.batches(images), timesteps=timesteps, source=self._remembered, on_batch=self.progress.advance
+            spiking, self.batches(images), timesteps=timesteps, source=self.remembered, on_batch=self.progress.advance
         )
 
     @property

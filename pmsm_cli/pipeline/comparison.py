@@ -9,16 +9,16 @@ from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.energy.account import account
-from pmsm_cli.energy.profile import open_profile
-from pmsm_cli.errors import CheckFailedError, UsageError
+from pmsm_cli.energy.facts import facts_of, sites_of
+from pmsm_cli.errors import CheckFailedError
 from pmsm_cli.finetune.records import Listener
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline.bench import Bench, ComparisonSettings, Run
 from pmsm_cli.pipeline.contenders import Contender, run_baselines
 from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, calibrate_source, convert
 from pmsm_cli.pipeline.trained_contenders import trained_ours
-from pmsm_cli.report.comparison import Comparison, MethodResult, SourceFigures, points_lost
-from pmsm_cli.runtime.count import count_spikes
+from pmsm_cli.report.comparison import COMPARISON_VERSION, Comparison, MethodResult, SourceFigures, points_lost
+from pmsm_cli.runtime.count import SpikeCount, count_spikes
 
 _PAPER = "Zhang, Yu, Li: Quantization meets spikes, arXiv 2508.14520"
 _NAMES = {Coding.REFINE: "pmsm-refine", Coding.RATE: "pmsm-rate"}
@@ -29,8 +29,12 @@ _ASSUMPTIONS = (
     "a baseline's spike is one accumulate on each of its synapses, whatever its sign; where spikes are averaged before "
     "a synapse all of them count, under a maximum the one that gets through",
     "along shortcuts baselines send their spikes, polarity multi-spike mapping the value itself; these additions are "
-    "not counted in any method",
+    "no synaptic operations in any method",
     "what is not linear (max pooling, softmax) works on averages over the steps so far",
+)
+_MEMORY = (
+    "where memory is billed, weights are fetched, spikes moved and membranes read and written anew at every step, in "
+    "all methods; a machine that ran all steps of a layer before the next one would fetch its weights once",
 )
 _SAME_FOLDER = "thresholds are set on images of the folder that is measured on: --calibration-data names another one"
 
@@ -40,6 +44,7 @@ class _Ours:
     """One of our codings, after its run."""
 
     contender: Contender
+    count: SpikeCount
     run: Run
     manifest: Manifest
     calibrated: Calibrated
@@ -55,27 +60,19 @@ def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) ->
 
     Raises:
         BadInputError: the network, the images or the energy profile cannot be used.
-        UsageError: the profile bills more than what is counted here.
     """
-    profile = open_profile(settings.profile)
-    if profile.memory or profile.rest:
-        raise UsageError(
-            "a comparison counts synapses only, and the profile bills more than these",
-            subject=settings.profile,
-            hint="--profile 45nm",
-        )
-    bench = Bench(loaded, settings, profile, progress)
+    bench = Bench(loaded, settings, progress)
     ours = [_run_ours(bench, coding) for coding in Coding if coding is Coding.REFINE or settings.timesteps[-1] > 1]
     contenders = [each.contender for each in ours]
     if settings.finetune:
         contenders.append(_run_trained(bench, ours[0].calibrated))
-    contenders += run_baselines(bench, ours[0].manifest, ours[0].statistics)
-    measured, cost = ours[0].run.evaluation, ours[0].run.energy.energy_mj
-    ann = SourceFigures(
-        top1=measured.ann.top1 if measured.ann else None, energy_mj=cost.ann, energy_int8_mj=cost.ann_int8
-    )
+    contenders += run_baselines(bench, ours[0].statistics)
+    measured = ours[0].run.evaluation
+    ann = _source_figures(bench, ours[0])
+    by_memory = any(profile.memory for profile in bench.profiles.values())
     warnings = dict.fromkeys([*loaded.warnings, *(warning for each in ours for warning in each.calibrated.warnings)])
     return Comparison(
+        version=COMPARISON_VERSION,
         source=loaded.source.name,
         images=measured.images,
         origin=bench.images.origin,
@@ -84,12 +81,27 @@ def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) ->
         within=settings.within,
         measure="top-1" if ann.top1 is not None else "agreement" if measured.agreement is not None else None,
         profile=settings.profile,
+        profiles=tuple(bench.profiles),
         ann=ann,
         methods=tuple(_result(each, settings, ann) for each in contenders),
-        assumptions=(*_ASSUMPTIONS, *bench.profile.assumptions),
+        assumptions=(*_ASSUMPTIONS, *_MEMORY * by_memory, *bench.assumptions),
         seed=settings.seed,
         skipped=measured.skipped,
         warnings=(*warnings, *[_SAME_FOLDER] * (settings.calibration_data is None)),
+    )
+
+
+def _source_figures(bench: Bench, ours: _Ours) -> SourceFigures:
+    """What the source does, and costs, beside our conversion of it."""
+    ann = ours.run.evaluation.ann
+    costs = {name: account(ours.manifest, ours.count, profile).energy_mj for name, profile in bench.profiles.items()}
+    chosen = costs[bench.settings.profile]
+    return SourceFigures(
+        top1=ann.top1 if ann else None,
+        energy_mj=chosen.ann,
+        energy_int8_mj=chosen.ann_int8,
+        energy_by_profile={name: cost.ann for name, cost in costs.items()},
+        energy_int8_by_profile={name: cost.ann_int8 for name, cost in costs.items()},
     )
 
 
@@ -131,7 +143,7 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
     )
     made = convert(loaded, calibrated, timesteps=timesteps, coding=coding)
     checkpoint = Checkpoint(subject=loaded.network.subject, model=made.model, manifest=made.manifest)
-    run = _measure(bench, checkpoint, _TITLES[coding])
+    count, run = _measure(bench, checkpoint, _TITLES[coding])
     contender = Contender(
         name=_NAMES[coding],
         title=_TITLES[coding],
@@ -140,7 +152,7 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
         neurons=run.neurons,
         points=run.points(settings.timesteps, f"{_setting(made.manifest)}, as pmsm convert sets them"),
     )
-    return _Ours(contender=contender, run=run, manifest=made.manifest, calibrated=calibrated)
+    return _Ours(contender=contender, count=count, run=run, manifest=made.manifest, calibrated=calibrated)
 
 
 def _run_trained(bench: Bench, calibrated: Calibrated) -> Contender:
@@ -153,26 +165,28 @@ def _run_trained(bench: Bench, calibrated: Calibrated) -> Contender:
         return replace(contender, reason=error.problem.removesuffix("; nothing was written"))
     checkpoint = Checkpoint(subject=bench.loaded.network.subject, model=tuned.model, manifest=tuned.manifest)
     setting = f"{_setting(tuned.manifest)}, trained for {tuned.outcome.best} epochs"
-    run = _measure(bench, checkpoint, _TRAINED_TITLE)
+    _, run = _measure(bench, checkpoint, _TRAINED_TITLE)
     return replace(contender, neurons=run.neurons, points=run.points(bench.settings.timesteps, setting))
 
 
-def _measure(bench: Bench, checkpoint: Checkpoint, title: str) -> Run:
-    timesteps = checkpoint.manifest.timesteps
-    evaluation = bench.evaluate(bench.open(checkpoint.model), timesteps=timesteps, stage=f"{title}: measuring")
-    bench.progress.start(f"{title}: counting spikes", len(bench.images))
+def _measure(bench: Bench, checkpoint: Checkpoint, title: str) -> tuple[SpikeCount, Run]:
+    bench.progress.start(f"{title}: measuring", len(bench.images))
     counted = count_spikes(
         checkpoint,
         bench.batches(bench.images),
+        source=bench.remembered,
         threads=bench.settings.threads,
         on_batch=bench.progress.advance,
     )
-    energy = account(checkpoint.manifest, counted, bench.profile)
-    return Run(
-        evaluation=evaluation,
-        energy=energy,
-        spikes_per_neuron=np.asarray(energy.spikes_per_neuron),
-        neurons=sum(site.neurons for site in counted.sites),
+    assert counted.evaluation is not None  # where no image can be read, there are no batches either
+    facts = facts_of(sites_of(checkpoint.manifest, counted.sites, counted.work), checkpoint.manifest.plan, counted.work)
+    neurons = sum(site.neurons for site in counted.sites)
+    return counted, Run(
+        evaluation=counted.evaluation,
+        facts=facts,
+        spikes_per_neuron=np.sum([site.spikes for site in counted.sites], axis=0) / neurons,
+        neurons=neurons,
+        profiles=bench.profiles,
     )
 
 

@@ -1,6 +1,6 @@
 """The baselines of a comparison: whether each applies, its best setting by calibration images, and how that does."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,19 +10,20 @@ from pmsm_cli.baselines.counting import COUNT_PREFIX, arriving_name, emitted_nam
 from pmsm_cli.baselines.methods import ABOUT, Baseline, Candidate, Observed, candidates
 from pmsm_cli.baselines.plan import NeuronPlan, plan_neurons
 from pmsm_cli.baselines.spiking import spiking_model
+from pmsm_cli.baselines.work import BaselineWork, baseline_work
 from pmsm_cli.calibration.statistics import SiteStatistics
-from pmsm_cli.checkpoint.manifest import Manifest
-from pmsm_cli.energy.account import account
+from pmsm_cli.energy.facts import Neurons, SpikingFacts, drive_of
 from pmsm_cli.errors import CheckFailedError, shorten
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.pipeline.bench import Bench, Run
 from pmsm_cli.pipeline.trained_contenders import trained_qcfs
 from pmsm_cli.report.comparison import MethodPoint
-from pmsm_cli.runtime.count import SiteCount, SpikeCount
-from pmsm_cli.runtime.counted import Counted
+from pmsm_cli.runtime.count import SiteCount
+from pmsm_cli.runtime.counted import Counted, Totals
 from pmsm_cli.runtime.evaluate import Evaluation
 from pmsm_cli.runtime.maxima import largest_activations
 from pmsm_cli.runtime.observe import PASSES, observe
+from pmsm_cli.runtime.workload import shapes_of
 from pmsm_cli.sources.images import ImageSet, sample_images
 
 _CHOSEN_ON = 128  # calibration images that each setting is tried on
@@ -42,8 +43,8 @@ class Contender:
     points: tuple[MethodPoint, ...] = ()
 
 
-def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, SiteStatistics]) -> list[Contender]:
-    """Every baseline; `manifest` and `statistics` are those of our own conversion of the same network."""
+def run_baselines(bench: Bench, statistics: Mapping[str, SiteStatistics]) -> list[Contender]:
+    """Every baseline; `statistics` are those of our own conversion of the same network."""
     loaded, epochs = bench.loaded, bench.settings.finetune
     neurons = plan_neurons(loaded.network, loaded.plan, loaded.shapes)
     absent = [_contender(method) for method in Baseline] + [_contender(Baseline.QCFS, epochs)] * bool(epochs)
@@ -57,7 +58,7 @@ def run_baselines(bench: Bench, manifest: Manifest, statistics: Mapping[str, Sit
         best = _best(bench, neurons, contender.title, choices, tried_on)
         points: list[MethodPoint] = []
         for candidate, timesteps in best:
-            run = _measure(bench, neurons, contender.title, candidate, manifest, timesteps[-1])
+            run = _measure(bench, neurons, contender.title, candidate, timesteps[-1])
             points += run.points(timesteps, candidate.description)
         points.sort(key=lambda point: point.timesteps)
         return replace(contender, tried=len(choices), neurons=neurons.count, points=tuple(points))
@@ -144,15 +145,28 @@ def _best(
     return [(choices[index], counts) for index, counts in best.items()]
 
 
-def _measure(
-    bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, manifest: Manifest, timesteps: int
-) -> Run:
+def _measure(bench: Bench, neurons: NeuronPlan, title: str, chosen: Candidate, timesteps: int) -> Run:
     """A chosen setting over all images, with what it spends."""
     spiking = Counted(
         bench.open(_model(bench, neurons, chosen, timesteps, counting=True)), prefix=COUNT_PREFIX, timesteps=timesteps
     )
     evaluation = bench.evaluate(spiking, timesteps=timesteps, stage=f"{title}: measuring")
-    counts = tuple(
+    loaded, model = bench.loaded, _model(bench, neurons, chosen, timesteps, counting=False)
+    shapes = shapes_of(model, loaded.preprocessing.shape, subject=loaded.network.subject)
+    work = baseline_work(model, loaded.plan, neurons, shapes, batch=loaded.network.image.batch or 1)
+    emitted = {site.name: spiking.mean(emitted_name(site.name)) for site in neurons.neurons}
+    return Run(
+        evaluation=evaluation,
+        facts=facts_of_baseline(work, loaded.plan, neurons, emitted, _counts(loaded.plan, spiking)),
+        spikes_per_neuron=np.sum(list(emitted.values()), axis=0) / neurons.count,
+        neurons=neurons.count,
+        profiles=bench.profiles,
+    )
+
+
+def _counts(plan: SitePlan, spiking: Counted) -> list[SiteCount]:
+    """What arrived at each site, where a spike is one whichever its sign."""
+    return [
         SiteCount(
             name=site.name,
             neurons=site.neurons or 1,
@@ -160,15 +174,26 @@ def _measure(
             firing=spiking.mean(arriving_name(site.name)),
             synaptic_ops=spiking.mean(operations_name(site.name)),
         )
-        for site in bench.loaded.plan.sites
-    )
-    count = SpikeCount(images=spiking.images, sites=counts, skipped=evaluation.skipped)
-    emitted = [spiking.mean(emitted_name(site.name)) for site in neurons.neurons]
-    return Run(
-        evaluation=evaluation,
-        energy=account(replace(manifest, timesteps=timesteps), count, bench.profile),
-        spikes_per_neuron=np.sum(emitted, axis=0) / neurons.count,
-        neurons=neurons.count,
+        for site in plan.sites
+    ]
+
+
+def facts_of_baseline(
+    done: BaselineWork, plan: SitePlan, neurons: NeuronPlan, emitted: Mapping[str, Totals], counts: Sequence[SiteCount]
+) -> SpikingFacts:
+    """All that the energy of a baseline's network follows from: what there is to do, and what was counted."""
+    return SpikingFacts(
+        drives=[
+            drive_of(site, count, done.work, done.levels[site.name])
+            for site, count in zip(plan.sites, counts, strict=True)
+        ],
+        neurons=[
+            Neurons(count=site.neurons or 0, firing=emitted[site.name], first=done.neuron, later=done.neuron)
+            for site in neurons.neurons
+        ],
+        state_bits=done.state_bits,
+        analog_layers=plan.analog_layers,
+        work=done.work,
     )
 
 

@@ -12,7 +12,7 @@ from pmsm_cli.pipeline.bisection import Trial, bisect, check_can_bisect
 from pmsm_cli.pipeline.inputs import Progress, is_source
 from pmsm_cli.report.difference import Difference, SiteFigures
 from pmsm_cli.runtime.differences import SiteDifference, measure_differences
-from pmsm_cli.runtime.fit import check_comparable, check_labels
+from pmsm_cli.runtime.fit import check_comparable, check_labels, check_same_tensors
 from pmsm_cli.runtime.sensitivity import output_errors
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.images import ImageSet, sample_images
@@ -49,6 +49,7 @@ def diff_checkpoint(
     source = open_session(network.model, subject=name, threads=threads)
     spiking = open_session(checkpoint.model, subject=subject, threads=threads)
     check_comparable(spiking, source, source_name=manifest.source_name)
+    check_same_tensors(network, manifest.plan, manifest.preprocessing.shape, source_name=manifest.source_name)
     check_labels(images, spiking)
     trial = Trial(checkpoint, network, images, source, seed=seed, threads=threads, progress=progress)
     progress.start("Comparing tensors", len(images))

@@ -1,6 +1,6 @@
 """A comparison of methods as a table for the terminal, and as Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -10,7 +10,6 @@ from pmsm_cli.report.comparison import Comparison, MethodPoint, MethodResult
 from pmsm_cli.report.numbers import count, energy, percent
 
 _COLUMNS = ("T", "top-1", "agreement", "spikes/neuron", "synaptic ops", "energy", "of fp32")
-_FIRST_COLUMNS = ("T", "top-1", "agreement", "spikes/neuron", "energy", "relative")
 
 _NOT = "not applicable"
 
@@ -27,7 +26,7 @@ def comparison_table(comparison: Comparison) -> RenderableType:
             every.add_row("" if index else method.title, *cells, style="bold" if first else None)
     parts: list[RenderableType] = [every]
     if comparison.measure:
-        firsts = _table(f"The fewest timesteps that lose no more than {_loss(comparison)}", _FIRST_COLUMNS)
+        firsts = _table(f"The fewest timesteps that lose no more than {_loss(comparison)}", _first_columns(comparison))
         for title, cells in _first_rows(comparison):
             firsts.add_row(title, *cells)
         parts.append(firsts)
@@ -46,7 +45,7 @@ def comparison_markdown(comparison: Comparison) -> str:
             lines.append(_line(["" if index else method.title, *(f"{bold}{cell}{bold}" for cell in cells)]))
     if comparison.measure:
         limit = f"The fewest timesteps that lose no more than {_loss(comparison)}:"
-        lines += ["", limit, "", *_header(_FIRST_COLUMNS)]
+        lines += ["", limit, "", *_header(_first_columns(comparison))]
         lines += [_line([title, *cells]) for title, cells in _first_rows(comparison)]
     notes = (line if line.startswith("- ") else f"{line}  " for line in _notes(comparison))
     return "\n".join([*lines, "", *notes, ""])
@@ -88,23 +87,31 @@ def _reference(comparison: Comparison) -> MethodResult | None:
     return next((method for method in comparison.methods if method.first_within), None)
 
 
+def _first_columns(comparison: Comparison) -> list[str]:
+    """What is said of each method there: what it keeps, and its energy by every profile."""
+    energies = (name for profile in comparison.profiles for name in (f"energy, {profile}", "relative"))
+    return ["T", comparison.measure or "", *energies]
+
+
 def _first_rows(comparison: Comparison) -> Iterator[tuple[str, list[str]]]:
     """The source, and each method at its first sufficient number of timesteps."""
-    kept, ann = _reference(comparison), comparison.ann
-    reference = kept.first_within.energy_mj if kept and kept.first_within else 0.0
+    first, ann = _reference(comparison), comparison.ann
+    reference = first.first_within.energy_by_profile if first and first.first_within else {}
 
-    def times(value: float) -> str:
-        return f"{value / reference:.2f}x" if reference else "-"
+    def energies(by_profile: Mapping[str, float]) -> Iterator[str]:
+        for profile in comparison.profiles:
+            yield energy(by_profile[profile])
+            yield f"{by_profile[profile] / reference[profile]:.2f}x" if reference.get(profile) else "-"
 
-    yield "source, fp32", ["", percent(ann.top1, 2), "", "", energy(ann.energy_mj), times(ann.energy_mj)]
-    yield "source, int8", ["", "", "", "", energy(ann.energy_int8_mj), times(ann.energy_int8_mj)]
+    yield "source, fp32", ["", "" if ann.top1 is None else percent(ann.top1, 2), *energies(ann.energy_by_profile)]
+    yield "source, int8", ["", "", *energies(ann.energy_int8_by_profile)]
     for method in comparison.methods:
         point = method.first_within
         if point:
-            cells = [str(point.timesteps), *_accuracy(point), f"{point.spikes_per_neuron:.2f}"]
-            yield method.title, [*cells, energy(point.energy_mj), times(point.energy_mj)]
+            kept = point.agreement if ann.top1 is None else point.top1
+            yield method.title, [str(point.timesteps), percent(kept, 2), *energies(point.energy_by_profile)]
         elif method.points:
-            yield method.title, [f"> {method.points[-1].timesteps}", "", "", "", "", ""]
+            yield method.title, [f"> {method.points[-1].timesteps}", *[""] * (len(_first_columns(comparison)) - 1)]
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
@@ -126,7 +133,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         yield f"{' and '.join(titles)}: {paper}"
     calibrated = f"calibrated on {comparison.calibration_images} images of {comparison.calibration_origin}"
     yield f"{calibrated}; measured on {comparison.images} of {comparison.origin}; seed {comparison.seed}"
-    yield f"energy by profile {comparison.profile}, per image, of all steps together:"
+    beside = f"; {', '.join(comparison.profiles[1:])} bills the same counts" if comparison.profiles[1:] else ""
+    yield f"energy by profile {comparison.profile}, per image, of all steps together{beside}:"
     yield from (f"- {assumption}" for assumption in comparison.assumptions)
 
 

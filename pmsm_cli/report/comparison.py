@@ -1,8 +1,11 @@
 """What a comparison of methods found; the record behind its table, JSON, Markdown and plot."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pmsm_cli.sources.images import SkippedImage
+
+COMPARISON_VERSION = 2  # 1 (not stated): energy by one profile alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,6 +15,8 @@ class SourceFigures:
     top1: float | None  # percent; None: no labels, or no classes
     energy_mj: float  # per image, in fp32
     energy_int8_mj: float
+    energy_by_profile: Mapping[str, float]
+    energy_int8_by_profile: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +29,8 @@ class MethodPoint:
     output_error: float | None  # of the first output, L2 relative to the source's, percent
     spikes_per_neuron: float  # over the neurons that the method has
     synaptic_ops: float
-    energy_mj: float
+    energy_mj: float  # where no more timesteps follow
+    energy_by_profile: Mapping[str, float]
     setting: str  # how thresholds were set, in words
 
 
@@ -46,6 +52,7 @@ class MethodResult:
 class Comparison:
     """The same network by several methods."""
 
+    version: int
     source: str
     images: int
     origin: str
@@ -53,7 +60,8 @@ class Comparison:
     calibration_origin: str
     within: float  # points that may be lost against the source
     measure: str | None  # what is lost: "top-1" or "agreement"; None: no classes
-    profile: str
+    profile: str  # that `energy_mj` is by
+    profiles: tuple[str, ...]  # all that the same counts were billed by, this one first
     ann: SourceFigures
     methods: tuple[MethodResult, ...]
     assumptions: tuple[str, ...]

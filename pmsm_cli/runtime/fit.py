@@ -1,5 +1,6 @@
 """Whether what is handed over fits together, found out before a long run rather than in the midst of it."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +9,10 @@ from pmsm_cli.errors import BadInputError, CalibrationError, DataError, shorten
 from pmsm_cli.graph.matching import matched_readers
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
-from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.runtime.evaluate import source_outputs
 from pmsm_cli.runtime.session import Session
+from pmsm_cli.runtime.shapes import known_shapes
 from pmsm_cli.sources.images import ImageSet
 
 
@@ -96,6 +98,36 @@ def check_comparable(spiking: Session, source: Session, *, source_name: str) -> 
             details=different,
             hint="--against takes the source network, as one ONNX file or another",
         )
+
+
+def check_same_tensors(network: Network, plan: SitePlan, image: Shape, *, source_name: str) -> None:
+    """Fail where a network that reads such images, [channels, height, width], has not the tensors that became spikes.
+
+    Raises:
+        BadInputError: it is another network, or exported otherwise.
+    """
+    batch = network.image.batch or 1
+    shapes = known_shapes(network, (batch, *image))
+    shapes[network.model.graph.inputs[0].name or ""] = (batch, *image)
+    missing = []
+    for site in plan.sites:
+        shape = shapes.get(site.name)
+        if shape is None:
+            missing.append(site.name)
+        elif site.neurons not in (None, math.prod(shape) // batch) or not _has_channels(shape, site):
+            missing.append(f"{site.name}: {'x'.join(map(str, shape[1:]))} here")
+    if missing:
+        raise BadInputError(
+            f"has not {len(missing)} of the {len(plan.sites)} tensors that became spikes in the checkpoint",
+            subject=network.subject,
+            details=shorten(missing),
+            hint=f"--against takes the file that the checkpoint was made from ({source_name})",
+        )
+
+
+def _has_channels(shape: Shape, site: Site) -> bool:
+    axis = site.channel_axis
+    return axis is None or (len(shape) >= -axis and shape[axis] == site.channels)
 
 
 def _may_be_equal(own: list[Any], other: list[Any]) -> bool:

@@ -10,10 +10,14 @@ from pmsm_cli.runtime.shapes import measured_shapes
 
 def measure_shapes(checkpoint: Checkpoint) -> dict[str, Shape]:
     """The shapes of everything that depends on the image at the first timestep, for one image (or the fixed batch)."""
-    model = checkpoint.model
-    blank = (fixed_batch(model) or 1, *checkpoint.manifest.preprocessing.shape)
+    return shapes_of(checkpoint.model, checkpoint.manifest.preprocessing.shape, subject=checkpoint.subject)
+
+
+def shapes_of(model: ir.Model, image: Shape, *, subject: str) -> dict[str, Shape]:
+    """The same of any graph over timesteps that reads images of this shape."""
+    blank = (fixed_batch(model) or 1, *image)
     names = (output.name for node in image_nodes(model) for output in node.outputs if output.name)
-    shapes = measured_shapes(model, names, blank, checkpoint.subject)
+    shapes = measured_shapes(model, names, blank, subject)
     shapes[model.graph.inputs[0].name or ""] = blank
     return shapes
 

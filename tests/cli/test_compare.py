@@ -36,8 +36,12 @@ def by_name(record) -> dict:
 def test_the_record_has_every_method_after_every_number_of_timesteps(compared):
     record, _ = compared
     assert record.keys() == {
-        "source", "images", "origin", "calibration_images", "calibration_origin", "within", "measure", "profile",
-        "ann", "methods", "assumptions", "seed", "skipped", "warnings",
+        "version", "source", "images", "origin", "calibration_images", "calibration_origin", "within", "measure",
+        "profile", "profiles", "ann", "methods", "assumptions", "seed", "skipped", "warnings",
+    }  # fmt: skip
+    assert (record["version"], record["profile"], record["profiles"]) == (2, "45nm", ["45nm", "45nm-memory"])
+    assert record["ann"].keys() == {
+        "top1", "energy_mj", "energy_int8_mj", "energy_by_profile", "energy_int8_by_profile",
     }  # fmt: skip
     assert (record["source"], record["images"], record["measure"]) == ("convolutional", 40, "top-1")
     assert [method["name"] for method in record["methods"]] == METHODS
@@ -49,8 +53,10 @@ def test_the_record_has_every_method_after_every_number_of_timesteps(compared):
         for point in method["points"]:
             assert point.keys() == {
                 "timesteps", "top1", "agreement", "output_error", "spikes_per_neuron", "synaptic_ops", "energy_mj",
-                "setting",
+                "energy_by_profile", "setting",
             }  # fmt: skip
+            assert point["energy_by_profile"]["45nm"] == point["energy_mj"]
+            assert point["energy_by_profile"]["45nm-memory"] > point["energy_mj"]
             assert 0 <= point["top1"] <= 100
         for key in ("spikes_per_neuron", "synaptic_ops", "energy_mj"):
             assert min(point[key] for point in method["points"]) > 0
@@ -81,18 +87,45 @@ def test_energy_is_the_first_layer_once_and_an_accumulate_a_synaptic_operation(c
             assert point["energy_mj"] == pytest.approx(expected, rel=1e-9)
 
 
-def test_our_rows_are_what_convert_eval_and_report_give(pmsm, compared, network, pictures, tmp_path):
+def energies_agree(pmsm, record, point, target, pictures) -> None:
+    """Ours and the source's, by every profile, with those of `pmsm report` for the same checkpoint and images."""
+    assert len(record["profiles"]) == 2
+    for profile in record["profiles"]:
+        reported = pmsm("report", target, "--data", pictures, "--profile", profile, "--json").record["energy_mj"]
+        ann = record["ann"]
+        assert point["energy_by_profile"][profile] == pytest.approx(reported["snn"], rel=1e-12)
+        assert ann["energy_by_profile"][profile] == pytest.approx(reported["ann"], rel=1e-12)
+        assert ann["energy_int8_by_profile"][profile] == pytest.approx(reported["ann_int8"], rel=1e-12)
+
+
+@pytest.mark.parametrize("coding", ["refine", "rate"])
+def test_our_rows_are_what_convert_eval_and_report_give(pmsm, compared, network, pictures, tmp_path, coding):
     target = tmp_path / "x.onnx"
-    options = ["--data", pictures, "--preprocess", "none", "--levels", "7", "-T", "5"]
+    options = ["--data", pictures, "--preprocess", "none", "--levels", "7", "--coding", coding, "-T", "5"]
     assert pmsm("convert", network, *options, "-o", target).code == 0
     evaluated = pmsm("eval", target, pictures, "--against", network, "--json").record
     reported = pmsm("report", target, "--data", pictures, "--json").record
-    last = by_name(compared[0])["pmsm-refine"]["points"][-1]
+    last = by_name(compared[0])[f"pmsm-{coding}"]["points"][-1]
     assert last["top1"] == evaluated["snn"]["top1"]
     assert last["agreement"] == evaluated["agreement"]
-    assert last["energy_mj"] == pytest.approx(reported["energy_mj"]["snn"])
     assert last["synaptic_ops"] == pytest.approx(sum(reported["synaptic_ops"]))
     assert last["spikes_per_neuron"] == pytest.approx(sum(reported["spikes_per_neuron"]))
+    energies_agree(pmsm, compared[0], last, target, pictures)
+
+
+@pytest.mark.parametrize("profile", ["45nm-memory", "loihi2"])
+def test_every_method_is_billed_by_the_profile_chosen(pmsm, compared, network, pictures, profile):
+    options = ["--data", pictures, "--calibration-data", pictures, *QUICK, "--profile", profile, "--json"]
+    record = pmsm("compare", network, *options).record
+    assert (record["profile"], record["profiles"]) == (profile, [profile])
+    beside = by_name(compared[0])
+    for method in record["methods"]:
+        energies = [point["energy_mj"] for point in method["points"]]
+        assert energies == sorted(energies)
+        for point, other in zip(method["points"], beside[method["name"]]["points"], strict=True):
+            assert point["synaptic_ops"] == other["synaptic_ops"]
+            if profile == "45nm-memory":
+                assert point["energy_mj"] == other["energy_by_profile"][profile]
 
 
 def test_the_same_command_gives_the_same_figures_and_a_table(pmsm, compared, network, pictures, tmp_path):
@@ -188,11 +221,13 @@ def test_methods_that_do_not_apply_say_why_and_ours_are_measured(pmsm, pictures,
     assert f"QCFS does not apply: {reason}" in " ".join(shown.out.split())
 
 
-def test_one_timestep_is_compared_without_a_second_coding(pmsm, network, pictures):
-    options = ["--preprocess", "none", "--levels", "7", "-T", "1"]
-    record = pmsm("compare", network, "--data", pictures, *options, "--json").record
+def test_one_timestep_is_compared_without_a_second_coding(pmsm, network, pictures, tmp_path):
+    options = ["--data", pictures, "--preprocess", "none", "--levels", "7", "-T", "1"]
+    record = pmsm("compare", network, *options, "--json").record
     assert [method["name"] for method in record["methods"]] == ["pmsm-refine", *Baseline]
     assert all(len(method["points"]) == 1 for method in record["methods"])
+    assert pmsm("convert", network, *options, "-o", tmp_path / "x.onnx").code == 0
+    energies_agree(pmsm, record, record["methods"][0]["points"][0], tmp_path / "x.onnx", pictures)
 
 
 def test_baselines_of_a_fixed_batch_give_the_figures_of_an_open_one(pmsm, compared, pictures, tmp_path):

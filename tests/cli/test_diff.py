@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 from conftest import fails
@@ -105,6 +106,29 @@ def test_another_network_is_refused(pmsm, coarse, networks, pictures):
     shown = pmsm("diff", coarse, "--against", networks / "two_outputs.onnx", "--data", pictures)
     assert shown.code == 3
     assert "is not the network that the checkpoint was made from (convolutional)" in shown.err
+
+
+def unlike() -> onnx.ModelProto:
+    """The sizes of `network` outside, other tensors inside."""
+    return tiny.model(
+        """
+        g (float[N, 3, 8, 8] image) => (float[N, 5] scores) {
+            x = Flatten (image)
+            y = Gemm (x, w1)
+            z = Relu (y)
+            scores = Gemm (z, w2)
+        }""",
+        w1=tiny.weights(192, 7),
+        w2=tiny.weights(7, 5),
+    )
+
+
+@pytest.mark.parametrize(("make", "tensors"), [(unlike, ["b", "f"]), (tiny.residual, ["f: 6x8x8 here"])])
+def test_a_network_of_the_same_sizes_without_the_tensors_is_refused(pmsm, coarse, pictures, tmp_path, make, tensors):
+    other = tiny.save(make(), tmp_path / "other.onnx")
+    lines = [f"{other}: has not {len(tensors)} of the 2 tensors that became spikes in the checkpoint", *tensors]
+    hint = "hint: --against takes the file that the checkpoint was made from (convolutional)"
+    fails(pmsm("diff", coarse, "--against", other, "--data", pictures), 3, "\n  ".join(lines) + f"\n{hint}")
 
 
 def test_the_same_network_in_another_file_is_warned_of(pmsm, coarse, pictures, tmp_path):

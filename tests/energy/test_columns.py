@@ -8,7 +8,7 @@ import spiking
 import tiny
 
 from pmsm_cli.energy.account import account
-from pmsm_cli.energy.columns import ANN, ANN_INT8, QUANTISED, SNN, SNN_INT8, Bill, Map
+from pmsm_cli.energy.columns import ANN, ANN_INT8, QUANTISED, QUANTISING, SNN, SNN_INT8, Bill, Map
 from pmsm_cli.energy.constants import (
     EnergyProfile,
     MemoryLevel,
@@ -56,9 +56,9 @@ def test_arithmetic_is_billed_by_each_network_s_own_operations():
     assert by.dense(DENSE, ANN_INT8).compute == 120 * 0.5
     # The product of 8 bits with 2 costs a quarter of 0.4; 24 of 120 products are not with 0.
     assert by.quantised(SPIKES, QUANTISED).compute == pytest.approx(24 * (0.1 + 0.1))
-    assert by.spiking(SPIKES, SNN, 40.0, first=True).compute == 40 * 1.0
-    assert by.spiking(SPIKES, SNN_INT8, 40.0, first=True).compute == pytest.approx(40 * 0.1)
-    assert by.dense(DENSE, ANN).memory == by.spiking(SPIKES, SNN, 40.0, first=True).memory == 0
+    assert by.spiking(SPIKES, SNN, 40.0).compute == 40 * 1.0
+    assert by.spiking(SPIKES, SNN_INT8, 40.0).compute == pytest.approx(40 * 0.1)
+    assert by.dense(DENSE, ANN).memory == by.spiking(SPIKES, SNN, 40.0).memory == 0
 
 
 def test_a_dense_layer_reads_operands_nearby_and_everything_once_from_its_home():
@@ -91,10 +91,10 @@ def test_few_spikes_are_followed_one_by_one_and_many_layer_by_layer():
     rare = replace(SPIKES, firing=1.0, events=6.0)
     seldom = bill(MEMORY).quantised(rare, QUANTISED)
     assert seldom.memory == pytest.approx(7 + 6 * 72 + 7 + 6 / 30 * 240 * 2)
-    assert bill(MEMORY).spiking(rare, SNN_INT8, 9.0, first=True).memory == seldom.memory
+    assert bill(MEMORY).spiking(rare, SNN_INT8, 9.0).memory == seldom.memory
     # What grows with the spikes: their sums, and following them.
-    assert bill(MEMORY).spiking(rare, SNN_INT8, 9.0, first=True).variable == pytest.approx(9 * 0.1 + 6 * 72 + 7)
-    assert bill(MEMORY).spiking(SPIKES, SNN_INT8, 9.0, first=True).variable == pytest.approx(9 * 0.1)
+    assert bill(MEMORY).spiking(rare, SNN_INT8, 9.0).variable == pytest.approx(9 * 0.1 + 6 * 72 + 7)
+    assert bill(MEMORY).spiking(SPIKES, SNN_INT8, 9.0).variable == pytest.approx(9 * 0.1)
 
 
 def test_membranes_are_written_for_the_next_step_and_read_from_the_one_before():
@@ -112,9 +112,9 @@ def test_graded_spikes_are_events_whatever_their_size():
         neuron=NeuronPicojoule(active=8.0, idle=5.0, spike=2.0),
     )
     for column in (SNN, SNN_INT8):
-        cost = bill(profile, 7000).spiking(SPIKES, column, 999.0, first=True)
-        assert cost.compute == 24 * 20 + 4 * 8 + 16 * 5 + 4 * 2
-        assert (cost.memory, cost.variable) == (0, 24 * 20)
+        cost = bill(profile, 7000).spiking(SPIKES, column, 999.0)
+        assert (cost.compute, cost.memory, cost.variable) == (24 * 20, 0, 24 * 20)
+    assert bill(profile, 7000).neurons(20, 4.0, QUANTISING).compute == 4 * 8 + 16 * 5 + 4 * 2
     assert bill(profile, 7000).kept(500, step=1, timesteps=3).memory == 0  # part of the event
 
 
@@ -130,8 +130,7 @@ def test_the_rest_is_billed_in_whole_numbers_where_that_can_be():
 
 def test_neurons_and_quantisers_cost_a_product_and_three_comparisons():
     neuron = 4.0 + 3 * 2.0
-    assert bill(REST).spiking(SPIKES, SNN, 0.0, first=True).compute == 20 * neuron
-    assert bill(REST).spiking(SPIKES, SNN, 0.0, first=False).compute == 20 * (neuron + 2 * 1.0)
+    assert bill(REST).neurons(20, 4.0, QUANTISING).compute == 20 * neuron
     assert bill(REST).dense(DENSE, ANN_INT8).compute == 120 * 0.5 + 20 * neuron
     assert bill(REST).dense(DENSE, ANN).compute == 120 * 5.0
 
