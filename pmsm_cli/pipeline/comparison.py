@@ -16,9 +16,11 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline.bench import Bench, ComparisonSettings, Run
 from pmsm_cli.pipeline.contenders import Contender, run_baselines
 from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, calibrate_source, convert
+from pmsm_cli.pipeline.refitting import refit_weights
 from pmsm_cli.pipeline.trained_contenders import trained_ours
 from pmsm_cli.report.comparison import COMPARISON_VERSION, Comparison, MethodResult, SourceFigures, points_lost
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
+from pmsm_cli.runtime.refit import Refitted
 
 _PAPER = "Zhang, Yu, Li: Quantization meets spikes, arXiv 2508.14520"
 _NAMES = {Coding.REFINE: "pmsm-refine", Coding.RATE: "pmsm-rate"}
@@ -48,6 +50,7 @@ class _Ours:
     run: Run
     manifest: Manifest
     calibrated: Calibrated
+    refitted: Refitted | None
 
     @property
     def statistics(self) -> Mapping[str, SiteStatistics]:
@@ -65,7 +68,7 @@ def compare(loaded: Loaded, settings: ComparisonSettings, progress: Listener) ->
     ours = [_run_ours(bench, coding) for coding in Coding if coding is Coding.REFINE or settings.timesteps[-1] > 1]
     contenders = [each.contender for each in ours]
     if settings.finetune:
-        contenders.append(_run_trained(bench, ours[0].calibrated))
+        contenders.append(_run_trained(bench, ours[0]))
     contenders += run_baselines(bench, ours[0].statistics)
     measured = ours[0].run.evaluation
     ann = _source_figures(bench, ours[0])
@@ -128,20 +131,19 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
     """Our own conversion, as `pmsm convert` makes it for the largest number of timesteps."""
     loaded, settings = bench.loaded, bench.settings
     timesteps = settings.timesteps[-1]
-    calibrated = calibrate_source(
-        loaded,
-        CalibrationSettings(
-            data=settings.calibrated_on,
-            samples=settings.calibration_samples,
-            levels=settings.levels,
-            horizon=timesteps if coding is Coding.RATE else 1,
-            seed=settings.seed,
-            threads=settings.threads,
-            keep_statistics=True,
-        ),
-        bench.progress,
+    how = CalibrationSettings(
+        data=settings.calibrated_on,
+        samples=settings.calibration_samples,
+        levels=settings.levels,
+        horizon=timesteps if coding is Coding.RATE else 1,
+        refit=timesteps == 1,
+        seed=settings.seed,
+        threads=settings.threads,
+        keep_statistics=True,
     )
-    made = convert(loaded, calibrated, timesteps=timesteps, coding=coding)
+    calibrated = calibrate_source(loaded, how, bench.progress)
+    refitted = refit_weights(loaded, calibrated, how, bench.progress)
+    made = convert(loaded, calibrated, timesteps=timesteps, coding=coding, refitted=refitted)
     checkpoint = Checkpoint(subject=loaded.network.subject, model=made.model, manifest=made.manifest)
     count, run = _measure(bench, checkpoint, _TITLES[coding])
     contender = Contender(
@@ -152,13 +154,15 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
         neurons=run.neurons,
         points=run.points(settings.timesteps, f"{_setting(made.manifest)}, as pmsm convert sets them"),
     )
-    return _Ours(contender=contender, count=count, run=run, manifest=made.manifest, calibrated=calibrated)
+    return _Ours(
+        contender=contender, count=count, run=run, manifest=made.manifest, calibrated=calibrated, refitted=refitted
+    )
 
 
-def _run_trained(bench: Bench, calibrated: Calibrated) -> Contender:
+def _run_trained(bench: Bench, ours: _Ours) -> Contender:
     """Our conversion at one timestep after training; later timesteps are not trained."""
     contender = Contender(name=_TRAINED_NAME, title=_TRAINED_TITLE, paper=_PAPER, tried=1)
-    made = convert(bench.loaded, calibrated, timesteps=1, coding=Coding.REFINE)
+    made = convert(bench.loaded, ours.calibrated, timesteps=1, coding=Coding.REFINE, refitted=ours.refitted)
     try:
         tuned = trained_ours(bench, made)
     except CheckFailedError as error:

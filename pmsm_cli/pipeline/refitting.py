@@ -14,7 +14,7 @@ _LARGEST_BATCH = 16
 _MEMORY = 2**29  # bytes of activations that are held for all images
 _HELD_AT_ONCE = 4  # times the largest tensor: either network's, and what passes beside it
 _WORK = 200e9  # multiply-accumulates of the source on all images
-_FEWEST = 32  # images, whatever they take
+_FEWEST, _MOST = 32, 512  # images, whatever they take; more of them tell little that is new
 
 
 def refit_weights(
@@ -50,7 +50,8 @@ def _batches(loaded: Loaded, settings: CalibrationSettings) -> list[Array]:
     largest = max((int(np.prod(shape)) // (fixed or 1) for shape in loaded.shapes.values()), default=1)
     held = _MEMORY // (4 * _HELD_AT_ONCE * largest)
     paid = int(_WORK // max(loaded.plan.total_macs // (fixed or 1), 1))
-    images = open_sample(settings.data, min(settings.samples, max(min(held, paid), _FEWEST)), settings.seed)
+    most = int(np.clip(min(held, paid), _FEWEST, _MOST))
+    images = open_sample(settings.data, min(settings.samples, most), settings.seed)
     size = fixed or max(1, min(_LARGEST_BATCH, len(images) // FEWEST_IMAGES))
     read = (batch.inputs for batch in read_batches(images, loaded.preprocessing, size))
     return [inputs for inputs in read if len(inputs) and (not fixed or len(inputs) == fixed)]
