@@ -12,6 +12,7 @@ from pmsm_cli.calibration.allocation import (
     neurons_at,
     price_for,
     rate_table,
+    smoothed_loss,
 )
 from pmsm_cli.calibration.emission import Neurons, expected_spikes, squared_error
 from pmsm_cli.calibration.method import Method
@@ -41,7 +42,7 @@ _PROBE_LEVELS = 15  # at which each site's share in the output's error is measur
 # Predicted errors of the output that are tried, from coarse to fine, and how often the step between is halved. Where an
 # output further off than a fifth keeps its class on some hundred images, it does by luck.
 _ERRORS = (0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
-_HALVINGS = 2
+_HALVINGS = 3
 # An error of the output that is itself the target needs fewer points: each is aimed at a little less than the target by
 # what the last one showed.
 _MOST_AIMED, _AIMED_AT, _NEAR_ENOUGH = 4, 0.9, 0.7
@@ -53,7 +54,10 @@ _WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 2, 32
 # Chance: a source that gets no more of the labels right than so many times one in the number of classes was trained on
 # other ones.
 _TIMES_CHANCE = 2
-_IMAGES_A_TARGET = 2  # a target is measured on so many times the images of which one is the whole target
+# A stated target is worth more of it: half a point takes ten thousand images to be told from none. And whatever that
+# takes, it is measured on so many times the images of which one is the whole target.
+_WORK_A_TARGET, _MOST_A_TARGET = 4e11, 10_000
+_IMAGES_A_TARGET = 2
 _NEAR = 4  # times the target: points that lose more say little about it
 # Of the images that change class, the share that is lost for good; the rest was wrong before, or becomes right. Seen
 # on test images: ResNet-20 0.10 to 0.22, MobileNetV1-0.25 0.10 to 0.21, a small vision transformer 0.02 to 0.16. On
@@ -82,7 +86,8 @@ def find_levels(
 ) -> tuple[dict[str, NeuronParameters], Allocation]:
     """Each site's neurons, with the fewest spikes of those tried that keep the loss within the target.
 
-    Candidates from coarse to fine are measured until two in a row keep it; the step before them is then halved twice.
+    Candidates from coarse to fine are measured until two in a row keep it; the step before the
+    coarsest that does is then halved, three times.
     Where none keeps it, the finest is taken, and the allocation says so. A large network without a stated target is
     held to an error of its output, which is aimed at.
 
@@ -97,21 +102,22 @@ def find_levels(
 
 
 def _walk(search: "_Search", costs: Mapping[str, SiteCost]) -> float:
-    """From coarse to fine until two in a row keep the target, then between these and the last that did not."""
-    passed, failed = 0, float("nan")
+    """From coarse to fine until two in a row keep the target, then between these and the last that did not.
+
+    Each point adds to what is known of all the others, so that where to look next is asked anew every time.
+    """
+    passed = 0
     for error in _ERRORS:
         search.try_at(costs, error)
-        passed, failed = (passed + 1, failed) if search.keeps(error) else (0, error)
+        passed = passed + 1 if search.keeps(error) else 0
         if passed == 2:
             break
-    coarsest = search.coarsest_kept() or error
-    for _ in range(_HALVINGS if failed > coarsest else 0):
-        middle = float(np.sqrt(failed * coarsest))
-        search.try_at(costs, middle)
-        if search.keeps(middle):
-            coarsest = middle
-        else:
-            failed = middle
+    for _ in range(_HALVINGS):
+        kept = search.coarsest_kept()
+        failed = search.next_coarser(kept) if kept else None
+        if kept is None or failed is None:
+            break
+        search.try_at(costs, float(np.sqrt(failed * kept)))
     return error
 
 
@@ -137,8 +143,9 @@ class _Search:
         self._setting, self._progress = setting, progress
         macs = max(setting.plan.total_macs, 1)
         batch = setting.network.image.batch or 1
-        most = max(int(np.clip(_WORK_A_POINT // macs, _FEWEST_A_POINT, _MOST_A_POINT)), batch)
-        if target_drop:  # worth the time that it takes to tell such a drop from none
+        work, bound = (_WORK_A_TARGET, _MOST_A_TARGET) if target_drop else (_WORK_A_POINT, _MOST_A_POINT)
+        most = max(int(np.clip(work // macs, _FEWEST_A_POINT, bound)), batch)
+        if target_drop:
             most = max(most, min(int(_IMAGES_A_TARGET * 100 / target_drop), _MOST_A_POINT))
         self._images = sample_images(setting.images, most // batch * batch, setting.seed)
         self._matched = sample_images(self._images, min(most, _MOST_MATCHED) // batch * batch, setting.seed)
@@ -182,19 +189,16 @@ class _Search:
     def keeps(self, error: float) -> bool:
         """Whether the loss there is within the target, as all points together tell it.
 
-        A thousand images measure half a point with an error as large, so that no point is taken at its word. The share
-        of images that change class grows as the output's error e, and so does the share of these that is lost for good:
-        the loss is taken to be a e^2, with a from all points of some loss, and at least an eighth of the images that
-        change class.
+        A thousand images measure half a point with an error as large, so that no point is taken at its word: the loss
+        is what a power of the output's error says, fitted to all points of some loss (`smoothed_loss`), and at least an
+        eighth of the images that change class.
         """
         _, point, drop = self._tried[error]
         if self._measure == "output error":
             return drop <= self.target
         near = [(each[1].output_error, each[2]) for each in self._tried.values() if each[2] <= _NEAR * self.target]
-        powers = sum(output_error**2 for output_error, _ in near)
-        factor = sum(max(lost, 0) for _, lost in near) / powers if powers else 0.0
         changed = 100 - (point.agreement if point.agreement is not None else 100)
-        return max(factor * point.output_error**2, _LOST_SHARE * changed) <= self.target
+        return max(smoothed_loss(near, point.output_error), _LOST_SHARE * changed) <= self.target
 
     def coarsest_kept(self) -> float | None:
         """The coarsest point from which on every finer one keeps the target; None: not even the finest does."""
@@ -204,6 +208,10 @@ class _Search:
                 break
             kept = error
         return kept
+
+    def next_coarser(self, error: float) -> float | None:
+        """The next coarser point than this that was tried."""
+        return min((other for other in self._tried if other > error), default=None)
 
     def result(self, error: float) -> tuple[dict[str, NeuronParameters], Allocation]:
         neurons, point, drop = self._tried[error]

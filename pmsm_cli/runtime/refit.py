@@ -23,7 +23,9 @@ from pmsm_cli.runtime.session import Array
 from pmsm_cli.runtime.staged import StagedRun
 from pmsm_cli.runtime.summed import draw_places, is_summed_up, rows_put_out, rows_read
 
-LONGEST_ROW = 1152  # inputs of an output, 128 channels of a 3x3 kernel: time goes with the square of it and more
+# Of larger synapses only the moments are matched: time goes with the inputs of an output (here those of 128 channels of
+# a 3x3 kernel) squared and cubed, memory with the number of weights.
+_LONGEST_ROW, _MOST_WEIGHTS = 1152, 2**22
 _PLACES_AN_IMAGE = 256  # where sums are looked at, drawn for each image
 _HELD_OUT = 4  # one batch of so many only judges
 
@@ -56,7 +58,7 @@ def refit(
 
     A regression's estimates vary less than what they estimate, so that the second step belongs to the first. `spiking`
     is the one-timestep graph without corrections; each batch is one that both graphs take whole, and of one in four
-    only the judgement is asked. Synapses of long rows are only matched.
+    only the judgement is asked. Large synapses are only matched.
 
     Precondition: `can_refit` of both graphs.
     """
@@ -73,7 +75,7 @@ def refit(
         synapse = synapse_of(nodes[reader.node])
         assert synapse is not None
         wanted = list(teacher.advance(outputs[reader.node]))
-        if can_change(synapse) and (inputs_of(synapse) or 0) <= LONGEST_ROW:
+        if can_change(synapse) and _is_small(synapse):
             changed += _refit(copy.graph, synapse, student.advance(synapse.data.name or ""), wanted, random)
         settled = driven_output(synapse.node).name or ""
         correction = _matched(reader, student.advance(settled), wanted)
@@ -82,6 +84,10 @@ def refit(
         on_synapse(1)
     common_passes.RemoveUnusedNodesPass()(copy)  # the weights that took part before
     return Refitted(model=apply_corrections(copy, tuple(corrections), fold=True), synapses=changed)
+
+
+def _is_small(synapse: Synapse) -> bool:
+    return (inputs_of(synapse) or 0) <= _LONGEST_ROW and synapse.weights.size <= _MOST_WEIGHTS
 
 
 def _refit(

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from observing import observe
 
-from pmsm_cli.calibration.allocation import MOST_LEVELS, SiteCost, neurons_at, price_for, rate_table
+from pmsm_cli.calibration.allocation import MOST_LEVELS, SiteCost, neurons_at, price_for, rate_table, smoothed_loss
 from pmsm_cli.calibration.emission import Neurons, squared_error
 
 
@@ -236,3 +236,21 @@ def test_levels_that_are_neither_auto_nor_a_number_are_refused(pmsm, tmp_path, w
     shown = pmsm("convert", DIGITS, *SETTINGS, f"--levels={wrong}", "-o", tmp_path / "x.onnx")
     assert shown.code == 2
     assert f"'{wrong}' is neither auto nor a number from 1 to 65535" in shown.err
+
+
+def test_losses_are_smoothed_over_all_points_by_the_likeliest_power_of_the_error():
+    for power in (2.0, 3.0, 4.0):
+        points = [(error, 0.002 * error**power) for error in (16.0, 8.0, 4.0)]
+        for error in (16.0, 10.0, 2.0):
+            assert smoothed_loss(points, error) == pytest.approx(0.002 * error**power)
+    # A lucky point and an unlucky one beside it are both taken for what lies between.
+    points = [(10.0, 1.0), (8.0, 0.2), (7.0, 0.8), (5.0, 0.25)]
+    assert 0.4 < smoothed_loss(points, 8.0) < 0.8
+    assert 0.3 < smoothed_loss(points, 7.0) < 0.7
+
+
+def test_a_loss_is_none_where_nothing_was_lost_and_gains_do_not_make_up_for_losses():
+    assert smoothed_loss([], 5.0) == 0
+    assert smoothed_loss([(5.0, -0.3), (3.0, 0.0)], 5.0) == 0
+    assert smoothed_loss([(6.0, 0.9), (3.0, -0.9)], 6.0) > 0.8
+    assert smoothed_loss([(6.0, 0.9), (0.0, 0.0)], 0.0) == pytest.approx(0, abs=1e-6)
