@@ -96,6 +96,8 @@ def open_session(
         SetupError: there is not enough memory.
     """
     options = ort.SessionOptions()
+    # A plan for a whole run's memory comes beside what the first run took: more memory, and no faster here.
+    options.enable_mem_pattern = False
     if threads:
         options.intra_op_num_threads = threads
     if integers:
