@@ -14,6 +14,7 @@ estimation for nonorthogonal problems", Technometrics 12, 1970, 55-67; layer by 
 already as in E. Frantar, D. Alistarh, "Optimal brain compression" (NeurIPS 2022, section 5).
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,28 +71,28 @@ def change_that_helps(fitted: Sums, held: Sums) -> tuple[Doubles, Doubles] | Non
     `held` are the sums over images that only judge; the change itself is found on both.
     """
     least, best = held.power, np.zeros(held.power.shape)
-    for shrinkage in _SHRINKAGE:
-        left = held.left(_solve(fitted, shrinkage))
+    for shrinkage, change in zip(_SHRINKAGE, _changes(fitted, _SHRINKAGE), strict=True):
+        left = held.left(change)
         best = np.where(left < least, shrinkage, best)
         least = np.minimum(left, least)
     if not best.any():
         return None
-    together, change = fitted + held, np.zeros(held.targets.shape)
-    for shrinkage in _SHRINKAGE:
-        chosen = best == shrinkage
-        if chosen.any():
-            change = np.where(chosen[:, None, :], _solve(together, shrinkage), change)
-    return change[:, :-1], change[:, -1]
+    chosen = [shrinkage for shrinkage in _SHRINKAGE if (best == shrinkage).any()]
+    total = np.zeros(held.targets.shape)
+    for shrinkage, change in zip(chosen, _changes(fitted + held, chosen), strict=True):
+        total = np.where((best == shrinkage)[:, None, :], change, total)
+    return total[:, :-1], total[:, -1]
 
 
-def _solve(sums: Sums, shrinkage: float) -> Doubles:
-    """The ridge regression's change, bias last, [groups, inputs + 1, outputs]."""
+def _changes(sums: Sums, shrinkages: Sequence[float]) -> Iterator[Doubles]:
+    """The ridge regression's change for each lambda, bias last, [groups, inputs + 1, outputs]."""
     mean, missing = sums.inputs[:, :-1, -1] / sums.count, sums.targets[:, -1] / sums.count
     covariance = sums.inputs[:, :-1, :-1] / sums.count - mean[:, :, None] * mean[:, None, :]
     shared = sums.targets[:, :-1] / sums.count - mean[:, :, None] * missing[:, None, :]
     variance = np.maximum(np.einsum("gii->gi", covariance), 0)
-    usual = variance.mean(axis=1, keepdims=True)
-    ridge = shrinkage * np.maximum(variance, _SMALLEST_VARIANCE * usual) + np.finfo(np.float32).tiny
-    slope = np.linalg.solve(covariance + ridge[:, :, None] * np.eye(ridge.shape[1]), shared)
-    constant = missing[:, None] - np.matmul(mean[:, None, :], slope)
-    return np.asarray(np.concatenate([slope, constant], axis=1))
+    penalised = np.maximum(variance, _SMALLEST_VARIANCE * variance.mean(axis=1, keepdims=True))
+    for shrinkage in shrinkages:
+        ridge = shrinkage * penalised + np.finfo(np.float32).tiny
+        slope = np.linalg.solve(covariance + ridge[:, :, None] * np.eye(ridge.shape[1]), shared)
+        constant = missing[:, None] - np.matmul(mean[:, None, :], slope)
+        yield np.concatenate([slope, constant], axis=1)

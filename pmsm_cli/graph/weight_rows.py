@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.graph.synapse import Synapse
+from pmsm_cli.graph.synapse import Floats, Synapse, output_dimension
 
 
 def groups_of(synapse: Synapse) -> int:
@@ -19,18 +19,12 @@ def inputs_of(synapse: Synapse) -> int | None:
     return synapse.channels if synapse.node.op_type in ("Gemm", "MatMul") and len(shape) == 2 else None
 
 
-def as_rows(synapse: Synapse, weights: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """Weights as [outputs, inputs of the group]. Precondition: `inputs_of` is a number."""
-    return weights.reshape(len(weights), -1) if _outputs_first(synapse) else weights.T
+def weight_rows(synapse: Synapse) -> Floats:
+    """The weights as [outputs, inputs of the group]. Precondition: `inputs_of` is a number."""
+    weights = synapse.weights
+    return weights.reshape(len(weights), -1) if output_dimension(synapse) == 0 else weights.T
 
 
 def from_rows(synapse: Synapse, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """The inverse of `as_rows`."""
-    return rows.reshape(synapse.weights.shape) if _outputs_first(synapse) else rows.T
-
-
-def _outputs_first(synapse: Synapse) -> bool:
-    node = synapse.node
-    if node.op_type == "Gemm":
-        return (node.attributes.get_int("transB", 0) == 1) == (synapse.data_index == 0)
-    return node.op_type == "Conv" or synapse.data_index == 1
+    """Rows like those of `weight_rows` in the operator's own layout."""
+    return rows.reshape(synapse.weights.shape) if output_dimension(synapse) == 0 else rows.T

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pmsm_cli.graph.synapse import Floats, Synapse
-from pmsm_cli.graph.weight_rows import as_rows, from_rows
+from pmsm_cli.graph.weight_rows import from_rows, weight_rows
 from pmsm_cli.lowering.int8 import LARGEST, Int8Weights
 
 _DAMPING = 0.01  # of the mean second moment, added to all: moments of a few images are uncertain
@@ -23,7 +23,7 @@ def round_by_moments(synapse: Synapse, nearest: Int8Weights, moments: Moments) -
 
     Precondition: `inputs_of` is a number, and the grid has a scale for each output.
     """
-    rows = as_rows(synapse, synapse.weights)
+    rows = weight_rows(synapse)
     groups = moments.shape[0]
     scale = nearest.scale.reshape(groups, -1)
     parts = np.split(rows.astype(np.float64), groups)

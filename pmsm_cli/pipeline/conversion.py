@@ -201,7 +201,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
     calibration = replace(calibration, allocation=allocation)
     warnings += remarks(calibration, synthetic=settings.data is None)
-    if settings.match_moments and not will_refit(loaded, settings):
+    if settings.match_moments and not will_refit(loaded, settings, len(images)):
         progress.start("Matching moments", len(images))
         spiking = insert_neurons(teacher, loaded.plan, calibration.parameters, shapes)
         corrections = match_moments(
@@ -223,15 +223,10 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
 
 
-def will_refit(loaded: Loaded, settings: CalibrationSettings) -> bool:
+def will_refit(loaded: Loaded, settings: CalibrationSettings, images: int) -> bool:
     """Whether weights are to be refitted, there are images for it, and the network can be run layer by layer."""
-    return (
-        settings.refit
-        and settings.match_moments
-        and settings.data is not None
-        and can_refit(loaded.network.model)
-        and len(open_sample(settings.data, settings.samples, settings.seed)) >= FEWEST_IMAGES
-    )
+    wanted = settings.refit and settings.match_moments and settings.data is not None
+    return wanted and images >= FEWEST_IMAGES and can_refit(loaded.network.model)
 
 
 def _stated_preprocessing(path: Path) -> Preprocessing | None:

@@ -5,10 +5,10 @@ import numpy as np
 from pmsm_cli.calibration.unseen import FEWEST_IMAGES
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, will_refit
-from pmsm_cli.pipeline.inputs import Progress, open_sample
+from pmsm_cli.pipeline.inputs import Progress
 from pmsm_cli.runtime.refit import Refitted, refit
 from pmsm_cli.runtime.session import Array
-from pmsm_cli.sources.images import read_batches
+from pmsm_cli.sources.images import ImageSet, open_images, read_batches, sample_images
 
 _LARGEST_BATCH = 16
 _MEMORY = 2**29  # bytes of activations that are held for all images
@@ -22,14 +22,16 @@ def refit_weights(
 ) -> Refitted | None:
     """Weights refitted on the calibration images, for one timestep, with moments matched behind them.
 
-    As many of the images take part as memory holds and as time allows. None where `will_refit` says no, and for a
-    calibration from a file that does without moments.
+    As many of the images take part as memory holds and as time allows. None where `will_refit` says no.
     """
-    if not will_refit(loaded, settings):
+    if not settings.refit or settings.data is None:
+        return None
+    images = open_images(settings.data)  # once: listing many takes a while
+    if not will_refit(loaded, settings, min(len(images), settings.samples)):
         return None
     readers = sum(len(site.readers) for site in loaded.plan.sites)
     spiking = insert_neurons(loaded.network, loaded.plan, calibrated.calibration.parameters, loaded.shapes)
-    batches = _batches(loaded, settings)
+    batches = _batches(loaded, settings, images)
     progress.start("Refitting weights", readers)
     return refit(
         loaded.network,
@@ -43,15 +45,14 @@ def refit_weights(
     )
 
 
-def _batches(loaded: Loaded, settings: CalibrationSettings) -> list[Array]:
+def _batches(loaded: Loaded, settings: CalibrationSettings, images: ImageSet) -> list[Array]:
     """The images that are held, in at least eight batches where there are images for them."""
-    assert settings.data is not None
     fixed = loaded.network.image.batch
     largest = max((int(np.prod(shape)) // (fixed or 1) for shape in loaded.shapes.values()), default=1)
     held = _MEMORY // (4 * _HELD_AT_ONCE * largest)
     paid = int(_WORK // max(loaded.plan.total_macs // (fixed or 1), 1))
     most = int(np.clip(min(held, paid), _FEWEST, _MOST))
-    images = open_sample(settings.data, min(settings.samples, most), settings.seed)
-    size = fixed or max(1, min(_LARGEST_BATCH, len(images) // FEWEST_IMAGES))
-    read = (batch.inputs for batch in read_batches(images, loaded.preprocessing, size))
+    some = sample_images(images, min(settings.samples, most), settings.seed)
+    size = fixed or max(1, min(_LARGEST_BATCH, len(some) // FEWEST_IMAGES))
+    read = (batch.inputs for batch in read_batches(some, loaded.preprocessing, size))
     return [inputs for inputs in read if len(inputs) and (not fixed or len(inputs) == fixed)]

@@ -16,7 +16,7 @@ from pmsm_cli.graph.refit import can_change, change_synapse, constant_part
 from pmsm_cli.graph.rest import driven_output
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Synapse, synapse_of
-from pmsm_cli.graph.weight_rows import as_rows, from_rows, inputs_of
+from pmsm_cli.graph.weight_rows import from_rows, inputs_of, weight_rows
 from pmsm_cli.neuron.parameters import Correction
 from pmsm_cli.runtime.match import Doubles, correction_of
 from pmsm_cli.runtime.session import Array
@@ -109,7 +109,7 @@ def _sums(
 ) -> tuple[Sums, Sums] | None:
     """Sums over the batches that are fitted, and over those that judge; None where the operator is beyond us."""
     sums: list[Sums | None] = [None, None]
-    constant, weights = constant_part(synapse), as_rows(synapse, synapse.weights)
+    constant, weights = constant_part(synapse), weight_rows(synapse)
     for number, (spikes, output) in enumerate(zip(data, wanted, strict=True)):
         if not is_summed_up(synapse, spikes):
             return None
