@@ -56,6 +56,7 @@ def measured(drop: float) -> Evaluation:
         ann=Accuracy(top1=90.0, top5=None),
         agreement=95.0,
         agreement_per_step=(95.0,),
+        expected_drop=drop,
         outputs=(),
         skipped=(),
     )

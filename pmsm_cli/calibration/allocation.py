@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count, mean_error
 from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
 from pmsm_cli.neuron.parameters import NeuronParameters
@@ -64,12 +64,15 @@ class RateTable:
 
     threshold: Floats
     rest: Floats
-    distortion: Floats  # mean squared error
+    distortion: Floats  # mean squared error; where means are matched again, what it has beyond the mean error's square
     spikes: Floats  # E|s|
 
 
-def rate_table(statistics: SiteStatistics, *, may_rest: bool) -> RateTable:
-    """Distortion and expected spikes over a geometric range of thresholds, for each channel."""
+def rate_table(statistics: SiteStatistics, *, may_rest: bool, means_matched: bool = False) -> RateTable:
+    """Distortion and expected spikes over a geometric range of thresholds, for each channel.
+
+    `means_matched`: whatever reads the site gets its mean back, so that a mean error costs nothing.
+    """
     seen = statistics.merged(_BINS)
     amplitude = np.maximum(seen.highest, -seen.lowest)
     top = np.where(amplitude > 0, amplitude, np.float32(1))
@@ -87,6 +90,8 @@ def rate_table(statistics: SiteStatistics, *, may_rest: bool) -> RateTable:
             neurons = Neurons(threshold[rows, index], rest[rows, index], MOST_LEVELS, MOST_LEVELS)
             emitted = emit(spread.centres, neurons)
             errors[rows, index] = distortion(spread, neurons, emitted)
+            if means_matched:
+                errors[rows, index] -= mean_error(spread, neurons, emitted) ** 2
             spikes[rows, index] = mean_count(emitted, spread)
     return RateTable(threshold=threshold, rest=rest, distortion=errors, spikes=spikes)
 

@@ -68,6 +68,12 @@ def distortion(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
     return error
 
 
+def mean_error(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
+    """By how much the spikes carry too much or (negative) too little on average, [channels]."""
+    error: Floats = np.einsum("cb,cb->c", carried(spikes, neurons) - spread.centres, spread.share)
+    return error
+
+
 def mean_count(spikes: Floats, spread: Spread) -> Floats:
     """E|s|, [channels], for spikes [channels, bins] that were computed already."""
     count: Floats = np.einsum("cb,cb->c", np.abs(spikes), spread.share)

@@ -127,7 +127,7 @@ class HistogramObserver:
         width = self._highest - self._lowest
         spread = width > np.finfo(np.float32).tiny * self._bins  # a constant channel has all its values in one bin
         self._bins_per_unit = np.divide(self._bins, width, out=np.zeros_like(width), where=spread)[:, None]
-        self._first_bin = (np.arange(channels, dtype=np.int64) * self._bins)[:, None]
+        self._first_bin = (np.arange(channels, dtype=np.int32) * np.int32(self._bins))[:, None]
         # One bin of a half is a whole number of bins, for any number of bins.
         self._merge = _HALVES_MERGE if self._bins % _HALVES_MERGE == 0 else 1
         self._even_counts = np.zeros((channels, self._bins // self._merge), np.int64)
@@ -141,18 +141,25 @@ class HistogramObserver:
         """
         told_apart = images is not None and values.shape[1] % images == 0
         an_image = values.reshape(len(values), (images or 1) if told_apart else 1, -1)
-        at_once = max(1, _VALUES_AT_ONCE // max(an_image[:, :1].size, 1))  # few enough to stay in the processor's cache
-        for start in range(0, an_image.shape[1], at_once):
-            part = an_image[:, start : start + at_once]
-            position = ((part - self._lowest[:, None, None]) * self._bins_per_unit[:, :, None]).astype(np.int64)
-            np.clip(position, 0, self._bins - 1, out=position)
-            position += self._first_bin[:, :, None]
+        at_once = max(1, _VALUES_AT_ONCE // max(values.shape[1], 1))  # channels whose values and counters stay in cache
+        for start in range(0, len(values), at_once):
+            rows = slice(start, start + at_once)
+            position = self._bins_of(an_image[rows], rows)
             # Adding at positions takes time by the values; np.bincount by the bins, which may be more.
-            np.add.at(self._counts.reshape(-1), position.ravel(), 1)
+            np.add.at(self._counts[rows].reshape(-1), position.ravel(), 1)
             if told_apart:
-                even = position[:, (first + start) % 2 :: 2].ravel() // self._merge
-                np.add.at(self._even_counts.reshape(-1), even, 1)
+                even = position[:, first % 2 :: 2].ravel() // self._merge
+                np.add.at(self._even_counts[rows].reshape(-1), even, 1)
         self._told_apart |= told_apart
+
+    def _bins_of(self, values: Floats, rows: slice) -> npt.NDArray[np.int32]:
+        """Which of these channels' counters each value, [channels, images, values], belongs to."""
+        above = values - self._lowest[rows, None, None]
+        above *= self._bins_per_unit[rows, :, None]
+        position = above.astype(np.int32)
+        np.clip(position, 0, self._bins - 1, out=position)
+        position += self._first_bin[: len(values), :, None]
+        return position
 
     def result(self) -> SiteStatistics:
         """What was counted."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import along_channels
@@ -20,20 +21,30 @@ def switch_name(site: str) -> str:
     return f"{site}/switch"
 
 
-def add_switches(network: Network, plan: SitePlan, parameters: Mapping[str, NeuronParameters]) -> ir.Model:
-    """A copy of the network whose synapses read v + switch (carried - v), with one more scalar input a site."""
+def add_switches(
+    network: Network,
+    plan: SitePlan,
+    parameters: Mapping[str, NeuronParameters],
+    mean_errors: Mapping[str, NDArray[np.float32]],
+) -> ir.Model:
+    """A copy of the network whose synapses read v + switch (carried - v - mean error), with a scalar input a site.
+
+    `mean_errors` are of any of the sites, [channels] or [1].
+    """
     model = network.model.clone()
     graph = model.graph
     values = {value.name: value for value in [*graph.inputs, *(out for node in graph for out in node.outputs)]}
     for site in plan.sites:
-        _switch(graph, values[site.name], site, parameters[site.name])
+        _switch(graph, values[site.name], site, parameters[site.name], mean_errors.get(site.name))
     graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     function = neuron_function(network.opset)
     model.functions[function.identifier()] = function
     return model
 
 
-def _switch(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters) -> None:
+def _switch(
+    graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParameters, mean_error: NDArray[np.float32] | None
+) -> None:
     readers = {(reader.node, reader.operand) for reader in site.readers}
     users = [(user, index) for user, index in value.uses() if (user.name, index) in readers]
     threshold = add_constant(graph, f"{site.name}/switched_threshold", along_channels(site, neuron.threshold))
@@ -67,6 +78,9 @@ def _switch(graph: ir.Graph, value: ir.Value, site: Site, neuron: NeuronParamete
         carried = add("Mul", [spikes, threshold])
         nodes.append(reduction(graph, "ReduceSum", carried, [site.relative_axis], sums))
         error = add("Sub", [add("Div", [carried, add("Max", [sums, least])]), value])
+    if mean_error is not None:
+        mean = add_constant(graph, f"{site.name}/switched_mean", along_channels(site, mean_error))
+        error = add("Sub", [error, mean])
     read = add("Add", [value, add("Mul", [error, switch])])
     for user, index in users:
         user.replace_input_with(index, read)

@@ -14,14 +14,14 @@ from pmsm_cli.calibration.allocation import (
     rate_table,
     smoothed_loss,
 )
-from pmsm_cli.calibration.emission import Neurons, expected_spikes, squared_error
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, expected_spikes, mean_error
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.errors import UsageError
 from pmsm_cli.graph.gains import noise_gains
 from pmsm_cli.graph.insert import insert_neurons
-from pmsm_cli.graph.matching import apply_corrections
+from pmsm_cli.graph.matching import apply_corrections, matched_readers
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import NeuronParameters
@@ -59,10 +59,6 @@ _TIMES_CHANCE = 2
 _WORK_A_TARGET, _MOST_A_TARGET = 4e11, 10_000
 _IMAGES_A_TARGET = 2
 _NEAR = 4  # times the target: points that lose more say little about it
-# Of the images that change class, the share that is lost for good; the rest was wrong before, or becomes right. Seen
-# on test images: ResNet-20 0.10 to 0.22, MobileNetV1-0.25 0.10 to 0.21, a small vision transformer 0.02 to 0.16. On
-# the few images of a search, which the source may have been trained on, a smaller share counts as luck.
-_LOST_SHARE = 1 / 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -136,6 +132,16 @@ def _aim(search: "_Search", costs: Mapping[str, SiteCost]) -> float:
     return finest
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Tried:
+    """A point: what was tried, and what it gave."""
+
+    neurons: dict[str, NeuronParameters]
+    point: Point
+    drop: float  # as measured, of whatever the target is a drop of
+    expected_drop: float  # of top-1, by the source's own probabilities
+
+
 class _Search:
     """The points tried so far, by predicted error of the output."""
 
@@ -164,7 +170,7 @@ class _Search:
         told_apart = len(self._images) >= 100 / DEFAULT_DROP or len(self._images) == len(setting.images)
         self.by_error = self._classes is None or (target_drop is None and not told_apart)
         self.target = target_drop if target_drop is not None else DEFAULT_ERROR if self.by_error else DEFAULT_DROP
-        self._tried: dict[float, tuple[dict[str, NeuronParameters], Point, float]] = {}
+        self._tried: dict[float, _Tried] = {}
         self._measure = "output error"
 
     def probed_images(self) -> ImageSet:
@@ -180,25 +186,29 @@ class _Search:
         neurons = {name: neurons_at(setting.statistics[name], cost, price) for name, cost in costs.items()}
         measured = self._evaluate(neurons)
         self._measure, drop = _loss(measured, self._classes, by_error=self.by_error)
-        self._tried[error] = (neurons, _point(setting, neurons, measured), drop)
+        point = _point(setting, neurons, measured)
+        self._tried[error] = _Tried(
+            neurons=neurons, point=point, drop=drop, expected_drop=measured.expected_drop or 0.0
+        )
 
     def loss(self, error: float) -> float:
         """What was lost there, as it was measured."""
-        return self._tried[error][2]
+        return self._tried[error].drop
 
     def keeps(self, error: float) -> bool:
         """Whether the loss there is within the target, as all points together tell it.
 
         A thousand images measure half a point with an error as large, so that no point is taken at its word: the loss
-        is what a power of the output's error says, fitted to all points of some loss (`smoothed_loss`), and at least an
-        eighth of the images that change class.
+        is what a power of the output's error says, fitted to all points of some loss (`smoothed_loss`), and at least
+        what the classes that change should cost by the source's own probabilities.
         """
-        _, point, drop = self._tried[error]
+        tried = self._tried[error]
         if self._measure == "output error":
-            return drop <= self.target
-        near = [(each[1].output_error, each[2]) for each in self._tried.values() if each[2] <= _NEAR * self.target]
-        changed = 100 - (point.agreement if point.agreement is not None else 100)
-        return max(smoothed_loss(near, point.output_error), _LOST_SHARE * changed) <= self.target
+            return tried.drop <= self.target
+        near = [
+            (each.point.output_error, each.drop) for each in self._tried.values() if each.drop <= _NEAR * self.target
+        ]
+        return max(smoothed_loss(near, tried.point.output_error), tried.expected_drop) <= self.target
 
     def coarsest_kept(self) -> float | None:
         """The coarsest point from which on every finer one keeps the target; None: not even the finest does."""
@@ -214,15 +224,15 @@ class _Search:
         return min((other for other in self._tried if other > error), default=None)
 
     def result(self, error: float) -> tuple[dict[str, NeuronParameters], Allocation]:
-        neurons, point, drop = self._tried[error]
-        return neurons, Allocation(
+        tried = self._tried[error]
+        return tried.neurons, Allocation(
             target_drop=self.target,
             measure=self._measure,
-            drop=drop,
+            drop=tried.drop,
             kept=self.keeps(error),
             images=len(self._images),
-            chosen=point,
-            curve=tuple(sorted((each[1] for each in self._tried.values()), key=lambda each: each.spikes_per_neuron)),
+            chosen=tried.point,
+            curve=tuple(sorted((each.point for each in self._tried.values()), key=lambda each: each.spikes_per_neuron)),
         )
 
     def _evaluate(self, neurons: Mapping[str, NeuronParameters]) -> Evaluation:
@@ -257,31 +267,59 @@ def _batches(setting: Setting, images: ImageSet) -> Iterator[Batch]:
 
 
 def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[str, SiteCost]:
-    """What each site's distortion and spikes weigh: measured at the output for sites, from weights for channels."""
+    """What each site's distortion and spikes weigh: measured at the output for sites, from weights for channels.
+
+    What a mean error does is left out where matching moments takes it away: it is alike in all images and so does far
+    more than its share, which would lead spikes to where they are not needed.
+    """
     sites = setting.plan.sites
     probe = {site.name: _choose(setting, site.name) for site in sites}
+    matched = _with_matched_means(setting)
+    spreads = {site.name: Spread.of(setting.statistics[site.name]) for site in sites}
+    own = {name: Neurons.of(probe[name], len(spread.centres)) for name, spread in spreads.items()}
+    spikes = {name: emit(spread.centres, own[name]) for name, spread in spreads.items()}
+    mean_errors = {name: mean_error(spreads[name], own[name], spikes[name]) for name in matched}
     inputs = np.concatenate([batch.inputs for batch in _batches(setting, probed)])
     progress.start("Finding levels: what each tensor's error does to the output", len(sites))
     errors = output_errors(
-        setting.network, setting.plan, probe, inputs, threads=setting.threads, on_site=progress.advance
+        setting.network,
+        setting.plan,
+        probe,
+        inputs,
+        mean_errors=mean_errors,
+        threads=setting.threads,
+        on_site=progress.advance,
     )
     nodes = {node.name or "": node for node in setting.network.model.graph}
     usual = float(np.median(list(errors.values())))
     costs = {}
     for site in sites:
-        seen = setting.statistics[site.name]
-        values = np.maximum(seen.counts.sum(axis=1), 1)
-        power = np.einsum("cb,cb,cb->c", seen.centres, seen.centres, seen.counts, dtype=np.float64) / values
+        name, spread = site.name, spreads[site.name]
+        power = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share, dtype=np.float64)
         gains = noise_gains(site, nodes, power)
-        distortion = float(gains @ squared_error(seen, Neurons.of(probe[site.name], len(power))))
+        squared = distortion(spread, own[name], spikes[name]) - mean_errors.get(name, np.float32(0)) ** 2
+        probed_distortion = float(gains @ squared)
         # A tensor that the probe carries without error tells nothing; it is taken to matter as the usual one does.
-        share = (errors[site.name] or usual) / distortion if distortion > 0 else usual
-        costs[site.name] = SiteCost(
-            table=rate_table(seen, may_rest=site.name in setting.resting),
+        share = (errors[name] or usual) / probed_distortion if probed_distortion > 0 else usual
+        costs[name] = SiteCost(
+            table=rate_table(setting.statistics[name], may_rest=name in setting.resting, means_matched=name in matched),
             error=share * gains,
             neurons=(site.neurons or 1) / len(power),
         )
     return costs
+
+
+def _with_matched_means(setting: Setting) -> frozenset[str]:
+    """The sites all of whose readers get the source's mean back."""
+    if not setting.match_moments:
+        return frozenset()
+    readers = matched_readers(setting.network.model, setting.plan, setting.shapes)
+    matched = {reader.node for reader in readers}
+    return frozenset(
+        site.name
+        for site in setting.plan.sites
+        if site.relative_axis is None and all(reader.node in matched for reader in site.readers)
+    )
 
 
 def _choose(setting: Setting, site: str) -> NeuronParameters:

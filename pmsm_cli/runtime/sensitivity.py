@@ -17,14 +17,17 @@ def output_errors(
     parameters: Mapping[str, NeuronParameters],
     inputs: Array,
     *,
+    mean_errors: Mapping[str, Array] | None = None,
     threads: int | None = None,
     on_site: Callable[[int], None] = lambda sites: None,
 ) -> dict[str, float]:
     """For each site the squared relative error of the outputs, mean over them, with its neurons in and no others.
 
-    One session serves all sites; `inputs` are a few images (or whole fixed batches). `on_site` is told of each site.
+    One session serves all sites; `inputs` are a few images (or whole fixed batches). `mean_errors`, [channels] or [1],
+    are taken off what the neurons of these sites carry: what matching moments takes off it. `on_site` is told of each.
     """
-    session = open_session(add_switches(network, plan, parameters), subject=network.subject, threads=threads)
+    switched = add_switches(network, plan, parameters, mean_errors or {})
+    session = open_session(switched, subject=network.subject, threads=threads)
     off = {switch_name(site.name): np.asarray(OFF) for site in plan.sites}
     wanted = session.run(inputs, off)
     power = [float(np.square(output, dtype=np.float64).sum()) or 1.0 for output in wanted]

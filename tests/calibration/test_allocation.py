@@ -44,6 +44,16 @@ def test_a_busy_channel_that_may_rest_costs_fewer_spikes_at_the_same_distortion(
     assert (resting.spikes[0, 12:30] < still.spikes[0, 12:30] / 3).all()
 
 
+def test_a_mean_error_costs_nothing_where_means_are_matched_again():
+    values = 0.3 + 0.01 * np.random.default_rng(0).normal(size=(1, 20000))
+    values[0, 0] = 1.0
+    plain, matched = (rate_table(observe(values), may_rest=False, means_matched=means) for means in (False, True))
+    silent = int((plain.threshold[0] > 0.8).nonzero()[0][-1])  # all but one value are rounded to 0
+    assert plain.distortion[0, silent] == pytest.approx(0.09, rel=0.05)
+    assert matched.distortion[0, silent] == pytest.approx(1e-4, rel=0.3)
+    np.testing.assert_array_equal(matched.spikes, plain.spikes)
+
+
 def test_the_price_found_gives_the_predicted_error_that_was_asked_for():
     costs = {"a": cost(half_normal()), "b": cost(half_normal(scale=3), error=0.2)}
     for wanted in (0.3, 0.1, 0.03):

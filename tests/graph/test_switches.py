@@ -5,6 +5,7 @@ import pytest
 import tiny
 from spiking import read, seen
 
+from pmsm_cli.calibration.emission import Neurons, Spread, emit, mean_error
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.graph.gains import noise_gains
@@ -48,6 +49,30 @@ def test_one_site_alone_makes_the_error_that_a_network_with_its_neurons_only_mak
         expected = float(np.square(got - wanted).sum() / np.square(wanted).sum())
         assert found[site.name] == pytest.approx(expected, rel=0.02)
         assert found[site.name] > 0
+
+
+def test_a_mean_error_that_is_taken_off_does_nothing_to_the_output():
+    network, plan, _ = read(
+        tiny.model(
+            "g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) { a = Conv (image, w1) b = Relu (a) y = Conv (b, w2) }",
+            w1=tiny.weights(6, 3, 1, 1),
+            w2=tiny.weights(4, 6, 1, 1),
+        ),
+        IMAGES.shape[1:],
+    )
+    (site,) = plan.sites
+    statistics = seen(network, plan, IMAGES).statistics[site.name]
+    coarse = choose_parameters(statistics, Method.MSE, 3)
+    spread, neurons = Spread.of(statistics), Neurons.of(coarse, 6)
+    spikes = emit(spread.centres, neurons)
+    mean = mean_error(spread, neurons, spikes)
+
+    def error(times: float) -> float:
+        taken_off = {site.name: np.float32(times) * mean}
+        return output_errors(network, plan, {site.name: coarse}, IMAGES, mean_errors=taken_off)[site.name]
+
+    assert error(1) < error(0.5) < error(0)
+    assert error(2) == pytest.approx(error(0), rel=0.02)  # off by as much in the other direction
 
 
 def test_neurons_that_are_switched_out_change_nothing():

@@ -73,6 +73,16 @@ def test_accuracies_and_agreement_are_percentages_of_the_images(size: int):
     assert result.drop == 40.0
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_changed_class_is_expected_to_cost_what_the_source_believed_more_of_the_other(size: int):
+    believed = np.array([[0.5, 0.3, 0.2], [0.6, 0.3, 0.1], [0.4, 0.35, 0.25]])
+    chosen = np.array([[9.0, 0, 0], [0, 9, 0], [0, 0, 9]])  # the source's class, its second, its last
+    for source in (believed, np.log(believed) + 3):  # probabilities, or scores of them
+        result = evaluated(flat(y=chosen), None, source=flat(y=source), size=size)
+        assert result.expected_drop == pytest.approx(100 * (0 + 0.3 + 0.15) / 3, abs=1e-3)
+    assert evaluated(flat(y=chosen), None).expected_drop is None
+
+
 def test_each_step_has_its_accuracy_agreement_and_error():
     steps = np.stack([scores(5, 5, 5), scores(0, 5, 5), scores(0, 1, 5)])
     ann = flat(y=scores(0, 1, 2))
