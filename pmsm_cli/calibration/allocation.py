@@ -128,16 +128,37 @@ def price_for(costs: Mapping[str, SiteCost], error: float) -> float:
 
 def neurons_at(statistics: SiteStatistics, cost: SiteCost, price: float) -> NeuronParameters:
     """The neurons of a site at a price, with no more levels than its activations need."""
-    choice = cost.choice(price)[:, None]
-    threshold = np.take_along_axis(cost.table.threshold, choice, axis=1)[:, 0]
-    rest = np.take_along_axis(cost.table.rest, choice, axis=1)[:, 0]
+    chosen = _chosen(statistics, cost.table, cost.choice(price))
+    negative, positive = _fewest_levels(Spread.of(statistics.merged(_BINS // 2)), chosen, cost.error)
+    return _parameters(chosen._replace(negative_levels=negative, positive_levels=positive))
+
+
+def neurons_of_precision(statistics: SiteStatistics, table: RateTable, ratio: float) -> NeuronParameters:
+    """The coarsest neurons of which each channel's signal is so many times its distortion, both as mean squares.
+
+    Where no candidate is that precise, the finest.
+    """
+    spread = Spread.of(statistics)
+    power = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share)
+    precise = table.distortion * np.float32(ratio) <= power[:, None]
+    choice = np.where(precise.any(axis=1), precise.argmax(axis=1), _CANDIDATES - 1)
+    return _parameters(_chosen(statistics, table, choice))
+
+
+def _chosen(statistics: SiteStatistics, table: RateTable, choice: Counts) -> Neurons:
+    """Of each channel a candidate, with as many levels as no activation exceeds."""
+    threshold = np.take_along_axis(table.threshold, choice[:, None], axis=1)[:, 0]
+    rest = np.take_along_axis(table.rest, choice[:, None], axis=1)[:, 0]
     alive = statistics.highest > statistics.lowest
     if alive.any():
         threshold[~alive & (statistics.highest == 0)] = np.median(threshold[alive])
     above = int(np.clip(np.max(np.round(statistics.highest / threshold) - rest), 1, MOST_LEVELS))
     below = int(np.clip(np.max(rest - np.round(statistics.lowest / threshold)), 0, MOST_LEVELS))
-    limited = Neurons(threshold, rest, below, above)
-    negative, positive = _fewest_levels(Spread.of(statistics.merged(_BINS // 2)), limited, cost.error)
+    return Neurons(threshold, rest, below, above)
+
+
+def _parameters(neurons: Neurons) -> NeuronParameters:
+    threshold, rest, negative, positive = neurons
     whole = len(threshold) == 1
     return NeuronParameters(
         threshold=threshold.reshape(()) if whole else threshold,

@@ -49,7 +49,8 @@ def finetune(
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Learning rate of the weights at its peak.  [default: 0.01 / (levels + 1), 0.003 at most]"
+            metavar="X",
+            help="Learning rate of the weights at its peak.  [default: 0.04 / (levels + 1)^2, 0.003 at most]",
         ),
     ] = None,
     batch: Annotated[

@@ -24,7 +24,8 @@ from pmsm_cli.neuron.parameters import Correction
 
 Floats = npt.NDArray[np.float32]
 
-# A correction is no repair: a channel that would need more than this has lost its signal.
+# A correction is no repair: a channel that would need more than this has lost its signal, and what is left of it is
+# no better for being made larger. Such a channel gets its mean back and no scale.
 SMALLEST_SCALE, LARGEST_SCALE = 0.5, 2.0
 SMALLEST_DEVIATION = 1e-6  # of a silent channel, so that its scale is 1 and not a matter of rounding
 _SCALE, _SHIFT = "/matched_scale", "/matched_shift"  # how the correcting nodes are named after their synapse
@@ -179,7 +180,7 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
 
 
 def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) -> None:
-    """(U - mean) scale + source mean, with scale = source deviation / deviation, both of this batch."""
+    """(U - mean) scale + source mean, with scale = source deviation / deviation, both of this batch, or 1."""
     output, name = driven_output(node), reader.node
     source = [ir.Value(name=key, type=ir.TensorType(ir.DataType.FLOAT)) for key in reader.inputs]
     for value in source:
@@ -190,7 +191,10 @@ def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) ->
     low = add_constant(graph, f"{name}/smallest", np.array(SMALLEST_SCALE, np.float32))
     high = add_constant(graph, f"{name}/largest", np.array(LARGEST_SCALE, np.float32))
     wanted = own.add("Div", [source[1], own.deviation], "wanted", reduced=True)
-    scale = own.add("Clip", [wanted, low, high], "scale", reduced=True)
+    trusted = own.add("Equal", [wanted, own.add("Clip", [wanted, low, high], "clipped", reduced=True)], "trusted")
+    trusted.type, trusted.shape = ir.TensorType(ir.DataType.BOOL), None
+    one = add_constant(graph, f"{name}/one", np.array(1, np.float32))
+    scale = own.add("Where", [trusted, wanted, one], "scale", reduced=True)
     matched = own.add("Add", [own.add("Mul", [own.centred, scale], "scaled"), source[0]], "matched")
     for user, index in users:
         user.replace_input_with(index, matched)

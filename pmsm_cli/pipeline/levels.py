@@ -10,14 +10,13 @@ from pmsm_cli.calibration.allocation import (
     Point,
     SiteCost,
     neurons_at,
+    neurons_of_precision,
     price_for,
     rate_table,
     smoothed_loss,
 )
 from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, expected_spikes, mean_error
-from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.statistics import SiteStatistics
-from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.errors import UsageError
 from pmsm_cli.graph.gains import noise_gains
 from pmsm_cli.graph.insert import insert_neurons
@@ -38,19 +37,21 @@ from pmsm_cli.sources.preprocessing import Preprocessing
 DEFAULT_DROP = 0.5  # points of top-1, or of agreement where there are no labels
 DEFAULT_ERROR = 5.0  # percent of the output, where classes cannot be compared: none, or too few images in the time
 
-_PROBE_LEVELS = 15  # at which each site's share in the output's error is measured; errors add up near there
+# The ratio of signal to distortion, in mean squares, at which each site's share in the output's error is measured:
+# errors add up there.
+_PROBED_AT = 300.0
 # Predicted errors of the output that are tried, from coarse to fine, and how often the step between is halved. Where an
 # output further off than a fifth keeps its class on some hundred images, it does by luck.
 _ERRORS = (0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
 _HALVINGS = 3
 # An error of the output that is itself the target needs fewer points: each is aimed at a little less than the target by
 # what the last one showed.
-_MOST_AIMED, _AIMED_AT, _NEAR_ENOUGH = 4, 0.9, 0.7
+_MOST_AIMED, _AIMED_AT, _NEAR_ENOUGH = 3, 0.9, 0.7
 _LARGEST_STEP = 8
 # Work that a search may take, in multiply-accumulates: it bounds the images of large networks.
 _WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
 _MOST_MATCHED = 512  # moments need fewer images than accuracy does
-_WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 2, 32
+_WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 1, 32
 # Chance: a source that gets no more of the labels right than so many times one in the number of classes was trained on
 # other ones.
 _TIMES_CHANCE = 2
@@ -59,6 +60,9 @@ _TIMES_CHANCE = 2
 _WORK_A_TARGET, _MOST_A_TARGET = 4e11, 10_000
 _IMAGES_A_TARGET = 2
 _NEAR = 4  # times the target: points that lose more say little about it
+# Estimates of the loss aim at less than the target: other images lose more or less by chance, ten thousand of them a
+# tenth or two of a point where one in twenty changes class.
+_SURE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -200,7 +204,7 @@ class _Search:
 
         A thousand images measure half a point with an error as large, so that no point is taken at its word: the loss
         is what a power of the output's error says, fitted to all points of some loss (`smoothed_loss`), and at least
-        what the classes that change should cost by the source's own probabilities.
+        what the classes that change should cost by the source's own probabilities. Either is to leave a margin.
         """
         tried = self._tried[error]
         if self._measure == "output error":
@@ -208,7 +212,7 @@ class _Search:
         near = [
             (each.point.output_error, each.drop) for each in self._tried.values() if each.drop <= _NEAR * self.target
         ]
-        return max(smoothed_loss(near, tried.point.output_error), tried.expected_drop) <= self.target
+        return max(smoothed_loss(near, tried.point.output_error), tried.expected_drop) <= _SURE * self.target
 
     def coarsest_kept(self) -> float | None:
         """The coarsest point from which on every finer one keeps the target; None: not even the finest does."""
@@ -273,8 +277,16 @@ def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[
     more than its share, which would lead spikes to where they are not needed.
     """
     sites = setting.plan.sites
-    probe = {site.name: _choose(setting, site.name) for site in sites}
     matched = _with_matched_means(setting)
+    tables = {
+        site.name: rate_table(
+            setting.statistics[site.name],
+            may_rest=site.name in setting.resting,
+            means_matched=site.name in matched,
+        )
+        for site in sites
+    }
+    probe = {name: neurons_of_precision(setting.statistics[name], table, _PROBED_AT) for name, table in tables.items()}
     spreads = {site.name: Spread.of(setting.statistics[site.name]) for site in sites}
     own = {name: Neurons.of(probe[name], len(spread.centres)) for name, spread in spreads.items()}
     spikes = {name: emit(spread.centres, own[name]) for name, spread in spreads.items()}
@@ -302,7 +314,7 @@ def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[
         # A tensor that the probe carries without error tells nothing; it is taken to matter as the usual one does.
         share = (errors[name] or usual) / probed_distortion if probed_distortion > 0 else usual
         costs[name] = SiteCost(
-            table=rate_table(setting.statistics[name], may_rest=name in setting.resting, means_matched=name in matched),
+            table=tables[name],
             error=share * gains,
             neurons=(site.neurons or 1) / len(power),
         )
@@ -320,11 +332,6 @@ def _with_matched_means(setting: Setting) -> frozenset[str]:
         for site in setting.plan.sites
         if site.relative_axis is None and all(reader.node in matched for reader in site.readers)
     )
-
-
-def _choose(setting: Setting, site: str) -> NeuronParameters:
-    statistics, may_rest = setting.statistics[site], site in setting.resting
-    return choose_parameters(statistics, Method.ENTROPY, _PROBE_LEVELS, may_rest=may_rest)
 
 
 def _loss(measured: Evaluation, classes: int | None, *, by_error: bool) -> tuple[str, float]:

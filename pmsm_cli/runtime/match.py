@@ -70,8 +70,9 @@ def match_moments(
 def correction_of(
     node: str, mean: Doubles, variance: Doubles, source_mean: Doubles, source_variance: Doubles
 ) -> Correction:
-    """What gives a synapse's output channels the source's mean and deviation, as far as a correction goes."""
-    scale = np.clip(np.sqrt(source_variance / variance), SMALLEST_SCALE, LARGEST_SCALE)
+    """What gives a synapse's output channels the source's mean and, as far as a correction goes, deviation."""
+    wanted = np.sqrt(source_variance / variance)
+    scale = np.where((wanted >= SMALLEST_SCALE) & (wanted <= LARGEST_SCALE), wanted, 1.0)
     return Correction(
         node=node,
         scale=scale.astype(np.float32),

@@ -8,7 +8,15 @@ import onnx
 import pytest
 from observing import observe
 
-from pmsm_cli.calibration.allocation import MOST_LEVELS, SiteCost, neurons_at, price_for, rate_table, smoothed_loss
+from pmsm_cli.calibration.allocation import (
+    MOST_LEVELS,
+    SiteCost,
+    neurons_at,
+    neurons_of_precision,
+    price_for,
+    rate_table,
+    smoothed_loss,
+)
 from pmsm_cli.calibration.emission import Neurons, squared_error
 
 
@@ -86,6 +94,15 @@ def test_a_channel_whose_errors_matter_more_gets_the_finer_threshold():
     important = SiteCost(table=table, error=np.array([1.0, 0.01]), neurons=1.0)
     chosen = neurons_at(observe(values), important, price_for({"site": important}, 0.1))
     assert chosen.threshold[0] < chosen.threshold[1] / 2
+
+
+def test_neurons_of_a_precision_have_it_in_every_channel_and_are_no_finer():
+    values = np.concatenate([half_normal(), half_normal(scale=50)])
+    seen = observe(values)
+    chosen = neurons_of_precision(seen, rate_table(seen, may_rest=False), 300)
+    ratio = np.square(values).mean(axis=1) / squared_error(seen, Neurons.of(chosen, 2))
+    assert (ratio >= 290).all()
+    assert (ratio < 600).all()
 
 
 def test_levels_reach_no_further_than_is_worth_it():

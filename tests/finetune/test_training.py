@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from trainable import attention, varied
 from tuning import IMAGES, Listening, digits, tune
@@ -42,7 +43,7 @@ def test_it_brings_a_network_with_binary_spikes_closer_to_its_source_on_images_t
 
 
 def test_attention_comes_closer_to_its_source_too():
-    checkpoint, outcome = tune(attention(), levels=1)
+    checkpoint, outcome = tune(attention(), levels=1, images=tiny.images(640))  # 64 of them judge
     assert outcome.epochs[outcome.best].loss < outcome.epochs[0].loss
     assert outcome.neurons["a"].threshold != checkpoint.manifest.calibration.parameters["a"].threshold
 

@@ -98,6 +98,24 @@ def test_matched_channels_have_the_mean_and_deviation_of_the_source(name: str):
     np.testing.assert_allclose(matched.std(axes), source.std(axes), rtol=1e-2)
 
 
+def test_a_channel_that_lost_its_signal_gets_its_mean_back_and_is_not_made_larger():
+    network, plan, shapes = build("conv")
+    coarse = {  # so coarse that hardly a value is carried
+        name: NeuronParameters(threshold=np.array(2.5, np.float32), negative_levels=0, positive_levels=1)
+        for name in neurons(plan)
+    }
+    spiking = insert_neurons(network, plan, coarse, shapes)
+    batch = Batch(inputs=IMAGES, labels=None, names=())
+    (correction,) = match_moments(network, plan, spiking, shapes, [batch])
+    lost = run(spiking).std(axis=(0, 2, 3)) < run(network.model).std(axis=(0, 2, 3)) / 2
+    assert lost.any()
+    np.testing.assert_array_equal(correction.scale[lost], 1)
+    matched = run(apply_corrections(spiking, (correction,), fold=True))
+    np.testing.assert_allclose(
+        matched.mean(axis=(0, 2, 3)), run(network.model).mean(axis=(0, 2, 3)), rtol=1e-3, atol=1e-4
+    )
+
+
 def test_corrections_act_in_the_first_timestep_only_and_the_output_still_tends_to_the_source():
     network, plan, shapes = build("conv")
     spiking = insert_neurons(network, plan, neurons(plan, levels=15), shapes)
