@@ -2,10 +2,10 @@
 
     python benchmarks/levels.py --shared ../shared --images .cache > docs/levels-found.md
 
-Needs the networks of ../shared/models and the images of ../shared/data, unpacked as its README says. Levels are found
-on training images, with their labels; the drop that counts is that on all test images, which the search never sees.
-Every row is what `pmsm convert` and `pmsm eval --json` give; seed 0, 512 images for the thresholds. Even levels
-are tried one by one, from few to many, until the drop on the test images is kept.
+Needs the networks of ../shared/models (or of sample_models) and the images of ../shared/data, unpacked as its README
+says. Levels are found on training images, with their labels; the drop that counts is that on all test images, which the
+search never sees. Every row is what `pmsm convert` and `pmsm eval --json` give; seed 0, 512 images for the thresholds.
+Even levels are tried one by one, from few to many, until the drop on the test images is kept.
 """
 
 import argparse
@@ -16,7 +16,8 @@ from pathlib import Path
 from machine import describe
 from main_job import pmsm
 
-NETWORKS = {"resnet20_cifar10_bn": "imagenet", "vit5_cifar10": "cifar10"}
+NETWORKS = {"resnet20_cifar10_bn": "imagenet", "vit5_cifar10": "cifar10", "vit_cifar10": "cifar10"}
+OWN = Path(__file__).parent.parent / "sample_models"
 EVEN = (5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 19, 21, 23, 27, 31)
 
 
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, default=Path(".cache"))
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--target-drop", type=float, default=0.5)
+    parser.add_argument("--even", nargs="*", type=int, default=EVEN, help="the even levels to try")
     arguments = parser.parse_args()
     drop = arguments.target_drop
     print("# Levels found, against even levels\n")
@@ -55,12 +57,13 @@ def main() -> None:
         target = Path(folder) / "checkpoint.onnx"
         for network in arguments.networks:
             preprocess = NETWORKS[network]
-            source = arguments.shared / "models" / f"{network}.onnx"
+            own = OWN / f"{network}.onnx"
+            source = own if own.exists() else arguments.shared / "models" / f"{network}.onnx"
             options = ["--target-drop", f"{drop:g}"]
             found, result = measure(source, preprocess, arguments.images, options, target)
             print(row(network, options, found, result), flush=True)
             curves.append((network, found["allocation"]))
-            for levels in EVEN:
+            for levels in arguments.even:
                 options = ["--levels", str(levels)]
                 even, result = measure(source, preprocess, arguments.images, options, target)
                 print(row(network, options, even, result), flush=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count, mean_error
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count, mean_error, mean_square
 from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
 from pmsm_cli.neuron.parameters import NeuronParameters
@@ -138,9 +138,7 @@ def neurons_of_precision(statistics: SiteStatistics, table: RateTable, ratio: fl
 
     Where no candidate is that precise, the finest.
     """
-    spread = Spread.of(statistics)
-    power = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share)
-    precise = table.distortion * np.float32(ratio) <= power[:, None]
+    precise = table.distortion * np.float32(ratio) <= mean_square(Spread.of(statistics))[:, None]
     choice = np.where(precise.any(axis=1), precise.argmax(axis=1), _CANDIDATES - 1)
     return _parameters(_chosen(statistics, table, choice))
 

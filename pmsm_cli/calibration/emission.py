@@ -68,6 +68,12 @@ def distortion(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
     return error
 
 
+def mean_square(spread: Spread) -> Floats:
+    """The power of the activations, [channels]."""
+    power: Floats = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share)
+    return power
+
+
 def mean_error(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
     """By how much the spikes carry too much or (negative) too little on average, [channels]."""
     error: Floats = np.einsum("cb,cb->c", carried(spikes, neurons) - spread.centres, spread.share)

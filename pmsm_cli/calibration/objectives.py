@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_square
 from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 
 Objective = Callable[[Spread, Neurons], Floats]
@@ -26,8 +26,7 @@ def information_lost(spread: Spread, neurons: Neurons) -> Floats:
     By Shannon's lower bound R = h(X) - 1/2 log2(2 pi e D); of its terms only D depends on the neurons.
     """
     spikes = emit(spread.centres, neurons)
-    power = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share)
-    error = np.maximum(distortion(spread, neurons, spikes), _EXACT * power + np.finfo(np.float32).tiny)
+    error = np.maximum(distortion(spread, neurons, spikes), _EXACT * mean_square(spread) + np.finfo(np.float32).tiny)
     sent = np.einsum("cb,cb->c", np.abs(spikes), spread.share)
     return np.asarray(0.5 * np.log2(error) + BITS_A_SPIKE * sent, np.float32)
 

@@ -50,7 +50,7 @@ def finetune(
         float | None,
         typer.Option(
             metavar="X",
-            help="Learning rate of the weights at its peak.  [default: 0.04 / (levels + 1)^2, 0.003 at most]",
+            help="Learning rate of the weights at its peak.  [default: 0.0256 / (levels + 1)^2, 0.003 at most]",
         ),
     ] = None,
     batch: Annotated[

@@ -3,7 +3,7 @@
 from enum import StrEnum
 
 DEFAULT_EPOCHS = 2
-_RATE, _SMALLEST_RATE, _LARGEST_RATE = 0.04, 1e-5, 3e-3
+_RATE, _SMALLEST_RATE, _LARGEST_RATE = 0.0256, 1e-5, 3e-3
 
 
 class Device(StrEnum):
@@ -21,6 +21,6 @@ def default_learning_rate(levels: int) -> float:
     goes with the square of a level's width, and so does the rate.
 
     >>> default_learning_rate(1), default_learning_rate(3), default_learning_rate(7)
-    (0.003, 0.0025, 0.000625)
+    (0.003, 0.0016, 0.0004)
     """
     return min(max(_RATE / (levels + 1) ** 2, _SMALLEST_RATE), _LARGEST_RATE)

@@ -8,6 +8,7 @@ import numpy as np
 from pmsm_cli.calibration.allocation import (
     Allocation,
     Point,
+    RateTable,
     SiteCost,
     neurons_at,
     neurons_of_precision,
@@ -15,8 +16,16 @@ from pmsm_cli.calibration.allocation import (
     rate_table,
     smoothed_loss,
 )
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, expected_spikes, mean_error
-from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.emission import (
+    Neurons,
+    Spread,
+    distortion,
+    emit,
+    expected_spikes,
+    mean_error,
+    mean_square,
+)
+from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.errors import UsageError
 from pmsm_cli.graph.gains import noise_gains
 from pmsm_cli.graph.insert import insert_neurons
@@ -270,35 +279,33 @@ def _batches(setting: Setting, images: ImageSet) -> Iterator[Batch]:
     return read_batches(images, setting.preprocessing, batch_size(setting.plan, setting.network.image.batch))
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Probe:
+    """The neurons that show what a site's error does, and what they make of its activations; arrays [channels]."""
+
+    table: RateTable
+    neurons: NeuronParameters
+    mean_error: Floats  # 0 where nothing takes it away
+    distortion: Floats  # beyond the mean error's square
+    power: Floats
+
+
 def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[str, SiteCost]:
     """What each site's distortion and spikes weigh: measured at the output for sites, from weights for channels.
 
     What a mean error does is left out where matching moments takes it away: it is alike in all images and so does far
     more than its share, which would lead spikes to where they are not needed.
     """
-    sites = setting.plan.sites
-    matched = _with_matched_means(setting)
-    tables = {
-        site.name: rate_table(
-            setting.statistics[site.name],
-            may_rest=site.name in setting.resting,
-            means_matched=site.name in matched,
-        )
-        for site in sites
-    }
-    probe = {name: neurons_of_precision(setting.statistics[name], table, _PROBED_AT) for name, table in tables.items()}
-    spreads = {site.name: Spread.of(setting.statistics[site.name]) for site in sites}
-    own = {name: Neurons.of(probe[name], len(spread.centres)) for name, spread in spreads.items()}
-    spikes = {name: emit(spread.centres, own[name]) for name, spread in spreads.items()}
-    mean_errors = {name: mean_error(spreads[name], own[name], spikes[name]) for name in matched}
+    sites, matched = setting.plan.sites, _with_matched_means(setting)
+    probes = {site.name: _probe(setting, site.name, means_matched=site.name in matched) for site in sites}
     inputs = np.concatenate([batch.inputs for batch in _batches(setting, probed)])
     progress.start("Finding levels: what each tensor's error does to the output", len(sites))
     errors = output_errors(
         setting.network,
         setting.plan,
-        probe,
+        {name: probe.neurons for name, probe in probes.items()},
         inputs,
-        mean_errors=mean_errors,
+        mean_errors={name: probes[name].mean_error for name in matched},
         threads=setting.threads,
         on_site=progress.advance,
     )
@@ -306,19 +313,31 @@ def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[
     usual = float(np.median(list(errors.values())))
     costs = {}
     for site in sites:
-        name, spread = site.name, spreads[site.name]
-        power = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share, dtype=np.float64)
-        gains = noise_gains(site, nodes, power)
-        squared = distortion(spread, own[name], spikes[name]) - mean_errors.get(name, np.float32(0)) ** 2
-        probed_distortion = float(gains @ squared)
+        probe, error = probes[site.name], errors[site.name]
+        gains = noise_gains(site, nodes, probe.power.astype(np.float64))
+        noise = float(gains @ probe.distortion)
         # A tensor that the probe carries without error tells nothing; it is taken to matter as the usual one does.
-        share = (errors[name] or usual) / probed_distortion if probed_distortion > 0 else usual
-        costs[name] = SiteCost(
-            table=tables[name],
-            error=share * gains,
-            neurons=(site.neurons or 1) / len(power),
-        )
+        share = (error or usual) / noise if noise > 0 else usual
+        neurons = (site.neurons or 1) / len(probe.power)
+        costs[site.name] = SiteCost(table=probe.table, error=share * gains, neurons=neurons)
     return costs
+
+
+def _probe(setting: Setting, site: str, *, means_matched: bool) -> _Probe:
+    statistics = setting.statistics[site]
+    table = rate_table(statistics, may_rest=site in setting.resting, means_matched=means_matched)
+    parameters = neurons_of_precision(statistics, table, _PROBED_AT)
+    spread = Spread.of(statistics)
+    neurons = Neurons.of(parameters, len(spread.centres))
+    spikes = emit(spread.centres, neurons)
+    error = mean_error(spread, neurons, spikes) if means_matched else np.zeros(len(spread.centres), np.float32)
+    return _Probe(
+        table=table,
+        neurons=parameters,
+        mean_error=error,
+        distortion=distortion(spread, neurons, spikes) - error**2,
+        power=mean_square(spread),
+    )
 
 
 def _with_matched_means(setting: Setting) -> frozenset[str]:
