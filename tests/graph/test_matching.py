@@ -101,7 +101,7 @@ def test_matched_channels_have_the_mean_and_deviation_of_the_source(name: str):
 def test_a_channel_that_lost_its_signal_gets_its_mean_back_and_is_not_made_larger():
     network, plan, shapes = build("conv")
     coarse = {  # so coarse that hardly a value is carried
-        name: NeuronParameters(threshold=np.array(2.5, np.float32), negative_levels=0, positive_levels=1)
+        name: NeuronParameters(threshold=np.array(8.0, np.float32), negative_levels=0, positive_levels=1)
         for name in neurons(plan)
     }
     spiking = insert_neurons(network, plan, coarse, shapes)
