@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_square
+from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count, mean_square
 from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 
 Objective = Callable[[Spread, Neurons], Floats]
@@ -27,8 +27,7 @@ def information_lost(spread: Spread, neurons: Neurons) -> Floats:
     """
     spikes = emit(spread.centres, neurons)
     error = np.maximum(distortion(spread, neurons, spikes), _EXACT * mean_square(spread) + np.finfo(np.float32).tiny)
-    sent = np.einsum("cb,cb->c", np.abs(spikes), spread.share)
-    return np.asarray(0.5 * np.log2(error) + BITS_A_SPIKE * sent, np.float32)
+    return np.asarray(0.5 * np.log2(error) + BITS_A_SPIKE * mean_count(spikes, spread), np.float32)
 
 
 def mean_squared_error(spread: Spread, neurons: Neurons) -> Floats:

@@ -137,9 +137,9 @@ class Tally:
         scores = steps[scored]
         source_scores = source_results[scored] if source_results is not None else None
         if source_scores is not None:
-            self.same += (scores.argmax(-1) == source_scores.argmax(-1)).sum(axis=1)
-            chosen, believed = scores[-1].argmax(-1), probabilities(source_scores)
-            self.expected_loss += float((believed.max(-1) - believed[np.arange(len(chosen)), chosen]).sum())
+            chosen, believed = scores.argmax(-1), _probabilities(source_scores)
+            self.same += (chosen == source_scores.argmax(-1)).sum(axis=1)
+            self.expected_loss += float((believed.max(-1) - believed[np.arange(len(believed)), chosen[-1]]).sum())
         if batch.labels is not None:
             self._score(batch.labels, scores, source_scores)
 
@@ -206,7 +206,7 @@ class Tally:
         )
 
 
-def probabilities(scores: Array) -> npt.NDArray[np.float64]:
+def _probabilities(scores: Array) -> npt.NDArray[np.float64]:
     """Class scores [images, classes] as probabilities: their softmax, unless they are probabilities already."""
     values = scores.astype(np.float64)
     if values.min() >= 0 and np.abs(values.sum(-1) - 1).max() < _ROUNDING:

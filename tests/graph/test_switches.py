@@ -35,6 +35,15 @@ def attention(opset: int = 20):
     )
 
 
+def pointwise():
+    """Two convolutions of one pixel each, and a single site between them."""
+    return tiny.model(
+        "g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) { a = Conv (image, w1) b = Relu (a) y = Conv (b, w2) }",
+        w1=tiny.weights(6, 3, 1, 1),
+        w2=tiny.weights(4, 6, 1, 1),
+    )
+
+
 @pytest.mark.parametrize("proto", [tiny.convolutional(), attention(), attention(17)], ids=["conv", "attention", "old"])
 def test_one_site_alone_makes_the_error_that_a_network_with_its_neurons_only_makes(proto):
     network, plan, shapes = read(proto, IMAGES.shape[1:])
@@ -52,14 +61,7 @@ def test_one_site_alone_makes_the_error_that_a_network_with_its_neurons_only_mak
 
 
 def test_a_mean_error_that_is_taken_off_does_nothing_to_the_output():
-    network, plan, _ = read(
-        tiny.model(
-            "g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) { a = Conv (image, w1) b = Relu (a) y = Conv (b, w2) }",
-            w1=tiny.weights(6, 3, 1, 1),
-            w2=tiny.weights(4, 6, 1, 1),
-        ),
-        IMAGES.shape[1:],
-    )
+    network, plan, _ = read(pointwise(), IMAGES.shape[1:])
     (site,) = plan.sites
     statistics = seen(network, plan, IMAGES).statistics[site.name]
     coarse = choose_parameters(statistics, Method.MSE, 3)
@@ -83,14 +85,7 @@ def test_neurons_that_are_switched_out_change_nothing():
 
 
 def test_the_gain_of_a_channel_is_its_share_of_the_noise_in_the_outputs():
-    network, plan, _ = read(
-        tiny.model(
-            "g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) { a = Conv (image, w1) b = Relu (a) y = Conv (b, w2) }",
-            w1=tiny.weights(6, 3, 1, 1),
-            w2=tiny.weights(4, 6, 1, 1),
-        ),
-        IMAGES.shape[1:],
-    )
+    network, plan, _ = read(pointwise(), IMAGES.shape[1:])
     (site,) = plan.sites
     nodes = {node.name: node for node in network.model.graph}
     power = np.linspace(1, 2, 6)
