@@ -44,7 +44,7 @@ def choose_parameters(
     site's neurons can rest at another value than 0 (`pmsm_cli.graph.rest`).
     """
     amplitude = np.maximum(statistics.highest, -statistics.lowest)
-    full_scale = (amplitude / np.float32(levels)).astype(np.float32)  # the threshold at which nothing is clipped
+    full_scale = (amplitude / np.float32(levels)).astype(np.float32)  # at which nothing above or below 0 is clipped
     alive = amplitude > 0
     threshold, rest = np.ones(len(amplitude), np.float32), np.zeros(len(amplitude), np.float32)
     if alive.any():
@@ -52,7 +52,9 @@ def choose_parameters(
         if method in _SEARCHED:
             seen = seen.merged(_BINS_A_LEVEL * levels)
             usual = median(seen) if may_rest and method in _RESTING else np.zeros(len(seen.lowest), np.float32)
-            threshold[alive] = _search(seen, full_scale[alive], usual, levels, _SEARCHED[method])
+            # A channel that rests at one end of its values has to reach the other.
+            reach = np.maximum(seen.highest - usual, usual - seen.lowest) / np.float32(levels)
+            threshold[alive] = _search(seen, np.maximum(full_scale[alive], reach), usual, levels, _SEARCHED[method])
             rest[alive] = resting_count(usual, threshold[alive], levels)
         elif method is Method.PERCENTILE:
             limit = largest_magnitude(seen, PERCENTILE)

@@ -14,6 +14,7 @@ from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rows import CONTRACTED, averaging_operands
 from pmsm_cli.graph.synapse import (
     SYNAPTIC_OPS,
+    changes_basis,
     computed_macs,
     multiply_accumulates,
     product_heads,
@@ -229,7 +230,8 @@ class _Origins:
     """What values come from."""
 
     of_image: set[ir.Value]  # they depend on the image
-    after_synapse: set[ir.Value]  # and these on the result of some operator that multiplies and accumulates
+    # And these on the result of some operator that multiplies and accumulates, other than the image in another basis.
+    after_synapse: set[ir.Value]
 
     @classmethod
     def of(cls, graph: ir.Graph) -> "_Origins":
@@ -238,6 +240,7 @@ class _Origins:
             reads = values_read(node)
             if reads & of_image and node.op_type not in SHAPE_ONLY:
                 of_image.update(node.outputs)
-            if node.op_type in SYNAPTIC_OPS or multiplies_inside(node) or reads & after_synapse:
+            multiplies = node.op_type in SYNAPTIC_OPS and not changes_basis(node)
+            if multiplies or multiplies_inside(node) or reads & after_synapse:
                 after_synapse.update(node.outputs)
         return cls(of_image=of_image, after_synapse=after_synapse)

@@ -16,6 +16,8 @@ from pmsm_cli.graph.operators import is_standard
 
 SYNAPTIC_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
+_ORTHOGONAL = 1e-3  # how close to 0 the products of different rows are, relative to a row with itself
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -76,6 +78,19 @@ def synapse_of(node: ir.Node) -> Synapse | None:
         channel_axis=channel_axis,
         channels=int(weights.const_value.shape.numpy()[_contracted_axis(node, 1 - data_index)]),
     )
+
+
+def changes_basis(node: ir.Node) -> bool:
+    """Whether a node is a MatMul by an orthogonal constant, up to a scale, such as a cosine transform of blocks.
+
+    What it gives is what it reads in other coordinates, and nothing that was learned.
+    """
+    synapse = synapse_of(node) if node.op_type == "MatMul" else None
+    if synapse is None or synapse.weights.ndim != 2 or len(set(synapse.weights.shape)) > 1:
+        return False
+    gram = synapse.weights @ synapse.weights.T
+    scale = float(np.trace(gram)) / len(gram)
+    return scale > 0 and bool(np.allclose(gram, scale * np.eye(len(gram)), atol=_ORTHOGONAL * scale))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -150,6 +150,16 @@ def test_a_channel_that_rests_at_one_value_gets_a_level_there():
     assert abs(steps - round(steps)) < 0.15
 
 
+def test_a_channel_that_rests_at_one_end_of_its_values_reaches_the_other():
+    random = np.random.default_rng(0)
+    values = np.concatenate([random.normal(3, 0.2, 6000), random.normal(-3, 0.2, 4000)])[None]
+    statistics = observe(values)
+    chosen = choose_parameters(statistics, Method.ENTROPY, 255, may_rest=True)
+    assert chosen.resting_value == pytest.approx(3, abs=0.3)
+    error = squared_error(statistics, Neurons.of(chosen, 1))
+    assert error[0] < 0.01 * values.var() / 100
+
+
 def test_thresholds_for_an_average_over_steps_clip_less_and_keep_the_levels_of_a_step():
     statistics = {"site": observe(half_normal(3, 5000))}
     images = Images(origin="test", images=1, skipped=0, digest="", seed=0)

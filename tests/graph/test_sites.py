@@ -71,6 +71,19 @@ ALL_NETWORKS = [
 ]
 
 
+@pytest.mark.parametrize(("learned", "analog"), [(False, ["a", "c", "y"]), (True, ["a"])])
+def test_the_image_in_another_basis_is_still_the_image(learned: bool, analog: list[str]):
+    places = np.arange(8)
+    cosines = np.cos(np.pi / 8 * (places[:, None] + 0.5) * places) * np.where(places, np.sqrt(2 / 8), np.sqrt(1 / 8))
+    weights = tiny.weights(8, 8) if learned else (3 * cosines).astype(np.float32)
+    body = "a = MatMul (x, w) b = Transpose <perm = [0, 1, 3, 2]> (a) c = MatMul (b, w) y = Conv (c, v)"
+    body += " r = Relu (y) z = Conv (r, u)"
+    network = network_of(body, "float[N, 2, 8, 8] z", w=weights, v=tiny.weights(4, 3, 1, 1), u=tiny.weights(2, 4, 1, 1))
+    plan = plan_of(network)
+    assert [layer.node for layer in plan.analog_layers] == analog
+    assert {layer.reason for layer in plan.analog_layers} == {READS_IMAGE}
+
+
 def test_one_neuron_serves_all_readers_of_a_tensor():
     plan = plan_of(tiny.residual())
     shared = next(site for site in plan.sites if site.name == "b")
