@@ -3,9 +3,9 @@
 Thresholds are chosen on a few images and used on others. A channel reaches further on these the fewer there were, most
 of all where an image gives one value a channel (the features behind a pooling, a class token). How often, the halves of
 the images tell each other: the share of the values of one that lie beyond the range of the other. The range of twice as
-many images is left half as often. How far, the channel's own tail tells: to first order an exponential one, the excess
-over a high quantile (J. Pickands, "Statistical inference using extreme order statistics", Ann. Statist. 3, 1975,
-119-131, with shape 0).
+many images is left half as often. How far, the channel's own tail tells: what exceeds a high quantile follows a
+generalised Pareto distribution (J. Pickands, "Statistical inference using extreme order statistics", Ann. Statist. 3,
+1975, 119-131), whose mean excess grows linearly on the way out; by how much is seen in all channels together.
 """
 
 import numpy as np
@@ -20,9 +20,13 @@ FEWEST_IMAGES = 8  # of fewer, halves of two or three tell more about these than
 # The share of the values that tells how a tail falls off, and how many independent ones of them it takes. Values of one
 # image are alike: of n independent values, one in n / 2 + 1 lies beyond those of the other half.
 _TAIL, _FEWEST_IN_TAIL = 0.02, 4
-# The tail is cut where half of it is left, again and again, until what is left is too rare to matter: with 255 levels (the
-# most) a threshold s grows by would cost more than what it keeps of one value in a million, 2 s e^-x / 10^6 of excess
-# against R / (6 255^2) of rounding over a range R of several s.
+_WIDER = 4.0  # how much wider the tail is that it is compared with
+# The mean excess grows on the way out by so much at most (shape 0.3), and does not shrink: lighter tails than the
+# exponential one fall short, since an image unlike those that were seen is so in many channels at once.
+_STEEPEST = 0.43
+# The tail is cut where half of it is left, again and again, until what is left is too rare to matter. With 255 levels,
+# the most, reaching dx further adds R dx / (6 255^2) to the error of rounding over a range R. It takes 2 p s dx off
+# that of clipping at most, where a share p of the values lies beyond, by s on average. It never pays where p is 1e-6.
 _NEGLIGIBLE, _MOST_PLACES = 1e-6, 12
 _A_VALUE = 2**_MOST_PLACES  # counts are in such parts of a value, so that a part of one can be expected
 
@@ -40,8 +44,8 @@ def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
     odd = statistics.counts.reshape(even.shape[0], even.shape[1], -1).sum(axis=2) - even
     up, down = _share_beyond(even, odd), _share_beyond(even[:, ::-1], odd[:, ::-1])
     above, below = _shares(up / 2), _shares(down / 2)
-    excess_above = _excess(statistics.counts[:, ::-1], up, above) * statistics.bin_width
-    excess_below = _excess(statistics.counts, down, below) * statistics.bin_width
+    excess_above = _excess(statistics.counts[:, ::-1], statistics.bin_width, up, len(above))
+    excess_below = _excess(statistics.counts, statistics.bin_width, down, len(below))
     # A tensor without negative values (behind a ReLU) has none on further images either.
     excess_below[statistics.lowest >= 0] = 0
     if not excess_above.any() and not excess_below.any():
@@ -69,33 +73,42 @@ def _shares(beyond: float) -> Doubles:
     return beyond * np.append(0.5 ** np.arange(1, places), 0.5 ** (places - 1)) if places else np.zeros(0)
 
 
-def _excess(counts: Counts, beyond: float, shares: Doubles) -> Doubles:
-    """How far the values to expect lie below the lowest one, in bins, [channels, places]."""
-    tail = min(max(_TAIL, _FEWEST_IN_TAIL / 2 * beyond), 0.5)
-    return _scale(counts, tail)[:, None] * _exponential_places(len(shares))
+def _excess(counts: Counts, bin_width: Floats, beyond: float, places: int) -> Doubles:
+    """How far the values to expect lie below the lowest one, in the unit of the values, [channels, places]."""
+    share = min(max(_TAIL, _FEWEST_IN_TAIL / 2 * beyond), 0.5)
+    wider = min(_WIDER * share, 1.0)
+    (start, usual), (edge, excess) = _tail(counts, wider), _tail(counts, share)
+    # The value at the edge has no excess of its own: it is left out, since of few values the mean would be too low.
+    values = float(np.median(counts.sum(axis=1)))
+    grown = excess / (1 - 1 / max(share * values, 2)) - usual / (1 - 1 / max(wider * values, 2))
+    moved = float((start - edge) @ bin_width[:, 0])
+    slope = float(np.clip(grown @ bin_width[:, 0] / moved, 0, _STEEPEST)) if moved > 0 else 0.0
+    at_end = 1 + slope * np.log(share / beyond) if beyond else 0.0
+    return (at_end * excess)[:, None] * bin_width * _pareto_places(places, slope / (1 + slope))
 
 
-def _scale(counts: Counts, share: float) -> Doubles:
-    """The mean excess over the quantile that ends the lower tail, in bins, [channels]."""
+def _tail(counts: Counts, share: float) -> tuple[Doubles, Doubles]:
+    """The quantile that ends the lower tail and the mean excess over it, in bins, [channels] each."""
     wanted = share * counts.sum(axis=1, keepdims=True)
     before = np.cumsum(counts, axis=1) - counts
     in_tail = np.clip(wanted - before, 0, counts)  # as many of each bin as belong to the tail
     place = np.arange(counts.shape[1])
     edge = np.where(in_tail > 0, place, 0).max(axis=1)
-    return np.asarray(edge - (in_tail @ place) / np.maximum(wanted[:, 0], 1e-9))
+    return edge, np.asarray(edge - (in_tail @ place) / np.maximum(wanted[:, 0], 1e-9))
 
 
-def _exponential_places(places: int) -> Doubles:
-    """The values that stand for the parts of an exponential tail of scale 1, the root mean square of each, [places].
+def _pareto_places(places: int, shape: float) -> Doubles:
+    """What stands for the parts of a generalised Pareto tail of mean 1, the root mean square of each, [places].
 
-    Each part but the last is half of what is left: it begins ln 2 beyond the one before.
+    Each part but the last is half of what is left.
     """
-    first, length = np.arange(places) * np.log(2), np.log(2)
-    before = first**2 + 2 * first + 2  # the mean square of all beyond a place: e^x times the integral of x^2 e^-x
-    after = (first + length) ** 2 + 2 * (first + length) + 2
-    part = 2 * before - after
-    part[-1:] = before[-1:]
-    return np.asarray(np.sqrt(part))
+    part = np.arange(places + 1) * np.log(2)
+    first = (np.expm1(part * shape) / shape if abs(shape) > 1e-6 else part) * (1 - shape)  # where each begins
+    mean = 1 + shape / (1 - shape) * first  # of the excess over it, which has the same shape
+    beyond = first**2 + 2 * first * mean + 2 * (1 - shape) / (1 - 2 * shape) * mean**2  # the mean square of all of it
+    square = 2 * beyond[:-1] - beyond[1:]
+    square[-1:] = beyond[-2:-1]
+    return np.asarray(np.sqrt(square))
 
 
 def _over_range(
