@@ -5,7 +5,7 @@ layers before. Part of the difference the spikes themselves tell: a change of we
 
     E |U - U_t - dW s - db|^2 + lambda dW' V dW
 
-where V holds the variances of the inputs. Everything follows from first and second moments of a synapse's inputs and of
+where V holds the variances of the inputs, which are known to a part of a count. Everything follows from first and second moments of a synapse's inputs and of
 what is missing, whatever the number of images.
 
 How much to shrink is measured and not stated: each output gets the lambda that leaves the least error on places of
@@ -25,6 +25,9 @@ Doubles = npt.NDArray[np.float64]
 _SHRINKAGE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # lambda, in input variances
 # Variances below this share of the mean one count as much: an input that hardly varies tells little.
 _SMALLEST_VARIANCE = 0.05
+# Inputs are counts of spikes, and one that hardly ever changes may still change by a spike everywhere, by what is done to
+# the layers before it. It is taken to do so in one place of a hundred, or else little could be made of it a lot.
+_UNCERTAIN = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -92,7 +95,7 @@ def _changes(sums: Sums, shrinkages: Sequence[float]) -> Iterator[Doubles]:
     variance = np.maximum(np.einsum("gii->gi", covariance), 0)
     penalised = np.maximum(variance, _SMALLEST_VARIANCE * variance.mean(axis=1, keepdims=True))
     for shrinkage in shrinkages:
-        ridge = shrinkage * penalised + np.finfo(np.float32).tiny
+        ridge = shrinkage * penalised + _UNCERTAIN
         slope = np.linalg.solve(covariance + ridge[:, :, None] * np.eye(ridge.shape[1]), shared)
         constant = missing[:, None] - np.matmul(mean[:, None, :], slope)
         yield np.concatenate([slope, constant], axis=1)

@@ -43,6 +43,17 @@ def test_an_output_that_lacks_nothing_is_left_alone():
     assert np.square(left).sum() < 0.02 * np.square(missing[..., 0]).sum()
 
 
+def test_a_count_that_hardly_ever_changes_moves_little_if_it_changes_everywhere():
+    changes = np.arange(8000) % 1000 == 0
+    read = (37 + changes).astype(np.float32)[None, :, None]
+    missing = (0.5 * changes + RANDOM.normal(scale=0.02, size=8000)).astype(np.float32)[None, :, None]
+    found = change_that_helps(
+        Sums.over(read[:, :6000], missing[:, :6000]), Sums.over(read[:, 6000:], missing[:, 6000:])
+    )
+    assert found is not None
+    assert 0 < found[0][0, 0, 0] < 3 * missing.std()
+
+
 def test_nothing_helps_where_nothing_is_missing_or_nothing_is_read():
     read, none = rows(1, 100, 4), np.zeros((1, 100, 2), np.float32)
     assert change_that_helps(Sums.over(read, none), Sums.over(read, none)) is None
