@@ -5,8 +5,8 @@ layers before. Part of the difference the spikes themselves tell: a change of we
 
     E |U - U_t - dW s - db|^2 + lambda dW' V dW
 
-where V holds the variances of the inputs, which are known to a part of a count. Everything follows from first and second moments of a synapse's inputs and of
-what is missing, whatever the number of images.
+where V holds the variances of the inputs, which are known to a part of a count. Everything follows from first and
+second moments of a synapse's inputs and of what is missing, whatever the number of images.
 
 How much to shrink is measured and not stated: each output gets the lambda that leaves the least error on places of
 images held out, or no change where none lessens it there. After A. E. Hoerl, R. W. Kennard, "Ridge regression: biased
@@ -25,8 +25,8 @@ Doubles = npt.NDArray[np.float64]
 _SHRINKAGE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # lambda, in input variances
 # Variances below this share of the mean one count as much: an input that hardly varies tells little.
 _SMALLEST_VARIANCE = 0.05
-# Inputs are counts of spikes, and one that hardly ever changes may still change by a spike everywhere, by what is done to
-# the layers before it. It is taken to do so in one place of a hundred, or else little could be made of it a lot.
+# Inputs are counts of spikes. One that hardly ever changes may yet change by a spike everywhere, by what is done to the
+# layers before it. It is taken to do so in one place of a hundred, so that not too much is made of it.
 _UNCERTAIN = 0.01
 
 
