@@ -130,7 +130,7 @@ def neurons_at(statistics: SiteStatistics, cost: SiteCost, price: float) -> Neur
     """The neurons of a site at a price, with no more levels than its activations need."""
     chosen = _chosen(statistics, cost.table, cost.choice(price))
     negative, positive = _fewest_levels(Spread.of(statistics.merged(_BINS // 2)), chosen, cost.error)
-    return _parameters(chosen._replace(negative_levels=negative, positive_levels=positive))
+    return chosen._replace(negative_levels=negative, positive_levels=positive).parameters()
 
 
 def neurons_of_precision(statistics: SiteStatistics, table: RateTable, ratio: float) -> NeuronParameters:
@@ -140,7 +140,7 @@ def neurons_of_precision(statistics: SiteStatistics, table: RateTable, ratio: fl
     """
     precise = table.distortion * np.float32(ratio) <= mean_square(Spread.of(statistics))[:, None]
     choice = np.where(precise.any(axis=1), precise.argmax(axis=1), _CANDIDATES - 1)
-    return _parameters(_chosen(statistics, table, choice))
+    return _chosen(statistics, table, choice).parameters()
 
 
 def _chosen(statistics: SiteStatistics, table: RateTable, choice: Counts) -> Neurons:
@@ -153,17 +153,6 @@ def _chosen(statistics: SiteStatistics, table: RateTable, choice: Counts) -> Neu
     above = int(np.clip(np.max(np.round(statistics.highest / threshold) - rest), 1, MOST_LEVELS))
     below = int(np.clip(np.max(rest - np.round(statistics.lowest / threshold)), 0, MOST_LEVELS))
     return Neurons(threshold, rest, below, above)
-
-
-def _parameters(neurons: Neurons) -> NeuronParameters:
-    threshold, rest, negative, positive = neurons
-    whole = len(threshold) == 1
-    return NeuronParameters(
-        threshold=threshold.reshape(()) if whole else threshold,
-        negative_levels=negative,
-        positive_levels=positive,
-        rest=rest.reshape(()) if whole else rest if rest.any() else np.zeros((), np.float32),
-    )
 
 
 def _fewest_levels(spread: Spread, neurons: Neurons, error: Doubles) -> tuple[int, int]:

@@ -26,6 +26,16 @@ class Neurons(NamedTuple):
             parameters.positive_levels,
         )
 
+    def parameters(self) -> NeuronParameters:
+        """The same as chosen: a single row stands for the whole tensor, and rests that are all 0 are one 0."""
+        shape = () if len(self.threshold) == 1 else self.threshold.shape
+        return NeuronParameters(
+            threshold=self.threshold.reshape(shape),
+            negative_levels=self.negative_levels,
+            positive_levels=self.positive_levels,
+            rest=self.rest.reshape(shape) if self.rest.any() else np.zeros((), np.float32),
+        )
+
 
 def emit(values: Floats, neurons: Neurons) -> Floats:
     """The spikes for values of shape [channels, n]."""

@@ -3,10 +3,10 @@
 What a synapse sums up of spikes, U_t, differs from the source's U by what rounding and clipping took, here and in the
 layers before. Part of the difference the spikes themselves tell: a change of weights and bias that minimises
 
-    E |U - U_t - dW s - db|^2 + lambda dW' V dW
+    E |U - U_t - dW s - db|^2 + lambda dW' V dW + u |dW|^2
 
-where V holds the variances of the inputs, which are known to a part of a count. Everything follows from first and
-second moments of a synapse's inputs and of what is missing, whatever the number of images.
+where V holds the variances of the inputs, and u is how uncertain each is (`_UNCERTAIN`). Everything follows from first
+and second moments of a synapse's inputs and of what is missing, whatever the number of images.
 
 How much to shrink is measured and not stated: each output gets the lambda that leaves the least error on places of
 images held out, or no change where none lessens it there. After A. E. Hoerl, R. W. Kennard, "Ridge regression: biased

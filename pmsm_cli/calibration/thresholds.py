@@ -65,13 +65,8 @@ def choose_parameters(
         threshold[~alive] = np.median(threshold[alive])
     most = np.max(np.round(statistics.highest / threshold - rest))
     least = -np.min(np.round(statistics.lowest / threshold - rest))
-    whole = len(threshold) == 1
-    return NeuronParameters(
-        threshold=threshold.reshape(()) if whole else threshold,
-        negative_levels=int(np.clip(least, 0, levels)),
-        positive_levels=int(np.clip(most, 1, levels)),
-        rest=rest.reshape(()) if whole else rest if rest.any() else np.zeros((), np.float32),
-    )
+    chosen = Neurons(threshold, rest, int(np.clip(least, 0, levels)), int(np.clip(most, 1, levels)))
+    return chosen.parameters()
 
 
 def rows_of(statistics: SiteStatistics, chosen: "np.typing.NDArray[np.int64]") -> SiteStatistics:

@@ -69,12 +69,14 @@ def _share_beyond(one: Counts, other: Counts) -> float:
 
 def _shares(beyond: float) -> Doubles:
     """The shares of all values that the parts of a tail hold which has so much of them, [places]."""
-    places = int(np.clip(np.log2(max(beyond, _NEGLIGIBLE) / _NEGLIGIBLE), 0, _MOST_PLACES))
-    return beyond * np.append(0.5 ** np.arange(1, places), 0.5 ** (places - 1)) if places else np.zeros(0)
+    places = min(int(np.log2(max(beyond / _NEGLIGIBLE, 1))), _MOST_PLACES)
+    return np.asarray(beyond * np.append(0.5 ** np.arange(1, places), 0.5 ** (places - 1))) if places else np.zeros(0)
 
 
 def _excess(counts: Counts, bin_width: Floats, beyond: float, places: int) -> Doubles:
     """How far the values to expect lie below the lowest one, in the unit of the values, [channels, places]."""
+    if not places:
+        return np.zeros((len(counts), 0))
     share = min(max(_TAIL, _FEWEST_IN_TAIL / 2 * beyond), 0.5)
     wider = min(_WIDER * share, 1.0)
     (start, usual), (edge, excess) = _tail(counts, wider), _tail(counts, share)
@@ -83,8 +85,8 @@ def _excess(counts: Counts, bin_width: Floats, beyond: float, places: int) -> Do
     grown = excess / (1 - 1 / max(share * values, 2)) - usual / (1 - 1 / max(wider * values, 2))
     moved = float((start - edge) @ bin_width[:, 0])
     slope = float(np.clip(grown @ bin_width[:, 0] / moved, 0, _STEEPEST)) if moved > 0 else 0.0
-    at_end = 1 + slope * np.log(share / beyond) if beyond else 0.0
-    return (at_end * excess)[:, None] * bin_width * _pareto_places(places, slope / (1 + slope))
+    at_end = 1 + slope * np.log(share / beyond)
+    return np.asarray((at_end * excess)[:, None] * bin_width * _pareto_places(places, slope / (1 + slope)))
 
 
 def _tail(counts: Counts, share: float) -> tuple[Doubles, Doubles]:
@@ -103,7 +105,7 @@ def _pareto_places(places: int, shape: float) -> Doubles:
     Each part but the last is half of what is left.
     """
     part = np.arange(places + 1) * np.log(2)
-    first = (np.expm1(part * shape) / shape if abs(shape) > 1e-6 else part) * (1 - shape)  # where each begins
+    first = (np.expm1(part * shape) / shape if shape else part) * (1 - shape)  # where each begins
     mean = 1 + shape / (1 - shape) * first  # of the excess over it, which has the same shape
     beyond = first**2 + 2 * first * mean + 2 * (1 - shape) / (1 - 2 * shape) * mean**2  # the mean square of all of it
     square = 2 * beyond[:-1] - beyond[1:]

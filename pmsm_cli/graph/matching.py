@@ -192,7 +192,7 @@ def _add_normalisation(graph: ir.Graph, node: ir.Node, reader: MatchedReader) ->
     high = add_constant(graph, f"{name}/largest", np.array(LARGEST_SCALE, np.float32))
     wanted = own.add("Div", [source[1], own.deviation], "wanted", reduced=True)
     trusted = own.add("Equal", [wanted, own.add("Clip", [wanted, low, high], "clipped", reduced=True)], "trusted")
-    trusted.type, trusted.shape = ir.TensorType(ir.DataType.BOOL), None
+    trusted.type = ir.TensorType(ir.DataType.BOOL)
     one = add_constant(graph, f"{name}/one", np.array(1, np.float32))
     scale = own.add("Where", [trusted, wanted, one], "scale", reduced=True)
     matched = own.add("Add", [own.add("Mul", [own.centred, scale], "scaled"), source[0]], "matched")

@@ -240,7 +240,10 @@ class _Origins:
             reads = values_read(node)
             if reads & of_image and node.op_type not in SHAPE_ONLY:
                 of_image.update(node.outputs)
-            multiplies = node.op_type in SYNAPTIC_OPS and not changes_basis(node)
-            if multiplies or multiplies_inside(node) or reads & after_synapse:
+            if (
+                reads & after_synapse
+                or multiplies_inside(node)
+                or (node.op_type in SYNAPTIC_OPS and not changes_basis(node))
+            ):
                 after_synapse.update(node.outputs)
         return cls(of_image=of_image, after_synapse=after_synapse)
