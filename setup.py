@@ -14,6 +14,7 @@ GCC_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
 ]
+NATIVE = "pmsm_cli/runtime/native"
 MSVC_FLAGS = ["/O2", "/std:c++17", "/fp:precise", "/EHsc"]
 
 
@@ -34,8 +35,8 @@ setup(
     ext_modules=[
         Extension(
             "pmsm_cli.runtime._native",
-            sources=["pmsm_cli/runtime/native/polarity_neuron.cpp"],
-            depends=["pmsm_cli/runtime/native/ort_abi.h"],
+            sources=[f"{NATIVE}/{name}.cpp" for name in ("library", "polarity_neuron", "spike_codes")],
+            depends=[f"{NATIVE}/{name}.h" for name in ("operators", "ort_abi", "tensors", "vectors")],
             export_symbols=["RegisterCustomOps", "pmsm_library_version"],
             language="c++",
             optional=True,  # without a compiler the checkpoint's own functions do the work, only slower

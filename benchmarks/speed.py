@@ -28,6 +28,7 @@ FORMS = {
     "spiking, portable": "portable",
     "spiking, native library": "library",
     "spiking, integers": "integers",
+    "spiking, integers and native library": "both",
 }
 
 
@@ -43,8 +44,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     print(f"{describe()}; {arguments.threads} thread(s), batch 1, T = 1, {arguments.runs} runs in turn\n")
-    print("| network | weights | source, float: ms | source's time over that of |  |  |  |")
-    print(f"| | | | {' | '.join(FORMS.values())} |\n|---|---|--:|--:|--:|--:|--:|")
+    print("| network | weights | source, float: ms | source's time over that of |  |  |  |  |")
+    print(f"| | | | {' | '.join(FORMS.values())} |\n|---|---|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         rows = [(f"timm:{name}", None, 15) for name in LARGE]

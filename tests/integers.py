@@ -14,6 +14,7 @@ from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.lower import PATTERNS
 from pmsm_cli.lowering.settle import settle_weights
 from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.runtime.library import NativeLibrary, register
 
 
 def whole(*shape: int, seed: int = 0, unit: float = 2.0**-6, most: int = 20) -> np.ndarray:
@@ -80,11 +81,15 @@ def watched(model: ir.Model, names: list[str]) -> ir.Model:
     return copy
 
 
-def outputs(model: ir.Model, images: np.ndarray, optimised: str | None = None) -> list[np.ndarray]:
-    """What stock onnxruntime makes of a model; `optimised` names a file for the graph that it runs."""
+def outputs(
+    model: ir.Model, images: np.ndarray, optimised: str | None = None, *, library: NativeLibrary | None = None
+) -> list[np.ndarray]:
+    """What onnxruntime makes of a model, stock or with a library; `optimised` names a file for the graph that it runs."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if library:
+        register(options, library)
     if optimised:
         options.optimized_model_filepath = optimised
     session = ort.InferenceSession(spiking.serialised(model), options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.codes import LARGEST_CODE, Code, Quantiser, add_code, code_of, quantiser_of, tighten
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
-from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
 
 CONTRIB = "com.microsoft"
 _CHANNELS = 1  # the axis of a convolution's channels, from the left
@@ -81,7 +81,7 @@ def carried_values_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights])
     for node in list(graph):
         quantiser = quantiser_of(node)
         code = code_of(read(node, 0)) if quantiser else None
-        if quantiser is None or code is None or quantiser.scale.ndim == 0 or _rank(read(node, 0)) != 4:
+        if quantiser is None or code is None or quantiser.scale.ndim == 0 or rank_of(read(node, 0)) != 4:
             continue
         if quantiser.axis not in (_CHANNELS, _CHANNELS - 4):
             continue
@@ -155,10 +155,6 @@ def _limits(node: ir.Node) -> tuple[float, float] | None:
 def _along_channels(quantiser: Quantiser, node: ir.Node) -> bool:
     rank = constant(node.inputs[1]).ndim
     return quantiser.scale.ndim == 0 or quantiser.axis in (_CHANNELS, _CHANNELS - rank)
-
-
-def _rank(value: ir.Value) -> int | None:
-    return None if value.shape is None else len(value.shape)
 
 
 def _integer_convolution(

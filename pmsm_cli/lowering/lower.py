@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from pmsm_cli.lowering.channels_last import integers_channels_last
 from pmsm_cli.lowering.convolutions import (
     carried_values_to_codes,
     convolutions_to_integers,
@@ -12,6 +13,7 @@ from pmsm_cli.lowering.convolutions import (
     sums_to_integers,
 )
 from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_native, quantisers_to_native
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
 from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
@@ -32,6 +34,13 @@ PATTERNS: tuple[Pattern, ...] = (
     products_of_codes_to_integers,
 )
 
+# Behind those.
+ON_THE_LIBRARY: tuple[Pattern, ...] = (
+    quantisers_to_native,
+    layers_of_one_input_to_native,
+    bounds_to_native,
+    integers_channels_last,
+)
 
 # What serves graphs with float weights too: it leaves the neurons and the synapses as they are.
 IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
@@ -53,6 +62,14 @@ def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model
     initialisers) are what the model's float weights stand for, as `settle_weights` leaves them.
     """
     return _applied(model, PATTERNS, weights)
+
+
+def lower_further(model: ir.Model) -> tuple[ir.Model, bool]:
+    """A graph of `lower` on operators of the native library, and whether there was anything to change.
+
+    Codes and outputs are those of the model. Precondition: the library is there to run it.
+    """
+    return _applied(model, ON_THE_LIBRARY, {})
 
 
 def _applied(

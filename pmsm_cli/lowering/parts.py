@@ -92,6 +92,11 @@ def only_reader(value: ir.Value) -> ir.Node | None:
     return users[0].node if len(users) == 1 and not value.is_graph_output() else None
 
 
+def rank_of(value: ir.Value) -> int | None:
+    """How many axes a value has; None where that is not known."""
+    return None if value.shape is None else len(value.shape)
+
+
 def is_op(node: ir.Node | None, *op_types: str) -> TypeGuard[ir.Node]:
     """Whether a node is one of these standard operators."""
     return node is not None and is_standard(node, *op_types)

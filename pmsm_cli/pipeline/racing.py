@@ -9,7 +9,6 @@ from pmsm_cli.checkpoint.file import Checkpoint, write_file
 from pmsm_cli.errors import PmsmError, UsageError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network
-from pmsm_cli.lowering.lower import lower, tidy
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, is_source, open_sample
 from pmsm_cli.runtime.fit import check_comparable
@@ -17,6 +16,7 @@ from pmsm_cli.runtime.library import find_library, library_status
 from pmsm_cli.runtime.processor import processor_name
 from pmsm_cli.runtime.race import Racer, Timing, race
 from pmsm_cli.runtime.session import model_bytes, open_session
+from pmsm_cli.runtime.spiking import form_of
 from pmsm_cli.runtime.static_int8 import quantise_statically
 from pmsm_cli.runtime.workload import fixed_batch
 from pmsm_cli.sources.images import ImageSet, read_batches
@@ -24,6 +24,7 @@ from pmsm_cli.sources.records import Source
 
 SOURCE, STATIC = "source, float", "source, onnxruntime's static int8"
 PORTABLE, LIBRARY, INTEGERS = "spiking, portable", "spiking, native library", "spiking, integers"
+INTEGERS_ON_LIBRARY = "spiking, integers and native library"
 _CALIBRATION_IMAGES = 32  # for onnxruntime's quantisation
 
 
@@ -101,20 +102,19 @@ def bench_checkpoint(
 
 def _checkpoint_forms(checkpoint: Checkpoint, folder: Path) -> tuple[list[Racer], list[str]]:
     """The file as it is, without and with the library, and the integer graph: from the slowest to the fastest."""
-    path, warnings = Path(checkpoint.subject), []
-    racers = [Racer(name=PORTABLE, path=path)]
-    if find_library():
-        if checkpoint.manifest.timesteps == 1:  # as `pmsm run` opens it
-            path = folder / "tidy.onnx"
-            write_file(path, model_bytes(tidy(checkpoint.model)[0], subject=checkpoint.subject))
-        racers.append(Racer(name=LIBRARY, path=path, native=True))
-    else:
+    racers, warnings = [Racer(name=PORTABLE, path=Path(checkpoint.subject))], []
+    whole = bool(checkpoint.int8_weights) and checkpoint.manifest.timesteps == 1
+    if not find_library():
         warnings.append(f"the native library cannot be used: {library_status().reason}")
-    if checkpoint.int8_weights and checkpoint.manifest.timesteps == 1:
-        lowered, _ = lower(checkpoint.model, checkpoint.int8_weights)
-        target = folder / "integers.onnx"
-        write_file(target, model_bytes(lowered, subject=checkpoint.subject))
-        racers.append(Racer(name=INTEGERS, path=target, native=True, integers=True))
+    forms = [
+        (LIBRARY, form_of(checkpoint, integers=False), "library.onnx"),
+        *([(INTEGERS, form_of(checkpoint, native=False), "integers.onnx")] * whole),
+        *([(INTEGERS_ON_LIBRARY, form_of(checkpoint), "both.onnx")] * whole),
+    ]
+    for name, form, file in forms:
+        if form.native or name == INTEGERS:
+            write_file(folder / file, model_bytes(form.model, subject=checkpoint.subject))
+            racers.append(Racer(name=name, path=folder / file, native=form.native, integers=form.integers))
     return racers, warnings
 
 

@@ -1,27 +1,51 @@
 """Opening checkpoints to run them: on integer kernels where their weights are integers."""
 
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.lowering.lower import lower, tidy
+from pmsm_cli.lowering.lower import lower, lower_further, tidy
+from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import Session, open_session
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Form:
+    """A graph that a checkpoint can be run as."""
+
+    model: ir.Model
+    integers: bool  # its synapses compute with integers
+    native: bool  # on the native library, which is there
+
+
+def form_of(checkpoint: Checkpoint, *, native: bool = True, integers: bool = True) -> Form:
+    """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
+
+    With int8 weights and one timestep that is the integer graph, with float weights one of fewer operators, both made
+    here: the file stays one that any onnxruntime runs, and what is fast on this machine is decided on this machine.
+    """
+    native = native and find_library() is not None
+    if checkpoint.manifest.timesteps > 1:
+        return Form(model=checkpoint.model, integers=False, native=native)
+    if not (integers and checkpoint.int8_weights):
+        return Form(model=tidy(checkpoint.model)[0], integers=False, native=native)
+    model, lowered = lower(checkpoint.model, checkpoint.int8_weights)
+    if native:
+        model, _ = lower_further(model)
+    return Form(model=model, integers=lowered, native=native)
 
 
 def open_spiking(
     checkpoint: Checkpoint, *, threads: int | None = None, native: bool = True, integers: bool = True
 ) -> Session:
-    """A checkpoint ready to run, in the fastest form that it has.
-
-    With int8 weights and one timestep that is the integer graph, with float weights one of fewer operators, both made
-    here: the file stays one that any onnxruntime runs, and what is fast on this machine is decided on this machine.
-    `integers=False` leaves int8 weights to float kernels.
+    """A checkpoint ready to run, in the form of `form_of`.
 
     Raises:
         UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
         SetupError: there is not enough memory.
     """
-    model, lowered = checkpoint.model, False
-    if checkpoint.manifest.timesteps == 1:
-        if integers and checkpoint.int8_weights:
-            model, lowered = lower(model, checkpoint.int8_weights)
-        else:
-            model, _ = tidy(model)
-    return open_session(model, subject=checkpoint.subject, threads=threads, native=native, integers=lowered)
+    form = form_of(checkpoint, native=native, integers=integers)
+    return open_session(
+        form.model, subject=checkpoint.subject, threads=threads, native=form.native, integers=form.integers
+    )

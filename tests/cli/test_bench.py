@@ -9,13 +9,14 @@ from conftest import fails
 
 from pmsm_cli.errors import SetupError, UnsupportedGraphError
 from pmsm_cli.pipeline import racing
-from pmsm_cli.pipeline.racing import INTEGERS, LIBRARY, PORTABLE, SOURCE, STATIC
+from pmsm_cli.pipeline.racing import INTEGERS, INTEGERS_ON_LIBRARY, LIBRARY, PORTABLE, SOURCE, STATIC
 from pmsm_cli.runtime import race as module
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.race import Racer, race
 
 FEW = ["--runs", "3", "--threads", "1"]
 NATIVE = [LIBRARY] if find_library() else []
+BOTH = [INTEGERS_ON_LIBRARY] if find_library() else []
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +33,12 @@ def test_all_forms_run_in_turn_and_are_measured(pmsm, rounded, network):
     shown = pmsm("bench", rounded, "--against", network, *FEW, "--json")
     assert shown.code == 0, shown.err
     record = shown.record
-    assert [each["name"] for each in record["contenders"]] == [SOURCE, STATIC, PORTABLE, *NATIVE, INTEGERS]
+    assert [each["name"] for each in record["contenders"]] == [SOURCE, STATIC, PORTABLE, *NATIVE, INTEGERS, *BOTH]
     for each in record["contenders"]:
         assert 0 < each["median_ms"] <= each["p95_ms"]
         assert each["images_per_second"] == pytest.approx(1000 / each["median_ms"])
         assert each["model_mb"] > 0
-    assert (record["ann"]["name"], record["snn"]["name"]) == (SOURCE, INTEGERS)
+    assert (record["ann"]["name"], record["snn"]["name"]) == (SOURCE, [INTEGERS, *BOTH][-1])
     assert record["speedup"] == pytest.approx(record["ann"]["median_ms"] / record["snn"]["median_ms"])
     assert (record["batch"], record["runs"], record["threads"], record["weights"]) == (1, 3, 1, "int8")
 

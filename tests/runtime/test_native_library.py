@@ -16,7 +16,14 @@ from pmsm_cli.neuron.coding import Coding, CodingStep, later_negative_levels
 from pmsm_cli.neuron.onnx_function import neuron_function, neuron_step_function
 from pmsm_cli.neuron.reference import NeuronState, initial_state, step
 from pmsm_cli.runtime import library as native
-from pmsm_cli.runtime.library import NativeLibrary, find_library, inspect_library, library_status, register
+from pmsm_cli.runtime.library import (
+    LIBRARY_VERSION,
+    NativeLibrary,
+    find_library,
+    inspect_library,
+    library_status,
+    register,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -350,10 +357,11 @@ def test_the_function_body_serves_when_the_library_is_switched_off(monkeypatch: 
 
 @needs_library
 def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "LIBRARY_VERSION", 2)
+    monkeypatch.setattr(native, "LIBRARY_VERSION", LIBRARY_VERSION + 1)
     status = inspect_library(LIBRARY.path)
     assert not status.available
-    assert status.reason == "version 1, where this pmsm needs version 2: install pmsm again"
+    there, needed = LIBRARY_VERSION, LIBRARY_VERSION + 1
+    assert status.reason == f"version {there}, where this pmsm needs version {needed}: install pmsm again"
 
 
 def test_a_file_that_is_no_library_is_not_used(tmp_path: Path) -> None:

@@ -39,7 +39,10 @@ struct OrtApiBase {
 
 enum OrtErrorCode : int { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 enum OrtMemType : int { OrtMemTypeDefault = 0 };
-enum ONNXTensorElementDataType : int { ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1 };
+enum ONNXTensorElementDataType : int {
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2
+};
 enum OrtCustomOpInputOutputCharacteristic : int { INPUT_OUTPUT_REQUIRED = 0 };
 
 struct OrtCustomOp {
@@ -114,6 +117,11 @@ class Ort {
 
   OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name, int64_t* out) const {
     return At<OrtStatus*(const OrtKernelInfo*, const char*, int64_t*)>(86)(info, name, out);
+  }
+  // The info owns what this gives out; null where the input is no constant.
+  OrtStatus* KernelInfoGetConstantInput_tensor(const OrtKernelInfo* info, size_t index, int* is_constant,
+                                               const OrtValue** out) const {
+    return At<OrtStatus*(const OrtKernelInfo*, size_t, int*, const OrtValue**)>(249)(info, index, is_constant, out);
   }
   OrtStatus* KernelContext_GetInput(const OrtKernelContext* context, size_t index, const OrtValue** out) const {
     return At<OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**)>(90)(context, index, out);

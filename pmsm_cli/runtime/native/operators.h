@@ -1,0 +1,110 @@
+// An operator as onnxruntime takes it, described by a table instead of a class of callbacks for each.
+
+#ifndef PMSM_OPERATORS_H
+#define PMSM_OPERATORS_H
+
+#include <algorithm>
+#include <climits>
+#include <utility>
+#include <vector>
+
+#include "ort_abi.h"
+#include "tensors.h"
+
+namespace pmsm {
+
+using ElementType = ONNXTensorElementDataType;
+constexpr ElementType kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+constexpr ElementType kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+
+// One operator and the interface that made it.
+struct Operator : OrtCustomOp {
+  const char* name;
+  std::vector<ElementType> inputs, outputs;
+  const OrtApi* api;
+};
+
+inline const Operator& Self(const OrtCustomOp* op) { return *static_cast<const Operator*>(op); }
+
+// Tells onnxruntime that the outputs have the first input's shape and type, without which it knows nothing about the
+// shapes of the network behind the operator, and leaves optimizations undone.
+OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext* context);
+
+// A kernel: what an operator read from a node's attributes, and the interface to call.
+template <typename Attributes>
+struct Kernel {
+  Ort ort;
+  Attributes attributes;
+};
+
+// Everything of an operator but its types. `Attributes` has a constructor from (Ort, OrtKernelInfo), and `compute` is
+// called with them.
+template <typename Attributes, void (*compute)(const Ort&, const Attributes&, OrtKernelContext*)>
+Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementType> inputs,
+                      std::vector<ElementType> outputs) {
+  Operator op{};
+  op.name = name;
+  op.inputs = std::move(inputs);
+  op.outputs = std::move(outputs);
+  op.api = api;
+  op.version = kOrtApiVersion;
+  op.GetName = [](const OrtCustomOp* self) { return Self(self).name; };
+  op.GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };  // null: the CPU
+  op.GetInputType = [](const OrtCustomOp* self, size_t index) { return Self(self).inputs[index]; };
+  op.GetInputTypeCount = [](const OrtCustomOp* self) { return Self(self).inputs.size(); };
+  op.GetOutputType = [](const OrtCustomOp* self, size_t index) { return Self(self).outputs[index]; };
+  op.GetOutputTypeCount = [](const OrtCustomOp* self) { return Self(self).outputs.size(); };
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
+  // Asked only of operators with variadic inputs or outputs, but never null in onnxruntime's own wrapper either.
+  op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {
+    const Ort ort(table);
+    return Guard(ort, [&] { *kernel = new Kernel<Attributes>{ort, Attributes(ort, info)}; });
+  };
+  op.KernelComputeV2 = [](void* pointer, OrtKernelContext* context) {
+    const auto& kernel = *static_cast<const Kernel<Attributes>*>(pointer);
+    return Guard(kernel.ort, [&] { compute(kernel.ort, kernel.attributes, context); });
+  };
+  op.KernelDestroy = [](void* kernel) { delete static_cast<Kernel<Attributes>*>(kernel); };
+  if (op.outputs[0] == op.inputs[0]) op.InferOutputShapeFn = &InferShapes;
+  op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
+  op.GetEndVersion = [](const OrtCustomOp*) { return INT_MAX; };
+  return op;
+}
+
+inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const char* name) {
+  int64_t value = 0;
+  Check(ort.KernelInfoGetAttribute_int64(info, name, &value));
+  return value;
+}
+
+// Work on elements begin to end of a task, cut into parts for the session's threads where there is enough of it.
+template <typename Task, void (*work)(const Task&, size_t, size_t), size_t kElementsPerThread>
+void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& task, size_t count) {
+  const size_t parts = count / kElementsPerThread;
+  if (parts < 2) {
+    if (count) work(task, 0, count);
+    return;
+  }
+  struct Cut {
+    const Task& task;
+    size_t count, size;
+  } cut{task, count, (count + parts - 1) / parts};
+  const auto part = [](void* pointer, size_t index) {
+    const Cut& all = *static_cast<const Cut*>(pointer);
+    const size_t begin = std::min(all.count, index * all.size);
+    work(all.task, begin, std::min(all.count, begin + all.size));
+  };
+  Check(ort.KernelContext_ParallelFor(context, part, parts, 0, &cut));
+}
+
+// The operators of each file, put into the domain.
+void AddPolarityNeurons(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+
+}  // namespace pmsm
+
+#endif

@@ -1,0 +1,60 @@
+// What lets compilers make vector code of the kernels' loops, and what those loops share.
+
+#ifndef PMSM_VECTORS_H
+#define PMSM_VECTORS_H
+
+#include <cfloat>
+#include <cmath>
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "the neuron needs IEEE arithmetic: build without -ffast-math and -ffinite-math-only"
+#endif
+static_assert(FLT_EVAL_METHOD == 0, "the neuron needs float arithmetic in float32");
+
+// One build for every processor: the loops are compiled again for wider vectors, and the loader picks. It takes a C
+// library with indirect functions. The sanitizers instrument the picking, which runs before they are ready.
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute) && !defined(__SANITIZE_ADDRESS__)
+#if __has_attribute(target_clones)
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+// Tuned for no processor in particular, GCC uses all of AVX-512's width.
+#define PMSM_WIDER_VECTORS __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
+#define PMSM_WIDER_VECTORS __attribute__((target_clones("avx2", "default")))
+#endif
+#endif
+#endif
+#ifndef PMSM_WIDER_VECTORS
+#define PMSM_WIDER_VECTORS
+#endif
+
+// Promises that no element depends on another one, which holds even where onnxruntime computes in place.
+#if defined(__clang__)
+#define PMSM_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#elif defined(__GNUC__)
+#define PMSM_INDEPENDENT _Pragma("GCC ivdep")
+#elif defined(_MSC_VER)
+#define PMSM_INDEPENDENT __pragma(loop(ivdep))
+#else
+#define PMSM_INDEPENDENT
+#endif
+
+#if defined(_MSC_VER)
+#define PMSM_INLINE __forceinline
+#else
+#define PMSM_INLINE inline __attribute__((always_inline))
+#endif
+
+namespace pmsm {
+
+// To the nearest whole number, ties to the even one. SSE2 has no instruction for it, but float addition rounds this
+// way: at 2^23 and above floats are whole numbers, and adding 2^23 leaves no room for a fraction.
+PMSM_INLINE float RoundHalfEven(float x) {
+  const float whole = 8388608.0f;
+  const float shift = std::copysign(whole, x);
+  const float rounded = (x + shift) - shift;
+  return std::fabs(x) < whole ? rounded : x;
+}
+
+}  // namespace pmsm
+
+#endif
