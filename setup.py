@@ -35,8 +35,8 @@ setup(
     ext_modules=[
         Extension(
             "pmsm_cli.runtime._native",
-            sources=[f"{NATIVE}/{name}.cpp" for name in ("library", "polarity_neuron", "spike_codes")],
-            depends=[f"{NATIVE}/{name}.h" for name in ("operators", "ort_abi", "tensors", "vectors")],
+            sources=[f"{NATIVE}/{name}.cpp" for name in ("library", "polarity_neuron", "softmax_codes", "spike_codes")],
+            depends=[f"{NATIVE}/{name}.h" for name in ("codes", "operators", "ort_abi", "tensors", "vectors")],
             export_symbols=["RegisterCustomOps", "pmsm_library_version"],
             language="c++",
             optional=True,  # without a compiler the checkpoint's own functions do the work, only slower

@@ -61,6 +61,7 @@ def fold_shape_arithmetic(model: ir.Model) -> tuple[ir.Model, bool]:
     modified = False
     for _ in range(_MOST_ROUNDS):
         common_passes.ShapeInferencePass()(model)
+        modified |= _fold_known_sizes(model.graph)
         result = optimizer.fold_constants(
             model,
             onnx_shape_inference=True,
@@ -72,6 +73,37 @@ def fold_shape_arithmetic(model: ir.Model) -> tuple[ir.Model, bool]:
             break
         modified = True
     return model, modified
+
+
+def _fold_known_sizes(graph: ir.Graph) -> bool:
+    """Slice or Gather of a Shape becomes a constant where the sizes that it takes are known, if others are not.
+
+    The optimizer asks for all sizes; the number of images is seldom one of the known ones.
+    """
+    changed = False
+    for node in list(graph):
+        shape = node.inputs[0].producer() if node.inputs and node.inputs[0] is not None else None
+        if node.op_type not in ("Slice", "Gather") or shape is None or shape.op_type != "Shape" or shape.attributes:
+            continue
+        sizes = shape.inputs[0].shape if shape.inputs[0] is not None else None
+        further = [
+            None if value is None or value.const_value is None else value.const_value for value in node.inputs[1:]
+        ]
+        if sizes is None or node.outputs[0].is_graph_output() or any(value is None for value in further):
+            continue
+        numbers = [value.numpy() for value in further if value is not None]
+        known = np.array([size if isinstance(size, int) else -1 for size in sizes], np.int64)
+        if node.op_type == "Gather":
+            taken = known[numbers[0]]
+        else:
+            start, end = int(numbers[0][0]), int(numbers[1][0])
+            taken = known[start : end : int(numbers[3][0]) if len(numbers) > 3 else 1]
+        if (taken < 0).any():
+            continue
+        constant = add_constant(graph, f"{node.outputs[0].name}/known", np.asarray(taken, np.int64))
+        ir.convenience.replace_all_uses_with(node.outputs[0], constant)
+        changed = True
+    return changed
 
 
 def merge_repeated(model: ir.Model) -> tuple[ir.Model, bool]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from pmsm_cli.lowering.attention import attention_weights_to_native, averages_scaled_before
 from pmsm_cli.lowering.channels_last import integers_channels_last
 from pmsm_cli.lowering.convolutions import (
     carried_values_to_codes,
@@ -13,6 +14,7 @@ from pmsm_cli.lowering.convolutions import (
     sums_to_integers,
 )
 from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.moves import neurons_before_moves
 from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_native, quantisers_to_native
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
@@ -32,6 +34,7 @@ PATTERNS: tuple[Pattern, ...] = (
     terms_together,
     products_to_integers,
     products_of_codes_to_integers,
+    averages_scaled_before,
 )
 
 # Behind those.
@@ -39,6 +42,8 @@ ON_THE_LIBRARY: tuple[Pattern, ...] = (
     quantisers_to_native,
     layers_of_one_input_to_native,
     bounds_to_native,
+    attention_weights_to_native,
+    neurons_before_moves,
     integers_channels_last,
 )
 

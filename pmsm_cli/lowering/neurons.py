@@ -22,7 +22,7 @@ def neurons_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
     changed = False
     for node in list(graph):
         site = site_at(node)
-        if site is None:
+        if site is None or _is_handed_out_before_moves(site.value):
             continue
         readers = [synapse_of(reader) for reader, _ in site.spikes.uses()]
         convolutions = [each for each in readers if each is not None and _takes_whole_values(each, weights)]
@@ -32,6 +32,20 @@ def neurons_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
         else:
             changed |= _count_from_rest(graph, site)
     return changed
+
+
+def _is_handed_out_before_moves(value: ir.Value) -> bool:
+    """Whether what a value is moved from leaves the graph too.
+
+    onnxruntime 1.32 moves a QuantizeLinear up through a Transpose and hands out what it made of the value.
+    """
+    node = value.producer()
+    while is_op(node, "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Split"):
+        value = read(node, 0)
+        if value.is_graph_output():
+            return True
+        node = value.producer()
+    return False
 
 
 def _count_from_rest(graph: ir.Graph, site: SpikingSite) -> bool:

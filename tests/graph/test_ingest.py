@@ -379,3 +379,30 @@ def test_a_checkpoint_of_ours_is_refused():
     proto = tiny.custom_op()
     proto.graph.node[1].domain = "ai.pmsm"
     assert refusal(proto) == "net.onnx: is a spiking checkpoint already\nhint: pass the source network"
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "s = Slice (z, minus_one, most)",
+        "s = Slice (z, one, two)",
+        "s = Slice (z, one, four, zero, two)",
+        "s = Gather (z, one)",
+        "s = Gather (z, minus_one)",
+    ],
+)
+def test_sizes_that_are_known_are_constants_though_the_number_of_images_is_not(taken: str):
+    body = f"z = Shape (x) {taken} c = Cast <to = 1> (s) r = Sqrt (c) m = ReduceMax <keepdims = 0> (r) y = Div (x, m)"
+    numbers = {name: np.array([each]) for name, each in [("one", 1), ("two", 2), ("four", 4), ("zero", 0)]}
+    numbers |= {"minus_one": np.array([-1]), "most": np.array([2**62])}
+    network = ingested(tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}", **numbers))
+    assert op_types(network) == ["Div"]
+
+
+def test_the_number_of_images_stays_what_the_graph_finds():
+    body = (
+        "z = Shape (x) s = Slice (z, zero, two) c = Cast <to = 1> (s) m = ReduceMax <keepdims = 0> (c) y = Div (x, m)"
+    )
+    numbers = {"zero": np.array([0]), "two": np.array([2])}
+    network = ingested(tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}", **numbers))
+    assert "Shape" in op_types(network)

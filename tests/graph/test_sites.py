@@ -256,3 +256,26 @@ def test_sites_do_not_depend_on_known_shapes():
     assert all(site.neurons is None and site.readers[0].macs is None for site in unknown.sites)
     assert unknown.total_macs == 0
     assert unknown.spiking_share == 0
+
+
+def test_a_layer_that_reads_no_image_stays_analog_and_says_so():
+    body = """
+        z = Shape (x) n = Slice (z, zero, one) s = Concat <axis = 0> (n, sizes) e = Expand (position, s)
+        p = Conv (e, w) a = Conv (x, w) r = Relu (a) b = Conv (r, v) y = Add (b, p)
+    """
+    plan = plan_of(
+        network_of(
+            body,
+            "float[N, 3, 8, 8] y",
+            zero=np.array([0]),
+            one=np.array([1]),
+            sizes=np.array([3, 8, 8]),
+            position=tiny.weights(1, 3, 8, 8),
+            w=tiny.weights(3, 3, 1, 1),
+            v=tiny.weights(3, 3, 1, 1, seed=1),
+        )
+    )
+    assert sorted(layer.reason for layer in plan.analog_layers) == [
+        READS_IMAGE,
+        "what it reads does not depend on the image",
+    ]

@@ -9,6 +9,7 @@ import test_lower
 import tiny
 
 from pmsm_cli.lowering.lower import lower, lower_further
+from pmsm_cli.lowering.settle import settle_weights
 from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
@@ -96,3 +97,114 @@ def test_the_graph_that_it_is_made_from_stays_as_it_was():
     before = spiking.serialised(low)
     lower_further(low)
     assert spiking.serialised(low) == before
+
+
+def attending(moves: str, scale: str = "e = Mul (q, root)") -> onnx.ModelProto:
+    """Attention in two heads of four, queries, keys and values from one product `x` [N, 16, 24]."""
+    return tiny.model(
+        f"""
+        g (float[N, 3, 8, 8] image) => (float[N, 16, 5] scores) {{
+            p = Conv <strides = [2, 2]> (image, wp)
+            f = Reshape (p, tokens)
+            t = Transpose <perm = [0, 2, 1]> (f)
+            n = LayerNormalization (t, gamma)
+            x = MatMul (n, wx)
+            {moves}
+            {scale}
+            d = MatMul (e, kt)
+            a = Softmax (d)
+            o = MatMul (a, v)
+            m = Transpose <perm = [0, 2, 1, 3]> (o)
+            r = Reshape (m, flat)
+            scores = MatMul (r, wo)
+        }}""",
+        tokens=np.array([0, 8, -1]),
+        flat=np.array([0, 16, 8]),
+        parts=np.array([0, 16, 3, 2, 4]),
+        rows=np.array([0, 16, 2, 4]),
+        first=np.array([0]),
+        second=np.array([1]),
+        third=np.array([2]),
+        end=np.array([3]),
+        thirds=np.array([8, 8, 8]),
+        root=np.float32(0.5),
+        roots=np.array([0.5, 0.25, 0.5, 0.25], np.float32),
+        gamma=1 + tiny.weights(8, scale=0.2),
+        wp=tiny.weights(8, 3, 2, 2),
+        wx=tiny.weights(8, 24),
+        wo=tiny.weights(8, 5),
+    )
+
+
+SPLIT = """
+    h = Reshape (x, parts)
+    u = Transpose <perm = [2, 0, 3, 1, 4]> (h)
+    q1 = Slice (u, first, second, first)
+    q = Squeeze (q1, first)
+    k1 = Slice (u, second, third, first)
+    k = Squeeze (k1, first)
+    v1 = Slice (u, third, end, first)
+    v = Squeeze (v1, first)
+    kt = Transpose <perm = [0, 1, 3, 2]> (k)
+"""
+APART = """
+    q0, k0, v0 = Split <axis = 2> (x, thirds)
+    q1 = Reshape (q0, rows)
+    q = Transpose <perm = [0, 2, 1, 3]> (q1)
+    k1 = Reshape (k0, rows)
+    kt = Transpose <perm = [0, 2, 3, 1]> (k1)
+    v1 = Reshape (v0, rows)
+    v = Transpose <perm = [0, 2, 1, 3]> (v1)
+"""
+
+
+def attention_of(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Its graph on the library, after checking that its outputs are those of the graph on stock operators."""
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(16), levels=15)
+    model, weights = settle_weights(checkpoint.model, {})
+    low, _ = lower(model, weights)
+    further, _ = lower_further(low)
+    results = (integers.outputs(each, tiny.images(4), library=LIBRARY) for each in (further, low, model))
+    for got, stock, defined in zip(*results, strict=True):
+        np.testing.assert_allclose(got, stock, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(got, defined, rtol=1e-3, atol=1e-4)
+    return further
+
+
+@pytest.mark.parametrize("moves", [SPLIT, APART])
+@pytest.mark.parametrize("scale", ["e = Mul (q, root)", "e = Mul (root, q)", "e = Identity (q)"])
+def test_queries_keys_and_values_become_codes_before_they_are_moved(moves, scale):
+    further = attention_of(attending(moves, scale))
+    floats = [node for node in further.graph if node.op_type in ("Transpose", "Split", "Slice", "Squeeze")]
+    behind = [node for node in floats if node.inputs[0].dtype != integers.ir.DataType.UINT8]
+    # What is left are the image's tokens and the heads' way back.
+    assert [node.op_type for node in behind] == ["Transpose", "Transpose"]
+    assert integers.ops(further)["SpikeCodes"] == 3  # the norm's, those of x, the output's
+
+
+def test_a_factor_of_each_entry_goes_into_its_threshold():
+    ops = integers.ops(attention_of(attending(SPLIT, "e = Mul (q, roots)")))
+    assert ops["SpikeCodes"] == 3
+    assert "Mul" not in ops
+
+
+@pytest.mark.parametrize("handed_out", ["k", "kt", "x"])
+def test_what_is_handed_out_is_not_rounded_where_neurons_read_it_moved(handed_out):
+    proto = attending(SPLIT)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(handed_out, onnx.TensorProto.FLOAT, None))
+    ops = integers.ops(attention_of(proto))
+    assert ops["Transpose"] > 3
+
+
+def test_attention_weights_are_one_operator_from_scores_to_codes_and_their_sums():
+    ops = integers.ops(attention_of(attending(SPLIT)))
+    assert ops["SoftmaxCodes"] == 1
+    assert not {"Softmax", "ReduceMax", "ReduceSum", "DequantizeLinear"} & ops.keys()
+
+
+def test_attention_weights_that_the_graph_hands_out_stay_a_softmax():
+    proto = attending(SPLIT)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, None))
+    ops = integers.ops(attention_of(proto))
+    assert "Softmax" in ops
+    assert "SoftmaxCodes" not in ops

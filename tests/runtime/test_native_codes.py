@@ -29,14 +29,24 @@ SHAPES = [
 
 
 def run(op_type: str, given: np.ndarray, *constants: np.ndarray, axis: int = -1, threads: int = 2) -> np.ndarray:
-    """One operator of the library on one tensor; `constants` are its further inputs."""
+    """The first output of one operator of the library on one tensor; `constants` are its further inputs."""
+    return run_all(op_type, given, *constants, axis=axis, threads=threads)[0]
+
+
+def run_all(
+    op_type: str, given: np.ndarray, *constants: np.ndarray, outputs: int = 1, axis: int = -1, threads: int = 2
+) -> list[np.ndarray]:
     names = [f"c{index}" for index in range(len(constants))]
-    node = helper.make_node(op_type, ["given", *names], ["codes"], domain="ai.pmsm", axis=axis)
+    results = ["codes", "sums"][:outputs]
+    node = helper.make_node(op_type, ["given", *names], results, domain="ai.pmsm", axis=axis)
     graph = helper.make_graph(
         [node],
         "one",
         [helper.make_tensor_value_info("given", KINDS[given.dtype], None)],
-        [helper.make_tensor_value_info("codes", TensorProto.UINT8, None)],
+        [
+            helper.make_tensor_value_info(name, kind, None)
+            for name, kind in zip(results, (TensorProto.UINT8, TensorProto.FLOAT), strict=False)
+        ],
         [onnx.numpy_helper.from_array(array, name) for name, array in zip(names, constants, strict=True)],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]
@@ -45,8 +55,7 @@ def run(op_type: str, given: np.ndarray, *constants: np.ndarray, axis: int = -1,
     options.log_severity_level = 4
     register(options, LIBRARY)
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    (codes,) = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"given": given})
-    return codes
+    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"given": given})
 
 
 def along(axis: int, rank: int, values: np.ndarray) -> np.ndarray:
@@ -125,3 +134,32 @@ def test_a_tensor_of_other_channels_is_refused_by_name():
 def test_constants_of_unlike_lengths_are_refused_when_the_session_is_made():
     with pytest.raises(Exception, match="lowest has 2 elements, where others have 3"):
         run("BoundCodes", np.zeros((1, 3), np.uint8), np.zeros(2, np.uint8), np.ones(3, np.uint8))
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 5, 7), (1, 3, 1, 1), (2, 3, 4, 197), (0, 3, 2, 4), (1, 3, 65, 65), (4, 3, 2, 33)]
+)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_attention_weights_over_the_largest_become_codes_and_their_rows_sums(shape, heads):
+    random = np.random.default_rng(4)
+    given = random.normal(size=shape).astype(np.float32) * 4
+    factor = (0.2 + random.random(heads)).astype(np.float32)
+    threshold = (0.05 + 0.1 * random.random(heads)).astype(np.float32)
+    zero, lowest, highest = (np.full(1, each, np.uint8) for each in (2, 2, 13))
+    codes, sums = run_all("SoftmaxCodes", given, factor, threshold, zero, lowest, highest, outputs=2, axis=-3)
+    f, t = (each.reshape(-1, 1, 1) for each in (factor, threshold))
+    scores = given.astype(np.float64) * f
+    wanted = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf)) / t
+    expected = np.clip(np.round(wanted) + 2, 2, 13)
+    close = np.abs(wanted - np.floor(wanted) - 0.5) < 1e-4  # either count is right there
+    np.testing.assert_array_equal(codes[~close], expected[~close].astype(np.uint8))
+    assert (np.abs(codes.astype(int) - expected)[close] <= 1).all()
+    np.testing.assert_array_equal(sums, (codes.astype(np.float32) - 2).sum(axis=-1, keepdims=True))
+
+
+def test_scores_of_any_size_give_weights():
+    given = np.array([[1e30, 0, -1e30], [-1e30, -1e30, -1e30], [200, 199, -200]], np.float32)
+    unit, zero = np.ones(1, np.float32), np.zeros(1, np.uint8)
+    codes, sums = run_all("SoftmaxCodes", given, unit, unit / 16, zero, zero, np.full(1, 255, np.uint8), outputs=2)
+    assert codes.tolist() == [[16, 0, 0], [16, 16, 16], [16, 6, 0]]
+    assert sums.tolist() == [[16], [48], [22]]

@@ -34,7 +34,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 2; }
+PMSM_EXPORT int pmsm_library_version() { return 3; }
 
 // onnxruntime calls this once for each SessionOptions that the library is registered on.
 PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
@@ -49,6 +49,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::Check(ort.CreateCustomOpDomain("ai.pmsm", &made));
       pmsm::AddPolarityNeurons(ort, api, made);
       pmsm::AddSpikeCodes(ort, api, made);
+      pmsm::AddSoftmaxCodes(ort, api, made);
       return made;
     }();
     pmsm::Check(ort.AddCustomOpDomain(options, domain));

@@ -82,9 +82,9 @@ inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const
 }
 
 // Work on elements begin to end of a task, cut into parts for the session's threads where there is enough of it.
-template <typename Task, void (*work)(const Task&, size_t, size_t), size_t kElementsPerThread>
-void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& task, size_t count) {
-  const size_t parts = count / kElementsPerThread;
+template <typename Task, void (*work)(const Task&, size_t, size_t)>
+void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& task, size_t count, size_t per_thread) {
+  const size_t parts = count / per_thread;
   if (parts < 2) {
     if (count) work(task, 0, count);
     return;
@@ -104,6 +104,7 @@ void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& tas
 // The operators of each file, put into the domain.
 void AddPolarityNeurons(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 
 }  // namespace pmsm
 

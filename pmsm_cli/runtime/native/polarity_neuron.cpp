@@ -154,7 +154,7 @@ void ComputeKernel(const Ort& ort, const Levels& levels, OrtKernelContext* conte
   }
   task.spikes = OutputAt(ort, context, 0, shape);
   if (kLater) task.emitted_now = OutputAt(ort, context, 1, shape);
-  InParallel<Task, &Compute, kElementsPerThread>(ort, context, task, task.count);
+  InParallel<Task, &Compute>(ort, context, task, task.count, kElementsPerThread);
 }
 
 // Spikes may take the value's memory, and emitted_now that of emitted.

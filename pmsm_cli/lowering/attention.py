@@ -1,0 +1,126 @@
+"""Attention weights of the integer graph on the native library: one operator from scores to codes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.lowering.codes import add_code, code_of
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.native import SPIKE_CODES
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
+from pmsm_cli.neuron.onnx_function import DOMAIN
+
+SOFTMAX_CODES = "SoftmaxCodes"
+
+
+def attention_weights_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Mul by a constant, Softmax, Div by the row's ReduceMax, SpikeCodes, ReduceSum of the counts -> SoftmaxCodes.
+
+    Precondition: the softmax is over the last axis, and factors and thresholds differ at most between heads.
+    """
+    changed = False
+    for node in list(graph):
+        softmax = _relative_softmax(node)
+        if softmax is None or (constant(read(node, 1)) != 0).any():
+            continue
+        scores, factor = read(softmax, 0), np.ones(1, np.float32)
+        axis = node.attributes["axis"].as_int()
+        alike = all(constant(each).size == 1 for each in node.inputs[1:])
+        if axis == -1 and not alike:
+            continue
+        scaled = _factor_a_head(scores, softmax, None if alike else axis)
+        if scaled is not None:
+            scores, factor, axis = scaled
+        _replace(graph, node, scores, factor, axis if axis != -1 else -2)
+        changed = True
+    return changed
+
+
+def averages_scaled_before(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """(x / sums) c -> x / (sums / c), where the sums have one element for each row and c at most one for each head."""
+    changed = False
+    for node in list(graph):
+        if not is_op(node, "Mul"):
+            continue
+        average, factor = read(node, 0), constant(node.inputs[1])
+        dividing = average.producer()
+        if factor is None or not is_op(dividing, "Div") or only_reader(average) is not node:
+            continue
+        sums = read(dividing, 1).producer()
+        if not is_op(sums, "Max") or not (factor.ndim == 0 or factor.shape[-1] == 1) or (factor == 0).any():
+            continue
+        inverse = add_constant(graph, f"{node.name}/inverse", np.asarray(factor, np.float32))
+        scaled = ir.Value(name=f"{node.name}/divisor", type=average.type)
+        graph.insert_before(dividing, ir.Node("", "Div", [read(dividing, 1), inverse], outputs=[scaled]))
+        dividing.replace_input_with(1, scaled)
+        ir.convenience.replace_all_uses_with(node.outputs[0], average, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        changed = True
+    return changed
+
+
+def _relative_softmax(node: ir.Node) -> ir.Node | None:
+    """The softmax whose weights over their largest one a SpikeCodes reads, alone; None: it reads something else."""
+    if node.domain != DOMAIN or node.op_type != SPIKE_CODES:
+        return None
+    relative = read(node, 0)
+    dividing = relative.producer()
+    if not is_op(dividing, "Div") or only_reader(relative) is not node:
+        return None
+    softmax, peaks = read(dividing, 0).producer(), read(dividing, 1).producer()
+    if not is_op(softmax, "Softmax") or not is_op(peaks, "ReduceMax") or not _over_rows(peaks):
+        return None
+    weights = softmax.outputs[0]
+    readers = {each for each, _ in weights.uses()}
+    last = softmax.attributes.get_int("axis", -1)
+    if readers != {dividing, peaks} or weights.is_graph_output() or last not in (-1, (rank_of(weights) or 0) - 1):
+        return None
+    return softmax
+
+
+def _factor_a_head(scores: ir.Value, softmax: ir.Node, axis: int | None) -> tuple[ir.Value, Any, int] | None:
+    """What a Mul scales by one number or by one for each entry of an axis (the given one, if any), and that axis."""
+    node = scores.producer()
+    if not is_op(node, "Mul") or only_reader(scores) is not softmax:
+        return None
+    factor = constant(node.inputs[1])
+    if factor is None:
+        return None
+    found = [place - factor.ndim for place, size in enumerate(factor.shape) if size > 1]
+    if len(found) > 1 or -1 in found or (found and axis not in (None, found[0])):
+        return None
+    return read(node, 0), factor.reshape(-1), found[0] if found else (-2 if axis is None else axis)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, scores: ir.Value, factor: Any, axis: int) -> None:
+    name = f"{node.name}/of_scores"
+    added: npt.NDArray[np.generic] = np.asarray(factor, np.float32)
+    inputs = [scores, add_constant(graph, f"{name}/factor", added), *node.inputs[2:]]
+    code = add_code(graph, name, node.outputs[0])
+    sums = ir.Value(name=f"{name}/sums", type=ir.TensorType(ir.DataType.FLOAT))
+    new = ir.Node(DOMAIN, SOFTMAX_CODES, inputs, [ir.AttrInt64("axis", axis)], outputs=[code, sums], name=name)
+    graph.insert_before(node, new)
+    zeros = constant(node.inputs[3])
+    for reader, _ in list(node.outputs[0].uses()):
+        counts = code_of(reader.outputs[0])
+        for summing, _ in list(reader.outputs[0].uses()) if counts is not None and counts.step == 1 else []:
+            if (
+                counts is not None
+                and is_op(summing, "ReduceSum")
+                and _over_rows(summing)
+                and (zeros == counts.offset).all()
+            ):
+                ir.convenience.replace_all_uses_with(summing.outputs[0], sums)
+    ir.convenience.replace_all_uses_with(node.outputs[0], code, replace_graph_outputs=True)
+
+
+def _over_rows(node: ir.Node) -> bool:
+    """Whether a reduction is over the last axis, and keeps it."""
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = list(node.attributes.get_ints("axes", ())) if given is None else given.reshape(-1).tolist()
+    rank = rank_of(read(node, 0))
+    return axes in ([-1], [(rank or 0) - 1]) and bool(node.attributes.get_int("keepdims", 1))
