@@ -26,6 +26,7 @@ SMALL = (
 FORMS = {
     "source, onnxruntime's static int8": "static int8",
     "spiking, portable": "portable",
+    "spiking, stock operators": "stock",
     "spiking, native library": "library",
     "spiking, integers": "integers",
     "spiking, integers and native library": "both",
@@ -44,8 +45,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     print(f"{describe()}; {arguments.threads} thread(s), batch 1, T = 1, {arguments.runs} runs in turn\n")
-    print("| network | weights | source, float: ms | source's time over that of |  |  |  |  |")
-    print(f"| | | | {' | '.join(FORMS.values())} |\n|---|---|--:|--:|--:|--:|--:|--:|")
+    print("| network | weights | source, float: ms | source's time over that of |  |  |  |  |  |")
+    print(f"| | | | {' | '.join(FORMS.values())} |\n|---|---|--:|--:|--:|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         rows = [(f"timm:{name}", None, 15) for name in LARGE]

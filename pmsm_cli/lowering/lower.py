@@ -47,16 +47,18 @@ ON_THE_LIBRARY: tuple[Pattern, ...] = (
     integers_channels_last,
 )
 
-# What serves graphs with float weights too: it leaves the neurons and the synapses as they are.
+# What serves graphs with float weights too: it leaves the synapses as they are.
 IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
 
 
-def tidy(model: ir.Model) -> tuple[ir.Model, bool]:
+def tidy(model: ir.Model, *, library: bool) -> tuple[ir.Model, bool]:
     """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
 
-    Outputs are those of the model up to rounding in float32; spikes as well, apart from ties.
+    With the native library they stay neurons; without, those of up to 256 levels become onnxruntime's quantisers, which
+    take half the time of the functions in the file. Outputs are those of the model up to rounding in float32; spikes as
+    well, apart from ties.
     """
-    return _applied(model, IN_FLOATS, {})
+    return _applied(model, IN_FLOATS if library else (neurons_to_codes, *IN_FLOATS), {})
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:

@@ -23,7 +23,8 @@ from pmsm_cli.sources.images import ImageSet, read_batches
 from pmsm_cli.sources.records import Source
 
 SOURCE, STATIC = "source, float", "source, onnxruntime's static int8"
-PORTABLE, LIBRARY, INTEGERS = "spiking, portable", "spiking, native library", "spiking, integers"
+PORTABLE, STOCK, LIBRARY = "spiking, portable", "spiking, stock operators", "spiking, native library"
+INTEGERS = "spiking, integers"
 INTEGERS_ON_LIBRARY = "spiking, integers and native library"
 _CALIBRATION_IMAGES = 32  # for onnxruntime's quantisation
 
@@ -101,20 +102,22 @@ def bench_checkpoint(
 
 
 def _checkpoint_forms(checkpoint: Checkpoint, folder: Path) -> tuple[list[Racer], list[str]]:
-    """The file as it is, without and with the library, and the integer graph: from the slowest to the fastest."""
+    """The file as it is and the forms that `pmsm run` may take, from the slowest to the fastest."""
     racers, warnings = [Racer(name=PORTABLE, path=Path(checkpoint.subject))], []
-    whole = bool(checkpoint.int8_weights) and checkpoint.manifest.timesteps == 1
     if not find_library():
         warnings.append(f"the native library cannot be used: {library_status().reason}")
-    forms = [
-        (LIBRARY, form_of(checkpoint, integers=False), "library.onnx"),
-        *([(INTEGERS, form_of(checkpoint, native=False), "integers.onnx")] * whole),
-        *([(INTEGERS_ON_LIBRARY, form_of(checkpoint), "both.onnx")] * whole),
-    ]
-    for name, form, file in forms:
-        if form.native or name == INTEGERS:
-            write_file(folder / file, model_bytes(form.model, subject=checkpoint.subject))
-            racers.append(Racer(name=name, path=folder / file, native=form.native, integers=form.integers))
+    forms = {}
+    if checkpoint.manifest.timesteps == 1:
+        forms[STOCK] = form_of(checkpoint, native=False, integers=False)
+    forms[LIBRARY] = form_of(checkpoint, integers=False)
+    if checkpoint.int8_weights and checkpoint.manifest.timesteps == 1:
+        forms[INTEGERS] = form_of(checkpoint, native=False)
+        forms[INTEGERS_ON_LIBRARY] = form_of(checkpoint)
+    for index, (name, form) in enumerate(forms.items()):
+        if form.native or name not in (LIBRARY, INTEGERS_ON_LIBRARY):
+            path = folder / f"form{index}.onnx"
+            write_file(path, model_bytes(form.model, subject=checkpoint.subject))
+            racers.append(Racer(name=name, path=path, native=form.native, integers=form.integers))
     return racers, warnings
 
 

@@ -15,21 +15,21 @@ class Form:
     """A graph that a checkpoint can be run as."""
 
     model: ir.Model
-    integers: bool  # its synapses compute with integers
+    integers: bool  # it has what onnxruntime must not make more integers of
     native: bool  # on the native library, which is there
 
 
 def form_of(checkpoint: Checkpoint, *, native: bool = True, integers: bool = True) -> Form:
     """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
 
-    With int8 weights and one timestep that is the integer graph, with float weights one of fewer operators, both made
+    With int8 weights and one timestep that is the integer graph, with float weights one of fewer operators, all made
     here: the file stays one that any onnxruntime runs, and what is fast on this machine is decided on this machine.
     """
     native = native and find_library() is not None
     if checkpoint.manifest.timesteps > 1:
         return Form(model=checkpoint.model, integers=False, native=native)
     if not (integers and checkpoint.int8_weights):
-        return Form(model=tidy(checkpoint.model)[0], integers=False, native=native)
+        return Form(model=tidy(checkpoint.model, library=native)[0], integers=not native, native=native)
     model, lowered = lower(checkpoint.model, checkpoint.int8_weights)
     if native:
         model, _ = lower_further(model)

@@ -9,7 +9,7 @@ from conftest import fails
 
 from pmsm_cli.errors import SetupError, UnsupportedGraphError
 from pmsm_cli.pipeline import racing
-from pmsm_cli.pipeline.racing import INTEGERS, INTEGERS_ON_LIBRARY, LIBRARY, PORTABLE, SOURCE, STATIC
+from pmsm_cli.pipeline.racing import INTEGERS, INTEGERS_ON_LIBRARY, LIBRARY, PORTABLE, SOURCE, STATIC, STOCK
 from pmsm_cli.runtime import race as module
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.race import Racer, race
@@ -33,7 +33,15 @@ def test_all_forms_run_in_turn_and_are_measured(pmsm, rounded, network):
     shown = pmsm("bench", rounded, "--against", network, *FEW, "--json")
     assert shown.code == 0, shown.err
     record = shown.record
-    assert [each["name"] for each in record["contenders"]] == [SOURCE, STATIC, PORTABLE, *NATIVE, INTEGERS, *BOTH]
+    assert [each["name"] for each in record["contenders"]] == [
+        SOURCE,
+        STATIC,
+        PORTABLE,
+        STOCK,
+        *NATIVE,
+        INTEGERS,
+        *BOTH,
+    ]
     for each in record["contenders"]:
         assert 0 < each["median_ms"] <= each["p95_ms"]
         assert each["images_per_second"] == pytest.approx(1000 / each["median_ms"])
@@ -84,10 +92,10 @@ def test_a_source_that_onnxruntime_cannot_quantise_is_left_out_with_a_warning(pm
     assert "warning: onnxruntime's static quantisation does not take it; why" in shown.err
 
 
-def test_without_the_library_the_portable_form_counts_and_the_reason_is_given(pmsm, checkpoint, monkeypatch):
+def test_without_the_library_stock_operators_count_and_the_reason_is_given(pmsm, checkpoint, monkeypatch):
     monkeypatch.setenv("PMSM_NATIVE", "0")
     shown = pmsm("bench", checkpoint, *FEW, "--json")
-    assert shown.record["snn"]["name"] == PORTABLE
+    assert shown.record["snn"]["name"] == STOCK
     assert "warning: the native library cannot be used: switched off by PMSM_NATIVE=0" in shown.err
 
 

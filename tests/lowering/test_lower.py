@@ -114,7 +114,8 @@ def test_the_model_that_is_lowered_stays_as_it_was():
     assert spiking.serialised(made.model) == before
 
 
-def test_float_graphs_lose_operators_and_keep_their_neurons():
+@pytest.mark.parametrize("library", [True, False])
+def test_float_graphs_lose_operators_around_their_neurons(library):
     checkpoint = spiking.checkpoint_of(
         tiny.model(
             """
@@ -144,9 +145,26 @@ def test_float_graphs_lose_operators_and_keep_their_neurons():
         ),
         tiny.images(16),
     )
-    after, changed = tidy(checkpoint.model)
+    after, changed = tidy(checkpoint.model, library=library)
     assert changed
     assert "Erf" not in integers.ops(after)
-    assert integers.ops(after)["PolarityNeuron"] == integers.ops(checkpoint.model)["PolarityNeuron"]
+    neurons = integers.ops(checkpoint.model)["PolarityNeuron"]
+    assert integers.ops(after).get("PolarityNeuron" if library else "QuantizeLinear") == neurons
+    assert integers.ops(after).get("QuantizeLinear" if library else "PolarityNeuron") is None
     (got,), (expected,) = (integers.outputs(model, tiny.images(4)) for model in (after, checkpoint.model))
     assert np.mean(np.abs(got - expected) > 1e-4) < 0.01  # ties
+
+
+def test_without_the_library_convolutions_of_float_weights_stay_floats(tmp_path):
+    checkpoint = spiking.checkpoint_of(tiny.residual(), tiny.images(16))
+    after, _ = tidy(checkpoint.model, library=False)
+    integers.outputs(after, tiny.images(2), str(tmp_path / "run.onnx"))
+    assert not {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node} & {"QLinearConv", "ConvInteger"}
+    (got,), (expected,) = (integers.outputs(model, tiny.images(4)) for model in (after, checkpoint.model))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_neurons_of_more_than_256_levels_stay_neurons_without_the_library():
+    checkpoint = spiking.checkpoint_of(tiny.residual(), tiny.images(16), levels=300)
+    after, _ = tidy(checkpoint.model, library=False)
+    assert integers.ops(after)["PolarityNeuron"] == integers.ops(checkpoint.model)["PolarityNeuron"]
