@@ -1,5 +1,7 @@
 """Builds the native library where there is a C++ compiler; everything else about the package is in pyproject.toml."""
 
+from pathlib import Path
+
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -14,7 +16,7 @@ GCC_FLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
 ]
-NATIVE = "pmsm_cli/runtime/native"
+NATIVE = Path("pmsm_cli/runtime/native")
 MSVC_FLAGS = ["/O2", "/std:c++17", "/fp:precise", "/EHsc"]
 
 
@@ -35,8 +37,8 @@ setup(
     ext_modules=[
         Extension(
             "pmsm_cli.runtime._native",
-            sources=[f"{NATIVE}/{name}.cpp" for name in ("library", "polarity_neuron", "softmax_codes", "spike_codes")],
-            depends=[f"{NATIVE}/{name}.h" for name in ("codes", "operators", "ort_abi", "tensors", "vectors")],
+            sources=sorted(str(path) for path in NATIVE.glob("*.cpp")),
+            depends=sorted(str(path) for path in NATIVE.glob("*.h")),
             export_symbols=["RegisterCustomOps", "pmsm_library_version"],
             language="c++",
             optional=True,  # without a compiler the checkpoint's own functions do the work, only slower

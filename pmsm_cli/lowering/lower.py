@@ -19,6 +19,8 @@ from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_na
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
 from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
+from pmsm_cli.lowering.steps import membranes_with_neurons
+from pmsm_cli.lowering.unrolled import scans_unrolled
 
 Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
 
@@ -77,6 +79,22 @@ def lower_further(model: ir.Model) -> tuple[ir.Model, bool]:
     Codes and outputs are those of the model. Precondition: the library is there to run it.
     """
     return _applied(model, ON_THE_LIBRARY, {})
+
+
+def tidy_steps(model: ir.Model) -> tuple[ir.Model, bool]:
+    """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
+
+    Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
+    """
+    copy = model.clone()
+    changed = [pattern(copy.graph, {}) for pattern in IN_FLOATS]
+    for node in copy.graph:
+        if node.op_type == "Scan":
+            body = node.attributes["body"].as_graph()
+            changed += [pattern(body, {}) for pattern in (gelus_together, membranes_with_neurons)]
+    changed.append(scans_unrolled(copy.graph, {}))
+    common_passes.RemoveUnusedNodesPass()(copy)
+    return copy, any(changed)
 
 
 def _applied(

@@ -21,6 +21,7 @@ from pmsm_cli.graph.work import Work
 from pmsm_cli.runtime.counters import LIMIT, STEP_KINDS, Counting, add_counters
 from pmsm_cli.runtime.evaluate import Evaluation, Tally
 from pmsm_cli.runtime.histogram import Histogram, HistogramCount
+from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.remembered import Runs
 from pmsm_cli.runtime.session import Array, Session, open_session
 from pmsm_cli.runtime.workload import measure_shapes, measure_work
@@ -77,7 +78,7 @@ def count_spikes(
     """Run the checkpoint, and the source where given, over all batches and count what every site emits."""
     timesteps = checkpoint.manifest.timesteps
     shapes = measure_shapes(checkpoint)
-    counting = add_counters(checkpoint, shapes)
+    counting = add_counters(checkpoint, shapes, native=find_library() is not None)
     session = open_session(counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked)
     counter = _Counter(checkpoint, counting, shapes, session)
     histograms = HistogramCount(checkpoint, counter.neurons, threads=threads)

@@ -12,6 +12,7 @@ from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.sites import Site
+from pmsm_cli.neuron.onnx_function import DOMAIN
 from pmsm_cli.neuron.parameters import NeuronParameters
 
 STEP_KINDS = ("count", "firing")  # sums of sizes, and of neurons that fire, over the axis behind the batch
@@ -31,8 +32,12 @@ class Counting:
     nonzero: Mapping[str, str]  # of each site, with several steps: neurons whose value is not 0 after the last
 
 
-def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> Counting:
-    """A copy of the checkpoint's graph that counts at every site, and still gives its own outputs."""
+def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape], *, native: bool) -> Counting:
+    """A copy of the checkpoint's graph that counts at every site, and still gives its own outputs.
+
+    `native` says that the library is there: one of its operators then counts in one pass what takes several of the
+    standard ones.
+    """
     model = checkpoint.model.clone()
     graph, sites = model.graph, checkpoint.manifest.plan.sites
     neurons = checkpoint.manifest.calibration.parameters
@@ -46,13 +51,21 @@ def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> Countin
         axis = _channel_axis(site, rank)
         if axis is not None:
             channels[site.name] = shapes[spikes_name(site.name)][axis]
-        counters = _add_counters(graph, spikes_name(site.name), site.name, rank, axis, outer)
-        if axis is not None:
-            counters.append(_add_limit(graph, site.name, neurons[site.name], rank, axis, outer))
+        if native:
+            counters = _add_native_counters(graph, spikes_name(site.name), site.name, rank, axis, neurons[site.name])
+        else:
+            counters = _add_counters(graph, spikes_name(site.name), site.name, rank, axis, outer)
+            if axis is not None:
+                counters.append(_add_limit(graph, site.name, neurons[site.name], rank, axis, outer))
         graph.outputs.extend(counters)
         if body is None or scan is None:
             continue
-        for counter in _add_counters(body, f"{spikes_name(site.name)}/later", f"{site.name}/step", rank, axis, outer):
+        later, step = f"{spikes_name(site.name)}/later", f"{site.name}/step"
+        if native:
+            in_step = _add_native_counters(body, later, step, rank, axis, None)
+        else:
+            in_step = _add_counters(body, later, step, rank, axis, outer)
+        for counter in in_step:
             body.outputs.append(counter)
             scan.resize_outputs(len(scan.outputs) + 1)
             kind = (counter.name or "").removeprefix(f"{site.name}/step/")
@@ -107,6 +120,25 @@ def _add_counters(
     if axis is not None:
         counters.append(_sum_of(graph, signs, f"{prefix}/{CHANNELS}", constants.all_but(axis, rank)))
     return counters
+
+
+def _add_native_counters(
+    graph: ir.Graph, spikes: str, prefix: str, rank: int, axis: int | None, neuron: NeuronParameters | None
+) -> list[ir.Value]:
+    """The same by the library's operator; `neuron` is what limits the spikes, if that is to be counted."""
+    value = next(output for node in graph for output in node.outputs if output.name == spikes)
+    ranks = {**dict.fromkeys(STEP_KINDS, rank - 1), CHANNELS: 2, LIMIT: 2}  # a Scan asks for them
+    outputs = [
+        ir.Value(name=f"{prefix}/{kind}", type=_FLOAT, shape=ir.Shape([None] * axes)) for kind, axes in ranks.items()
+    ]
+    attributes = [
+        ir.AttrInt64("axis", axis or 0),
+        ir.AttrInt64("negative_levels", neuron.negative_levels if neuron else 0),
+        ir.AttrInt64("positive_levels", neuron.positive_levels if neuron else 0),
+    ]
+    graph.append(ir.Node(DOMAIN, "SpikeCounts", [value], attributes, outputs=outputs, name=f"{prefix}/SpikeCounts"))
+    wanted = len(STEP_KINDS) if axis is None else len(outputs) if neuron else len(outputs) - 1
+    return outputs[:wanted]
 
 
 def _add_limit(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.lowering.lower import lower, lower_further, tidy
+from pmsm_cli.lowering.lower import lower, lower_further, tidy, tidy_steps
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import Session, open_session
 
@@ -27,7 +27,8 @@ def form_of(checkpoint: Checkpoint, *, native: bool = True, integers: bool = Tru
     """
     native = native and find_library() is not None
     if checkpoint.manifest.timesteps > 1:
-        return Form(model=checkpoint.model, integers=False, native=native)
+        model = tidy_steps(checkpoint.model)[0] if native else checkpoint.model
+        return Form(model=model, integers=False, native=native)
     if not (integers and checkpoint.int8_weights):
         return Form(model=tidy(checkpoint.model, library=native)[0], integers=not native, native=native)
     model, lowered = lower(checkpoint.model, checkpoint.int8_weights)

@@ -50,6 +50,8 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddPolarityNeurons(ort, api, made);
       pmsm::AddSpikeCodes(ort, api, made);
       pmsm::AddSoftmaxCodes(ort, api, made);
+      pmsm::AddMembraneStep(ort, api, made);
+      pmsm::AddSpikeCounts(ort, api, made);
       return made;
     }();
     pmsm::Check(ort.AddCustomOpDomain(options, domain));

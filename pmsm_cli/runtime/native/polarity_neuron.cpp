@@ -31,14 +31,6 @@ struct Task {
   size_t count, channels, inner;
 };
 
-// The bounds are whole numbers, so that clipping before rounding gives the same count as after it, and is cheaper.
-PMSM_INLINE float Emit(float wanted, float lowest, float highest) {
-  const float raised = wanted > lowest ? wanted : lowest;
-  const float clipped = raised < highest ? raised : highest;
-  const float spikes = RoundHalfEven(clipped);
-  return wanted == wanted ? spikes : 0.0f;  // not a number: no spike
-}
-
 // Elements from `at` on, either all with one threshold or each with its own.
 template <bool kLater, bool kOneThreshold>
 PMSM_INLINE void EmitRun(const Task& task, const float* threshold, size_t at, size_t count) {

@@ -107,14 +107,22 @@ inline float ScalarAt(const Ort& ort, const OrtKernelContext* context, size_t in
   return *input.data;
 }
 
+// Null where the node does not have the output.
 template <typename Element = float>
-Element* OutputAt(const Ort& ort, OrtKernelContext* context, size_t index, const Shape& shape) {
+Element* OptionalOutputAt(const Ort& ort, OrtKernelContext* context, size_t index, const Shape& shape) {
   OrtValue* value = nullptr;
   Check(ort.KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
-  if (!value) throw Failure("output " + std::to_string(index) + " is missing");
+  if (!value) return nullptr;
   void* data = nullptr;
   Check(ort.GetTensorMutableData(value, &data));
   return static_cast<Element*>(data);
+}
+
+template <typename Element = float>
+Element* OutputAt(const Ort& ort, OrtKernelContext* context, size_t index, const Shape& shape) {
+  Element* data = OptionalOutputAt<Element>(ort, context, index, shape);
+  if (!data && Product(shape, 0, shape.size())) throw Failure("output " + std::to_string(index) + " is missing");
+  return data;
 }
 
 // The shape with ones before it until it has the rank, as broadcasting sees it.

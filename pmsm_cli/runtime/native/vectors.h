@@ -55,6 +55,14 @@ PMSM_INLINE float RoundHalfEven(float x) {
   return std::fabs(x) < whole ? rounded : x;
 }
 
+// The bounds are whole numbers, so that clipping before rounding gives the same count as after it, and is cheaper.
+PMSM_INLINE float Emit(float wanted, float lowest, float highest) {
+  const float raised = wanted > lowest ? wanted : lowest;
+  const float clipped = raised < highest ? raised : highest;
+  const float spikes = RoundHalfEven(clipped);
+  return wanted == wanted ? spikes : 0.0f;  // not a number: no spike
+}
+
 }  // namespace pmsm
 
 #endif
