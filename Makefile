@@ -5,7 +5,11 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 NATIVE := $(wildcard pmsm_cli/runtime/native/*) setup.py pyproject.toml
 DEMO := out/demo
 
-.PHONY: demo test lint clean
+# A copy of the package whose library is checked while it runs: addresses, and what C++ leaves undefined.
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+
+.PHONY: demo test lint sanitize clean
 
 demo: $(VENV)/.core
 	@mkdir -p $(DEMO)
@@ -21,6 +25,15 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+sanitize: $(VENV)/.test
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -r pmsm_cli $(SANITIZED)/
+	rm -f $(SANITIZED)/pmsm_cli/runtime/_native*
+	$(CXX) -std=c++17 -O1 -g $(SANITIZERS) -ffp-contract=off -fno-trapping-math -fPIC -shared -fvisibility=hidden \
+		pmsm_cli/runtime/native/*.cpp -o $(SANITIZED)/pmsm_cli/runtime/_native.so
+	PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		$(VENV)/bin/python -m pytest -p no:cacheprovider tests/runtime tests/lowering
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmsm needs Python 3.11 or later: make PYTHON=python3.12")'

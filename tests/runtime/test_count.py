@@ -15,10 +15,20 @@ from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
 from pmsm_cli.runtime.evaluate import evaluate
+from pmsm_cli.runtime.library import SWITCH, find_library, library_status
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.images import SkippedImage
 
 IMAGES = tiny.images(10, 3, 6, 8)
+
+
+@pytest.fixture(autouse=True, params=["standard operators", "native library"])
+def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever counts gives the same counts."""
+    if request.param == "standard operators":
+        monkeypatch.setenv(SWITCH, "0")
+    elif find_library() is None:
+        pytest.skip(f"no native library: {library_status().reason}")
 
 
 def convolutions(batch: int | str = "N") -> onnx.ModelProto:
