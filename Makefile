@@ -33,7 +33,8 @@ sanitize: $(VENV)/.test
 		pmsm_cli/runtime/native/*.cpp -o $(SANITIZED)/pmsm_cli/runtime/_native.so
 	PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
-		$(VENV)/bin/python -m pytest -p no:cacheprovider tests/runtime tests/lowering
+		$(VENV)/bin/python -m pytest -p no:cacheprovider -o pythonpath='$(SANITIZED) tests' \
+		tests/runtime tests/lowering
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "pmsm needs Python 3.11 or later: make PYTHON=python3.12")'
