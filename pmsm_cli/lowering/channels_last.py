@@ -11,7 +11,7 @@ import onnx_ir as ir
 from pmsm_cli.graph.operators import is_standard
 from pmsm_cli.lowering.convolutions import CONTRIB
 from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.native import NATIVE_OPS, SPIKE_CODES
+from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES
 from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
@@ -82,8 +82,8 @@ _Rewriting = Callable[[ir.Graph, ir.Node, list[ir.Value]], ir.Node]
 
 def _rewriting(node: ir.Node) -> _Rewriting | None:
     """How a node is written channels last; None: it is not."""
-    if node.domain == DOMAIN and node.op_type in NATIVE_OPS:
-        return _on_another_axis if node.op_type != SPIKE_CODES else None
+    if node.domain == DOMAIN and node.op_type in (AFFINE_CODES, BOUND_CODES):
+        return _on_another_axis
     if node.domain == CONTRIB and node.op_type == "QLinearAdd":
         return _as_it_is if all(constant(each) is None for each in _data_of(node)) else None
     if is_op(node, "QLinearConv"):

@@ -26,7 +26,6 @@ from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION
 SPIKE_CODES = "SpikeCodes"
 AFFINE_CODES = "AffineCodes"
 BOUND_CODES = "BoundCodes"
-NATIVE_OPS = (SPIKE_CODES, AFFINE_CODES, BOUND_CODES)
 _IMAGE_CHANNELS = -3  # [N, channels, height, width], from the right
 
 

@@ -1,0 +1,92 @@
+"""What further timesteps and counting spikes cost on the native library: the second table of docs/speed.md.
+
+    python benchmarks/steps.py --models ../shared/models --images .cache/imagenet-sample --threads 2
+
+Each network is converted at 7 levels for 1, 2 and 4 timesteps; these, and that of one timestep with its spikes counted,
+run in turn, every one in a process of its own. Large networks are timm's architectures with random weights.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from machine import describe
+
+from pmsm_cli.checkpoint.file import Checkpoint, open_checkpoint
+from pmsm_cli.runtime.counters import add_counters
+from pmsm_cli.runtime.race import Racer, race
+from pmsm_cli.runtime.session import model_bytes
+from pmsm_cli.runtime.spiking import form_of
+from pmsm_cli.runtime.workload import measure_shapes
+
+TIMESTEPS = (1, 2, 4)
+COUNTED = "T = 1, spikes counted"
+# source, how it is read
+NETWORKS = {
+    "resnet50": ("timm:resnet50", ["--random-weights"]),
+    "vit_small_patch16_224": ("timm:vit_small_patch16_224", ["--random-weights"]),
+    "resnet20_cifar10_bn": ("{models}/resnet20_cifar10_bn.onnx", ["--preprocess", "imagenet"]),
+    "vit5_cifar10": ("{models}/vit5_cifar10.onnx", ["--preprocess", "cifar10"]),
+}
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--only", nargs="*", default=())
+    arguments = parser.parse_args()
+    print(
+        f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, float weights; "
+        f"{arguments.runs} runs in turn\n"
+    )
+    print("| network | T = 1: ms | time over that of T = 1 |  |  |\n| | | T = 2 | T = 4 | T = 1, spikes counted |")
+    print("|---|--:|--:|--:|--:|")
+    for name in NETWORKS:
+        if not arguments.only or name in arguments.only:
+            with tempfile.TemporaryDirectory() as folder:
+                _row(name, Path(folder), arguments)
+
+
+def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
+    racers = []
+    for timesteps in TIMESTEPS:
+        checkpoint = _converted(name, timesteps, folder, arguments)
+        racers.append(_racer(f"T = {timesteps}", checkpoint, folder))
+        if timesteps == 1:
+            counted = add_counters(checkpoint, measure_shapes(checkpoint), native=True).model
+            path = folder / "counted.onnx"
+            path.write_bytes(model_bytes(counted, subject=name))
+            racers.append(Racer(name=COUNTED, path=path, native=True))
+    shape = (1, *checkpoint.manifest.preprocessing.shape)
+    timings = race(racers, shape, runs=arguments.runs, threads=arguments.threads)
+    took = {timing.name: timing.median_ms for timing in timings}
+    ratios = " | ".join(f"{took[each] / took['T = 1']:.2f}" for each in ("T = 2", "T = 4", COUNTED))
+    print(f"| {name} | {took['T = 1']:.2f} | {ratios} |", flush=True)
+
+
+def _converted(name: str, timesteps: int, folder: Path, arguments: argparse.Namespace) -> Checkpoint:
+    source, options = NETWORKS[name]
+    target = folder / f"{timesteps}.snn.onnx"
+    command = [sys.executable, "-m", "pmsm_cli", "convert", source.format(models=arguments.models), *options]
+    command += ["--data", str(arguments.images), "--samples", str(arguments.samples), "--levels", "7", "--no-refit"]
+    command += ["--timesteps", str(timesteps), "-o", str(target), "--json"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return open_checkpoint(target)
+
+
+def _racer(name: str, checkpoint: Checkpoint, folder: Path) -> Racer:
+    form = form_of(checkpoint)
+    path = folder / f"{name}.onnx"
+    path.write_bytes(model_bytes(form.model, subject=name))
+    return Racer(name=name, path=path, native=form.native, integers=form.integers)
+
+
+if __name__ == "__main__":
+    main()
