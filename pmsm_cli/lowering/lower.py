@@ -13,6 +13,7 @@ from pmsm_cli.lowering.convolutions import (
     pools_behind_quantisers,
     sums_to_integers,
 )
+from pmsm_cli.lowering.events import later_products_by_events, products_by_events
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.moves import neurons_before_moves
 from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_native, quantisers_to_native
@@ -53,14 +54,17 @@ ON_THE_LIBRARY: tuple[Pattern, ...] = (
 IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
 
 
-def tidy(model: ir.Model, *, library: bool) -> tuple[ir.Model, bool]:
+def tidy(model: ir.Model, *, library: bool, firing: Mapping[str, float]) -> tuple[ir.Model, bool]:
     """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
+
+    `firing` says of sites, by name, which share of their neurons fires, in percent: it matters to the native library.
 
     With the native library they stay neurons; without, those of up to 256 levels become onnxruntime's quantisers, which
     take half the time of the functions in the file. Outputs are those of the model up to rounding in float32; spikes as
     well, apart from ties.
     """
-    return _applied(model, IN_FLOATS if library else (neurons_to_codes, *IN_FLOATS), {})
+    on_library = (*IN_FLOATS, products_by_events(firing))
+    return _applied(model, on_library if library else (neurons_to_codes, *IN_FLOATS), {})
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
@@ -73,25 +77,28 @@ def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model
     return _applied(model, PATTERNS, weights)
 
 
-def lower_further(model: ir.Model) -> tuple[ir.Model, bool]:
+def lower_further(model: ir.Model, *, firing: Mapping[str, float]) -> tuple[ir.Model, bool]:
     """A graph of `lower` on operators of the native library, and whether there was anything to change.
 
-    Codes and outputs are those of the model. Precondition: the library is there to run it.
+    Codes and outputs are those of the model, apart from ties. `firing` says of sites, by name, which share of their
+    neurons fires, in percent. Precondition: the library is there to run it.
     """
-    return _applied(model, ON_THE_LIBRARY, {})
+    return _applied(model, (*ON_THE_LIBRARY, products_by_events(firing)), {})
 
 
-def tidy_steps(model: ir.Model) -> tuple[ir.Model, bool]:
+def tidy_steps(model: ir.Model, *, firing: Mapping[str, float]) -> tuple[ir.Model, bool]:
     """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
 
     Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()
-    changed = [pattern(copy.graph, {}) for pattern in IN_FLOATS]
+    changed = [pattern(copy.graph, {}) for pattern in (*IN_FLOATS, products_by_events(firing))]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()
-            changed += [pattern(body, {}) for pattern in (gelus_together, membranes_with_neurons)]
+            changed += [
+                pattern(body, {}) for pattern in (gelus_together, membranes_with_neurons, later_products_by_events)
+            ]
     changed.append(scans_unrolled(copy.graph, {}))
     common_passes.RemoveUnusedNodesPass()(copy)
     return copy, any(changed)

@@ -26,14 +26,16 @@ def form_of(checkpoint: Checkpoint, *, native: bool = True, integers: bool = Tru
     here: the file stays one that any onnxruntime runs, and what is fast on this machine is decided on this machine.
     """
     native = native and find_library() is not None
+    sites = checkpoint.manifest.calibration.sites
+    firing = {site.name: site.quality.firing for site in sites if site.quality is not None}
     if checkpoint.manifest.timesteps > 1:
-        model = tidy_steps(checkpoint.model)[0] if native else checkpoint.model
+        model = tidy_steps(checkpoint.model, firing=firing)[0] if native else checkpoint.model
         return Form(model=model, integers=False, native=native)
     if not (integers and checkpoint.int8_weights):
-        return Form(model=tidy(checkpoint.model, library=native)[0], integers=not native, native=native)
+        return Form(model=tidy(checkpoint.model, library=native, firing=firing)[0], integers=not native, native=native)
     model, lowered = lower(checkpoint.model, checkpoint.int8_weights)
     if native:
-        model, _ = lower_further(model)
+        model, _ = lower_further(model, firing=firing)
     return Form(model=model, integers=lowered, native=native)
 
 

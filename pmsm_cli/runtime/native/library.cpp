@@ -51,6 +51,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddSpikeCodes(ort, api, made);
       pmsm::AddSoftmaxCodes(ort, api, made);
       pmsm::AddMembraneStep(ort, api, made);
+      pmsm::AddEventProducts(ort, api, made);
       pmsm::AddSpikeCounts(ort, api, made);
       return made;
     }();

@@ -16,6 +16,7 @@ namespace pmsm {
 using ElementType = ONNXTensorElementDataType;
 constexpr ElementType kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr ElementType kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
+constexpr ElementType kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 
 // One operator and the interface that made it.
 struct Operator : OrtCustomOp {
@@ -106,6 +107,7 @@ void AddPolarityNeurons(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* do
 void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddMembraneStep(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddEventProducts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 
 }  // namespace pmsm

@@ -1,0 +1,139 @@
+"""Products of few rows of spikes with many weights, driven by events, on the native library.
+
+They win where few inputs spike: `benchmarks/events.py` says from when on.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
+from pmsm_cli.lowering.steps import MEMBRANE_STEP
+from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON_OPS
+
+EVENT_PRODUCT = "EventProduct"
+EVENT_PRODUCT_INTEGER = "EventProductInteger"
+# A product of fewer weights is over before it has begun.
+_FEWEST_WEIGHTS = 2**18
+# Shares of inputs that spike, in percent, up to which reading only their weights is faster.
+SPARSE_FOR_FLOATS, SPARSE_FOR_INTEGERS = 45.0, 30.0
+
+
+Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
+
+
+def products_by_events(firing: Mapping[str, float]) -> Pattern:
+    """Products of floats and of codes by events, where sites are known to fire seldom enough (in percent, by name)."""
+    return functools.partial(_by_events, firing=firing)
+
+
+def later_products_by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Products of floats by events in the later timesteps, whose spikes only make good what the first one left."""
+    return _floats_by_events(graph, lambda value: True)
+
+
+def _by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights], *, firing: Mapping[str, float]) -> bool:
+    def sparse(value: ir.Value, most: float) -> bool:
+        name = value.name or ""
+        return any(
+            share <= most and name.startswith((f"{site}/spikes", f"{site}/code")) for site, share in firing.items()
+        )
+
+    floats = _floats_by_events(graph, lambda value: sparse(value, SPARSE_FOR_FLOATS))
+    return _integers_by_events(graph, lambda value: sparse(value, SPARSE_FOR_INTEGERS)) or floats
+
+
+def _floats_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) -> bool:
+    """Gemm, or MatMul, of spikes [images, inputs] with constant weights -> EventProduct.
+
+    The weights are turned to [inputs, outputs] where they are not, once for all products that share them.
+    """
+    changed = False
+    for node in list(graph):
+        if not is_op(node, "Gemm", "MatMul") or not _are_spikes(read(node, 0)) or not _is_plain(node):
+            continue
+        if not is_sparse(read(node, 0)):
+            continue
+        array = constant(node.inputs[1])
+        if array is None or array.ndim != 2 or array.size < _FEWEST_WEIGHTS or rank_of(read(node, 0)) != 2:
+            continue
+        turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+        outputs = array.shape[0 if turned else 1]
+        bias = read(node, 2) if len(node.inputs) > 2 else None
+        if bias is not None and (constant(bias) is None or constant(bias).size != outputs):
+            continue
+        by_input = _by_input(graph, read(node, 1)) if turned else read(node, 1)
+        added = bias or add_constant(graph, f"{node.name}/no_bias", np.zeros(outputs, np.float32))
+        _replace(graph, node, EVENT_PRODUCT, [read(node, 0), by_input, added])
+        changed = True
+    return changed
+
+
+def _integers_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) -> bool:
+    """MatMulIntegerToFloat of codes [images, inputs] -> EventProductInteger."""
+    changed = False
+    for node in list(graph):
+        if node.op_type != "MatMulIntegerToFloat" or rank_of(read(node, 0)) != 2 or len(node.inputs) < 6:
+            continue
+        array, step, scale, zero, others = (constant(node.inputs[index]) for index in (1, 2, 3, 4, 5))
+        if array is None or array.ndim != 2 or array.size < _FEWEST_WEIGHTS or array.dtype != np.int8:
+            continue
+        if not is_sparse(read(node, 0)):
+            continue
+        if any(each is None for each in (step, scale, zero, others)) or others.any():
+            continue
+        outputs = array.shape[1]
+        bias = node.inputs[6] if len(node.inputs) > 6 else None
+        if bias is not None and constant(bias) is None:
+            continue
+        term = np.zeros(outputs, np.float32) if bias is None else constant(bias).astype(np.float32)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "zero": np.asarray(zero, np.uint8).reshape(1),
+            "scale": np.asarray(np.float32(step) * scale, np.float32).reshape(-1),
+            "bias": np.array(np.broadcast_to(term.reshape(-1), (outputs,))),
+        }
+        further = [add_constant(graph, f"{node.name}/by_events/{kind}", each) for kind, each in arrays.items()]
+        _replace(graph, node, EVENT_PRODUCT_INTEGER, [read(node, 0), read(node, 1), *further])
+        changed = True
+    return changed
+
+
+def _are_spikes(value: ir.Value) -> bool:
+    node = value.producer()
+    return node is not None and node.domain == DOMAIN and node.op_type in (*NEURON_OPS, MEMBRANE_STEP)
+
+
+def _is_plain(node: ir.Node) -> bool:
+    attributes = node.attributes
+    return (
+        attributes.get_float("alpha", 1.0) == 1
+        and attributes.get_float("beta", 1.0) == 1
+        and attributes.get_int("transA", 0) == 0
+    )
+
+
+def _by_input(graph: ir.Graph, weights: ir.Value) -> ir.Value:
+    """The weights turned, beside those that are turned."""
+    owner = weights.graph or graph
+    name = f"{weights.name}/by_input"
+    known = owner.initializers.get(name)
+    return known if known is not None else add_constant(owner, name, np.ascontiguousarray(constant(weights).T))
+
+
+def _replace(graph: ir.Graph, node: ir.Node, op_type: str, inputs: list[ir.Value]) -> None:
+    output = node.outputs[0]
+    name = f"{node.name}/by_events"
+    result = ir.Value(name=name, type=output.type, shape=output.shape)
+    graph.insert_before(node, ir.Node(DOMAIN, op_type, inputs, outputs=[result], name=name))
+    if graph.opset_imports is not None:
+        graph.opset_imports[DOMAIN] = DOMAIN_VERSION
+    if output.is_graph_output():
+        result.name, output.name = output.name, f"{output.name}/dense"
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
