@@ -122,7 +122,7 @@ def _compare(source: Path, ours: dict[int, Path], test: Batches, train: Batches,
         theirs = ann2snn.Converter(recipe).convert(network).eval()
         per_step = _accuracy_per_step(theirs, test, arguments.timesteps)
         float_accuracy = _accuracy([network(torch.tensor(inputs)).numpy() for inputs, _ in test], test)
-        opened = {levels: _open(path, arguments.threads) for levels, path in ours.items()}
+        opened = {levels: _open(path, arguments.batch, arguments.threads) for levels, path in ours.items()}
         accuracies = {levels: _accuracy([run(inputs) for inputs, _ in test], test) for levels, run in opened.items()}
         runs: dict[str, Run] = {f"ours, {levels} levels, T = 1": run for levels, run in opened.items()}
         rows = dict(zip(runs, accuracies.values(), strict=True))
@@ -147,8 +147,8 @@ def _compare(source: Path, ours: dict[int, Path], test: Batches, train: Batches,
     print(f"\nTheirs, T: accuracy: {', '.join(f'{step}: {per_step[step - 1]:.2f}' for step in marks)}")
 
 
-def _open(path: Path, threads: int) -> Run:
-    form = form_of(open_checkpoint(path))
+def _open(path: Path, batch: int, threads: int) -> Run:
+    form = form_of(open_checkpoint(path), batch=batch)
     options = {"native": form.native, "integers": form.integers}
     session = open_session(form.model, subject=str(path), threads=threads, patient=True, **options)
     return lambda inputs: session.run(inputs)[0]

@@ -2,8 +2,8 @@
 
     python benchmarks/events.py --threads 2
 
-Layers of VGG-16 at batch 1, on random spikes of the stated density: onnxruntime's dense product and the native library's,
-in floats and in integers, each in a session of its own, in turn.
+Layers of VGG-16 at batch 1, on random spikes of the stated density: onnxruntime's dense product and the native
+library's, in floats and in integers, each in a session of its own, in turn.
 """
 
 import argparse

@@ -21,32 +21,36 @@ EVENT_PRODUCT = "EventProduct"
 EVENT_PRODUCT_INTEGER = "EventProductInteger"
 # A product of fewer weights is over before it has begun.
 _FEWEST_WEIGHTS = 2**18
-# Shares of inputs that spike, in percent, up to which reading only their weights is faster.
-SPARSE_FOR_FLOATS, SPARSE_FOR_INTEGERS = 45.0, 30.0
+# The share of inputs that spike, in percent, up to which reading only their weights is faster, with room to spare.
+_SPARSE = 80.0
 
 
 Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
 
 
-def products_by_events(firing: Mapping[str, float]) -> Pattern:
-    """Products of floats and of codes by events, where sites are known to fire seldom enough (in percent, by name)."""
-    return functools.partial(_by_events, firing=firing)
+def products_by_events(firing: Mapping[str, float], *, batch: int) -> Pattern:
+    """Products of floats and of codes by events, where that is faster.
 
+    `firing` says of sites, by name, which share of their neurons fires, in percent. Each of the `batch` images reads
+    weights of its own, where a dense product reads all of them once.
+    """
 
-def later_products_by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
-    """Products of floats by events in the later timesteps, whose spikes only make good what the first one left."""
-    return _floats_by_events(graph, lambda value: True)
-
-
-def _by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights], *, firing: Mapping[str, float]) -> bool:
-    def sparse(value: ir.Value, most: float) -> bool:
+    def sparse(value: ir.Value) -> bool:
         name = value.name or ""
-        return any(
-            share <= most and name.startswith((f"{site}/spikes", f"{site}/code")) for site, share in firing.items()
-        )
+        shares = [share for site, share in firing.items() if name.startswith((f"{site}/spikes", f"{site}/code"))]
+        return bool(shares) and batch * max(shares) <= _SPARSE
 
-    floats = _floats_by_events(graph, lambda value: sparse(value, SPARSE_FOR_FLOATS))
-    return _integers_by_events(graph, lambda value: sparse(value, SPARSE_FOR_INTEGERS)) or floats
+    return functools.partial(_by_events, is_sparse=sparse)
+
+
+def later_products_by_events(batch: int) -> Pattern:
+    """The same in the later timesteps, whose spikes only make good what the first one left: all count as sparse."""
+    return functools.partial(_by_events, is_sparse=lambda value: batch == 1)
+
+
+def _by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights], *, is_sparse: Callable[[ir.Value], bool]) -> bool:
+    floats = _floats_by_events(graph, is_sparse)
+    return _integers_by_events(graph, is_sparse) or floats
 
 
 def _floats_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) -> bool:

@@ -1,6 +1,7 @@
 """The integer graph of a one-timestep checkpoint, for onnxruntime's own integer kernels."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -54,17 +55,24 @@ ON_THE_LIBRARY: tuple[Pattern, ...] = (
 IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
 
 
-def tidy(model: ir.Model, *, library: bool, firing: Mapping[str, float]) -> tuple[ir.Model, bool]:
-    """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Use:
+    """What a graph for the native library may count on."""
 
-    `firing` says of sites, by name, which share of their neurons fires, in percent: it matters to the native library.
+    batch: int = 1  # images at a time
+    firing: Mapping[str, float] = field(default_factory=dict)  # percent of the neurons of sites, by name
+
+
+def tidy(model: ir.Model, library: Use | None) -> tuple[ir.Model, bool]:
+    """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
 
     With the native library they stay neurons; without, those of up to 256 levels become onnxruntime's quantisers, which
     take half the time of the functions in the file. Outputs are those of the model up to rounding in float32; spikes as
     well, apart from ties.
     """
-    on_library = (*IN_FLOATS, products_by_events(firing))
-    return _applied(model, on_library if library else (neurons_to_codes, *IN_FLOATS), {})
+    if library is None:
+        return _applied(model, (neurons_to_codes, *IN_FLOATS), {})
+    return _applied(model, (*IN_FLOATS, products_by_events(library.firing, batch=library.batch)), {})
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
@@ -77,28 +85,27 @@ def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model
     return _applied(model, PATTERNS, weights)
 
 
-def lower_further(model: ir.Model, *, firing: Mapping[str, float]) -> tuple[ir.Model, bool]:
+def lower_further(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
     """A graph of `lower` on operators of the native library, and whether there was anything to change.
 
-    Codes and outputs are those of the model, apart from ties. `firing` says of sites, by name, which share of their
-    neurons fires, in percent. Precondition: the library is there to run it.
+    Codes and outputs are those of the model, apart from ties. Precondition: the library is there to run it.
     """
-    return _applied(model, (*ON_THE_LIBRARY, products_by_events(firing)), {})
+    return _applied(model, (*ON_THE_LIBRARY, products_by_events(library.firing, batch=library.batch)), {})
 
 
-def tidy_steps(model: ir.Model, *, firing: Mapping[str, float]) -> tuple[ir.Model, bool]:
+def tidy_steps(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
     """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
 
     Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()
-    changed = [pattern(copy.graph, {}) for pattern in (*IN_FLOATS, products_by_events(firing))]
+    first = (*IN_FLOATS, products_by_events(library.firing, batch=library.batch))
+    later = (gelus_together, membranes_with_neurons, later_products_by_events(library.batch))
+    changed = [pattern(copy.graph, {}) for pattern in first]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()
-            changed += [
-                pattern(body, {}) for pattern in (gelus_together, membranes_with_neurons, later_products_by_events)
-            ]
+            changed += [pattern(body, {}) for pattern in later]
     changed.append(scans_unrolled(copy.graph, {}))
     common_passes.RemoveUnusedNodesPass()(copy)
     return copy, any(changed)

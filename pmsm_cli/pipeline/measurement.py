@@ -39,7 +39,7 @@ def evaluate_checkpoint(
     progress: Progress,
 ) -> Evaluation:
     """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
-    spiking = open_spiking(checkpoint, threads=threads)
+    spiking = open_spiking(checkpoint, batch=_at_a_time(checkpoint, images), threads=threads)
     check_labels(images, spiking)
     source = open_reference(against, threads=threads) if against else None
     if source:
@@ -111,7 +111,7 @@ def predict_images(
     Images whose names are in `done` are left out.
     """
     images = without_images(join_images([open_images(path) for path in paths]), done)
-    session = open_spiking(checkpoint, threads=threads)
+    session = open_spiking(checkpoint, batch=_at_a_time(checkpoint, images), threads=threads)
     progress.start("Running", len(images))
     return predict(
         session,
@@ -121,6 +121,11 @@ def predict_images(
         on_batch=progress.advance,
         on_outputs=on_outputs or (lambda outputs: None),
     )
+
+
+def _at_a_time(checkpoint: Checkpoint, images: ImageSet) -> int:
+    """How many images a network that takes any number is given at once."""
+    return max(1, min(len(images), batch_size(checkpoint.manifest.plan, None)))
 
 
 def _read_for(checkpoint: Checkpoint, images: ImageSet, session: Session) -> Iterator[Batch]:

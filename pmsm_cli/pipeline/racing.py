@@ -75,7 +75,7 @@ def bench_checkpoint(
             hint="leave out --batch",
         )
     batch = fixed or settings.batch or 1
-    racers, warnings = _checkpoint_forms(checkpoint, folder)
+    racers, warnings = _checkpoint_forms(checkpoint, batch, folder)
     chosen = racers[-1].name  # the last one is the fastest form
     if source is not None:
         ours, further = _source_forms(checkpoint, source, settings, folder, progress)
@@ -101,18 +101,18 @@ def bench_checkpoint(
     )
 
 
-def _checkpoint_forms(checkpoint: Checkpoint, folder: Path) -> tuple[list[Racer], list[str]]:
+def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple[list[Racer], list[str]]:
     """The file as it is and the forms that `pmsm run` may take, from the slowest to the fastest."""
     racers, warnings = [Racer(name=PORTABLE, path=Path(checkpoint.subject))], []
     if not find_library():
         warnings.append(f"the native library cannot be used: {library_status().reason}")
     forms = {}
     if checkpoint.manifest.timesteps == 1:
-        forms[STOCK] = form_of(checkpoint, native=False, integers=False)
-    forms[LIBRARY] = form_of(checkpoint, integers=False)
+        forms[STOCK] = form_of(checkpoint, batch=batch, native=False, integers=False)
+    forms[LIBRARY] = form_of(checkpoint, batch=batch, integers=False)
     if checkpoint.int8_weights and checkpoint.manifest.timesteps == 1:
-        forms[INTEGERS] = form_of(checkpoint, native=False)
-        forms[INTEGERS_ON_LIBRARY] = form_of(checkpoint)
+        forms[INTEGERS] = form_of(checkpoint, batch=batch, native=False)
+        forms[INTEGERS_ON_LIBRARY] = form_of(checkpoint, batch=batch)
     for index, (name, form) in enumerate(forms.items()):
         if form.native or name not in (LIBRARY, INTEGERS_ON_LIBRARY):
             path = folder / f"form{index}.onnx"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
-from pmsm_cli.lowering.lower import lower, lower_further, tidy, tidy_steps
+from pmsm_cli.lowering.lower import Use, lower, lower_further, tidy, tidy_steps
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import Session, open_session
 
@@ -19,36 +19,43 @@ class Form:
     native: bool  # on the native library, which is there
 
 
-def form_of(checkpoint: Checkpoint, *, native: bool = True, integers: bool = True) -> Form:
+def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, integers: bool = True) -> Form:
     """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
 
     With int8 weights and one timestep that is the integer graph, with float weights one of fewer operators, all made
-    here: the file stays one that any onnxruntime runs, and what is fast on this machine is decided on this machine.
+    here: the file stays one that any onnxruntime runs, and what is fast on this machine, for `batch` images at a time,
+    is decided on this machine.
     """
-    native = native and find_library() is not None
     sites = checkpoint.manifest.calibration.sites
     firing = {site.name: site.quality.firing for site in sites if site.quality is not None}
+    library = Use(batch=batch, firing=firing) if native and find_library() else None
     if checkpoint.manifest.timesteps > 1:
-        model = tidy_steps(checkpoint.model, firing=firing)[0] if native else checkpoint.model
-        return Form(model=model, integers=False, native=native)
+        model = tidy_steps(checkpoint.model, library)[0] if library else checkpoint.model
+        return Form(model=model, integers=False, native=bool(library))
     if not (integers and checkpoint.int8_weights):
-        return Form(model=tidy(checkpoint.model, library=native, firing=firing)[0], integers=not native, native=native)
+        model, _ = tidy(checkpoint.model, library)
+        return Form(model=model, integers=library is None, native=bool(library))
     model, lowered = lower(checkpoint.model, checkpoint.int8_weights)
-    if native:
-        model, _ = lower_further(model, firing=firing)
-    return Form(model=model, integers=lowered, native=native)
+    if library:
+        model, _ = lower_further(model, library)
+    return Form(model=model, integers=lowered, native=bool(library))
 
 
 def open_spiking(
-    checkpoint: Checkpoint, *, threads: int | None = None, native: bool = True, integers: bool = True
+    checkpoint: Checkpoint,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    native: bool = True,
+    integers: bool = True,
 ) -> Session:
-    """A checkpoint ready to run, in the form of `form_of`.
+    """A checkpoint ready to run on batches of any size, in the form that `form_of` finds best for `batch` images.
 
     Raises:
         UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
         SetupError: there is not enough memory.
     """
-    form = form_of(checkpoint, native=native, integers=integers)
+    form = form_of(checkpoint, batch=batch, native=native, integers=integers)
     return open_session(
         form.model, subject=checkpoint.subject, threads=threads, native=form.native, integers=form.integers
     )

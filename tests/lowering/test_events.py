@@ -7,13 +7,13 @@ import pytest
 import spiking
 import tiny
 
-from pmsm_cli.lowering.lower import lower, lower_further, tidy, tidy_steps
+from pmsm_cli.lowering.lower import Use, lower, lower_further, tidy, tidy_steps
 from pmsm_cli.lowering.settle import settle_weights
 from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
-SELDOM, OFTEN = {"c": 20.0}, {"c": 80.0}
+SELDOM, OFTEN = {"c": 20.0}, {"c": 90.0}
 
 
 def classifier(last: str = "scores = Gemm <transB = 1> (c, w2, b)") -> onnx.ModelProto:
@@ -37,7 +37,7 @@ def classifier(last: str = "scores = Gemm <transB = 1> (c, w2, b)") -> onnx.Mode
 )
 def test_a_wide_layer_of_seldom_spikes_is_driven_by_events(last):
     checkpoint = spiking.checkpoint_of(classifier(last), tiny.images(8))
-    after, _ = tidy(checkpoint.model, library=True, firing=SELDOM)
+    after, _ = tidy(checkpoint.model, Use(firing=SELDOM))
     assert integers.ops(after)["EventProduct"] == 1
     (got,), (expected,) = (
         integers.outputs(model, tiny.images(3), library=LIBRARY) for model in (after, checkpoint.model)
@@ -48,7 +48,7 @@ def test_a_wide_layer_of_seldom_spikes_is_driven_by_events(last):
 @pytest.mark.parametrize("firing", [OFTEN, {}])
 def test_layers_of_frequent_or_unknown_spikes_stay_dense(firing):
     checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8))
-    after, _ = tidy(checkpoint.model, library=True, firing=firing)
+    after, _ = tidy(checkpoint.model, Use(firing=firing))
     assert "EventProduct" not in integers.ops(after)
 
 
@@ -56,7 +56,7 @@ def test_integer_products_are_driven_by_events_likewise():
     checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8))
     model, weights = settle_weights(checkpoint.model, {})
     low, _ = lower(model, weights)
-    seldom, often = (lower_further(low, firing=firing)[0] for firing in (SELDOM, OFTEN))
+    seldom, often = (lower_further(low, Use(firing=firing))[0] for firing in (SELDOM, OFTEN))
     assert integers.ops(seldom)["EventProductInteger"] == 1
     assert "EventProductInteger" not in integers.ops(often)
     (got,), (expected,) = (integers.outputs(each, tiny.images(3), library=LIBRARY) for each in (seldom, low))
@@ -65,7 +65,7 @@ def test_integer_products_are_driven_by_events_likewise():
 
 def test_later_steps_are_driven_by_events_and_share_the_weights():
     checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8), timesteps=3)
-    after, _ = tidy_steps(checkpoint.model, firing=SELDOM)
+    after, _ = tidy_steps(checkpoint.model, Use(firing=SELDOM))
     wide = [value for value in after.graph.initializers.values() if value.const_value.size == 512 * 512]
     assert len(wide) == 1
     results = (integers.outputs(model, tiny.images(3), library=LIBRARY) for model in (after, checkpoint.model))
@@ -75,5 +75,12 @@ def test_later_steps_are_driven_by_events_and_share_the_weights():
 
 def test_the_layer_s_output_keeps_its_name():
     checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8))
-    after, _ = tidy(checkpoint.model, library=True, firing=SELDOM)
+    after, _ = tidy(checkpoint.model, Use(firing=SELDOM))
     assert [output.name for output in after.graph.outputs] == ["scores"]
+
+
+@pytest.mark.parametrize(("batch", "by_events"), [(1, 1), (4, 1), (5, 0)])
+def test_each_further_image_reads_weights_of_its_own(batch, by_events):
+    checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8))
+    after, _ = tidy(checkpoint.model, Use(batch=batch, firing=SELDOM))
+    assert integers.ops(after).get("EventProduct", 0) == by_events

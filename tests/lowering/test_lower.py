@@ -7,7 +7,7 @@ import pytest
 import spiking
 import tiny
 
-from pmsm_cli.lowering.lower import lower, tidy
+from pmsm_cli.lowering.lower import Use, lower, tidy
 
 IMAGES = integers.images(3)
 
@@ -145,7 +145,7 @@ def test_float_graphs_lose_operators_around_their_neurons(library):
         ),
         tiny.images(16),
     )
-    after, changed = tidy(checkpoint.model, library=library, firing={})
+    after, changed = tidy(checkpoint.model, Use() if library else None)
     assert changed
     assert "Erf" not in integers.ops(after)
     neurons = integers.ops(checkpoint.model)["PolarityNeuron"]
@@ -157,7 +157,7 @@ def test_float_graphs_lose_operators_around_their_neurons(library):
 
 def test_without_the_library_convolutions_of_float_weights_stay_floats(tmp_path):
     checkpoint = spiking.checkpoint_of(tiny.residual(), tiny.images(16))
-    after, _ = tidy(checkpoint.model, library=False, firing={})
+    after, _ = tidy(checkpoint.model, None)
     integers.outputs(after, tiny.images(2), str(tmp_path / "run.onnx"))
     assert not {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node} & {"QLinearConv", "ConvInteger"}
     (got,), (expected,) = (integers.outputs(model, tiny.images(4)) for model in (after, checkpoint.model))
@@ -166,5 +166,5 @@ def test_without_the_library_convolutions_of_float_weights_stay_floats(tmp_path)
 
 def test_neurons_of_more_than_256_levels_stay_neurons_without_the_library():
     checkpoint = spiking.checkpoint_of(tiny.residual(), tiny.images(16), levels=300)
-    after, _ = tidy(checkpoint.model, library=False, firing={})
+    after, _ = tidy(checkpoint.model, None)
     assert integers.ops(after)["PolarityNeuron"] == integers.ops(checkpoint.model)["PolarityNeuron"]

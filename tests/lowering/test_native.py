@@ -8,7 +8,7 @@ import spiking
 import test_lower
 import tiny
 
-from pmsm_cli.lowering.lower import lower, lower_further
+from pmsm_cli.lowering.lower import Use, lower, lower_further
 from pmsm_cli.lowering.settle import settle_weights
 from pmsm_cli.runtime.library import find_library, library_status
 
@@ -20,7 +20,7 @@ IMAGES = integers.images(3)
 def both(made: integers.Definition) -> tuple[onnx.ModelProto, list[np.ndarray], list[np.ndarray]]:
     """The graph on the library, its outputs, and those on stock onnxruntime."""
     low, _ = lower(made.model, made.weights)
-    further, changed = lower_further(low, firing={})
+    further, changed = lower_further(low, Use())
     assert changed
     return further, integers.outputs(further, IMAGES, library=LIBRARY), integers.outputs(low, IMAGES)
 
@@ -45,7 +45,7 @@ def test_residual_sums_and_the_neurons_behind_them_give_the_same(last, levels):
 
 def test_between_convolutions_nothing_changes_the_layout(tmp_path):
     made = integers.definition(test_lower.residual(), ranges=(0.0, 255.0))
-    further, _ = lower_further(lower(made.model, made.weights)[0], firing={})
+    further, _ = lower_further(lower(made.model, made.weights)[0], Use())
     integers.outputs(further, IMAGES, str(tmp_path / "run.onnx"), library=LIBRARY)
     graph = onnx.load(tmp_path / "run.onnx").graph
     by_input = {name: node for node in graph.node for name in node.input}
@@ -86,7 +86,7 @@ def test_pooled_and_joined_codes_keep_channels_last():
 def test_a_network_of_matrix_products_gives_the_same():
     checkpoint = spiking.checkpoint_of(tiny.residual(), tiny.images(8))
     low, _ = lower(checkpoint.model, {})
-    further, _ = lower_further(low, firing={})
+    further, _ = lower_further(low, Use())
     (got,), (expected,) = (integers.outputs(model, tiny.images(4), library=LIBRARY) for model in (further, low))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -95,7 +95,7 @@ def test_the_graph_that_it_is_made_from_stays_as_it_was():
     made = integers.definition(test_lower.plain())
     low, _ = lower(made.model, made.weights)
     before = spiking.serialised(low)
-    lower_further(low, firing={})
+    lower_further(low, Use())
     assert spiking.serialised(low) == before
 
 
@@ -163,7 +163,7 @@ def attention_of(proto: onnx.ModelProto) -> onnx.ModelProto:
     checkpoint = spiking.checkpoint_of(proto, tiny.images(16), levels=15)
     model, weights = settle_weights(checkpoint.model, {})
     low, _ = lower(model, weights)
-    further, _ = lower_further(low, firing={})
+    further, _ = lower_further(low, Use())
     results = (integers.outputs(each, tiny.images(4), library=LIBRARY) for each in (further, low, model))
     for got, stock, defined in zip(*results, strict=True):
         np.testing.assert_allclose(got, stock, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ import spiking
 import tiny
 from trainable import attention
 
-from pmsm_cli.lowering.lower import tidy_steps
+from pmsm_cli.lowering.lower import Use, tidy_steps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.library import find_library, library_status
 
@@ -65,7 +65,7 @@ def body_of(model: ir.Model) -> dict[str, int]:
 @pytest.mark.parametrize("body", BODIES)
 def test_every_step_gives_the_outputs_of_the_file(body, coding):
     checkpoint = spiking.checkpoint_of(network(BODIES[body]), tiny.images(8), timesteps=3, coding=coding)
-    after, changed = tidy_steps(checkpoint.model, firing={})
+    after, changed = tidy_steps(checkpoint.model, Use())
     assert changed
     images = tiny.images(4, seed=1)
     results = (integers.outputs(model, images, library=LIBRARY) for model in (after, checkpoint.model))
@@ -78,7 +78,7 @@ def test_every_step_gives_the_outputs_of_the_file(body, coding):
 )
 def test_membranes_and_the_neurons_behind_them_are_one_operator(body, fused):
     checkpoint = spiking.checkpoint_of(network(BODIES[body]), tiny.images(8), timesteps=2)
-    after, _ = tidy_steps(checkpoint.model, firing={})
+    after, _ = tidy_steps(checkpoint.model, Use())
     ops = body_of(after)
     assert ops["MembraneStep"] == fused
     assert ops["PolarityNeuronStep"] == 1  # of what the first layer makes of the image
@@ -86,7 +86,7 @@ def test_membranes_and_the_neurons_behind_them_are_one_operator(body, fused):
 
 def test_steps_of_convolutions_follow_one_another_and_share_their_weights():
     checkpoint = spiking.checkpoint_of(network(BODIES["relu"]), tiny.images(8), timesteps=4)
-    after, _ = tidy_steps(checkpoint.model, firing={})
+    after, _ = tidy_steps(checkpoint.model, Use())
     assert "Scan" not in integers.ops(after)
     weights = [node.inputs[1].name for node in after.graph if node.op_type == "Conv"]
     assert len(weights) == 1 + 4 * 2
@@ -97,7 +97,7 @@ def test_steps_of_convolutions_follow_one_another_and_share_their_weights():
 def test_steps_of_matrix_products_and_many_steps_stay_a_scan(timesteps):
     proto = attention() if timesteps == 3 else network(BODIES["relu"])
     checkpoint = spiking.checkpoint_of(proto, tiny.images(8), timesteps=timesteps)
-    after, _ = tidy_steps(checkpoint.model, firing={})
+    after, _ = tidy_steps(checkpoint.model, Use())
     assert integers.ops(after)["Scan"] == 1
     results = (integers.outputs(model, tiny.images(4), library=LIBRARY) for model in (after, checkpoint.model))
     for got, expected in zip(*results, strict=True):
@@ -107,5 +107,5 @@ def test_steps_of_matrix_products_and_many_steps_stay_a_scan(timesteps):
 def test_the_file_s_graph_stays_as_it_was():
     checkpoint = spiking.checkpoint_of(network(BODIES["residual"]), tiny.images(8), timesteps=3)
     before = spiking.serialised(checkpoint.model)
-    tidy_steps(checkpoint.model, firing={})
+    tidy_steps(checkpoint.model, Use())
     assert spiking.serialised(checkpoint.model) == before

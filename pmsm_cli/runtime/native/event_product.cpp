@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "operators.h"
@@ -21,13 +22,13 @@
 namespace pmsm {
 namespace {
 
-// Outputs that a thread adds up at a time: their sums stay in the nearest cache.
+// Outputs that are added up at a time: their sums stay in the nearest cache.
 constexpr size_t kOutputs = 4096;
 // Below this many weights waking another thread costs more than it saves.
 constexpr size_t kWeightsPerThread = 65536;
+constexpr size_t kMostParts = 16;
 // Inputs that are added in one pass over the sums.
 constexpr size_t kTogether = 4;
-constexpr size_t kAhead = 1024;
 
 // An input that spiked, and how much.
 template <typename Sum>
@@ -39,14 +40,11 @@ struct Event {
 template <typename Spike, typename Weight, typename Sum>
 struct Task {
   const Weight* weights;
-  size_t rows, inputs, outputs;
+  size_t rows, inputs, outputs, parts;
   std::vector<std::vector<Event<Sum>>> events;  // of each row
-  const float *scale, *bias;                    // scale: null for 1
-  bool one_scale;
-  float* y;
+  std::vector<Sum> sums;                        // [parts, rows, outputs]: each part adds up its share of the events
 
-  Task(const Input<Spike>& spikes, const Input<Weight>& given, Sum zero)
-      : weights(given.data), scale(nullptr), bias(nullptr), one_scale(true), y(nullptr) {
+  Task(const Input<Spike>& spikes, const Input<Weight>& given, Sum zero) : weights(given.data) {
     if (spikes.shape.size() != 2 || given.shape.size() != 2 || spikes.shape[1] != given.shape[0]) {
       throw Failure("spikes of shape " + Text(spikes.shape) + " do not fit weights of shape " + Text(given.shape));
     }
@@ -54,34 +52,34 @@ struct Task {
     inputs = static_cast<size_t>(spikes.shape[1]);
     outputs = static_cast<size_t>(given.shape[1]);
     events.resize(rows);
+    size_t all = 0;
     for (size_t row = 0; row < rows; ++row) {
       for (size_t input = 0; input < inputs; ++input) {
         const Sum size = static_cast<Sum>(spikes.data[row * inputs + input]) - zero;
         if (size != Sum{0}) events[row].push_back({input, size});
       }
+      all += events[row].size();
     }
+    parts = std::min(kMostParts, std::max<size_t>(1, all * outputs / kWeightsPerThread));
+    sums.resize(parts * rows * outputs);
   }
 };
 
+// Whole rows of weights at a time, one after the other in memory as far as inputs spike: so they are read fastest.
 template <typename Spike, typename Weight, typename Sum>
-PMSM_INLINE void AddUp(const Task<Spike, Weight, Sum>& task, size_t begin, size_t end) {
-  Sum sums[kOutputs];
-  for (size_t first = begin; first < end; first += kOutputs) {
-    const size_t count = std::min(kOutputs, end - first);
-    for (size_t row = 0; row < task.rows; ++row) {
-      const auto& events = task.events[row];
-      std::fill_n(sums, count, Sum{0});
-      size_t event = 0;
-      for (; event + kTogether <= events.size(); event += kTogether) {
+PMSM_INLINE void AddUp(Task<Spike, Weight, Sum>& task, size_t part) {
+  for (size_t row = 0; row < task.rows; ++row) {
+    const auto& events = task.events[row];
+    const size_t begin = events.size() * part / task.parts, end = events.size() * (part + 1) / task.parts;
+    for (size_t first = 0; first < task.outputs; first += kOutputs) {
+      const size_t count = std::min(kOutputs, task.outputs - first);
+      Sum* sums = task.sums.data() + (part * task.rows + row) * task.outputs + first;
+      const Weight* weights = task.weights + first;
+      size_t event = begin;
+      for (; event + kTogether <= end; event += kTogether) {
         const Event<Sum>* four = events.data() + event;
-        const Weight *a = task.weights + four[0].input * task.outputs + first;
-        const Weight *b = task.weights + four[1].input * task.outputs + first;
-        const Weight *c = task.weights + four[2].input * task.outputs + first;
-        const Weight *d = task.weights + four[3].input * task.outputs + first;
-        for (size_t next = event + kTogether; next < std::min(event + 2 * kTogether, events.size()); ++next) {
-          const char* row_of = reinterpret_cast<const char*>(task.weights + events[next].input * task.outputs + first);
-          for (size_t at = 0; at < std::min<size_t>(kAhead, count * sizeof(Weight)); at += 64) __builtin_prefetch(row_of + at);
-        }
+        const Weight *a = weights + four[0].input * task.outputs, *b = weights + four[1].input * task.outputs;
+        const Weight *c = weights + four[2].input * task.outputs, *d = weights + four[3].input * task.outputs;
         const Sum of_a = four[0].size, of_b = four[1].size, of_c = four[2].size, of_d = four[3].size;
         PMSM_INDEPENDENT
         for (size_t i = 0; i < count; ++i) {
@@ -89,16 +87,11 @@ PMSM_INLINE void AddUp(const Task<Spike, Weight, Sum>& task, size_t begin, size_
                      (static_cast<Sum>(c[i]) * of_c + static_cast<Sum>(d[i]) * of_d);
         }
       }
-      for (; event < events.size(); ++event) {
-        const Weight* a = task.weights + events[event].input * task.outputs + first;
+      for (; event < end; ++event) {
+        const Weight* a = weights + events[event].input * task.outputs;
         const Sum of_a = events[event].size;
         PMSM_INDEPENDENT
         for (size_t i = 0; i < count; ++i) sums[i] += static_cast<Sum>(a[i]) * of_a;
-      }
-      float* y = task.y + row * task.outputs + first;
-      for (size_t i = 0; i < count; ++i) {
-        const float scale = task.scale ? task.scale[task.one_scale ? 0 : first + i] : 1.0f;
-        y[i] = static_cast<float>(sums[i]) * scale + task.bias[first + i];
       }
     }
   }
@@ -107,29 +100,46 @@ PMSM_INLINE void AddUp(const Task<Spike, Weight, Sum>& task, size_t begin, size_
 using Floats = Task<float, float, float>;
 using Integers = Task<uint8_t, int8_t, int32_t>;
 
-PMSM_WIDER_VECTORS void Work(const Floats& task, size_t begin, size_t end) { AddUp(task, begin, end); }
-PMSM_WIDER_VECTORS void Work(const Integers& task, size_t begin, size_t end) { AddUp(task, begin, end); }
+PMSM_WIDER_VECTORS void Work(Floats& task, size_t part) { AddUp(task, part); }
+PMSM_WIDER_VECTORS void Work(Integers& task, size_t part) { AddUp(task, part); }
 
 struct Nothing {
   Nothing(const Ort&, const OrtKernelInfo*) {}
 };
 
+// `scale` has one element, or one for each output.
 template <typename AnyTask>
-void Finish(const Ort& ort, OrtKernelContext* context, AnyTask& task, const Input<float>& bias) {
-  if (bias.Count() != task.outputs) {
-    throw Failure("a bias of shape " + Text(bias.shape) + " does not fit " + std::to_string(task.outputs) + " outputs");
+void Finish(const Ort& ort, OrtKernelContext* context, AnyTask& task, const float* scale, size_t scales,
+            const Input<float>& bias) {
+  for (const auto& [count, name] : {std::pair{bias.Count(), "bias"}, std::pair{scales, "scale"}}) {
+    if (count != task.outputs && (count != 1 || name[0] == 'b')) {
+      throw Failure("a " + std::string(name) + " of " + std::to_string(count) + " elements does not fit " +
+                    std::to_string(task.outputs) + " outputs");
+    }
   }
-  task.bias = bias.data;
-  task.y = OutputAt(ort, context, 0, {static_cast<int64_t>(task.rows), static_cast<int64_t>(task.outputs)});
-  if (task.rows == 0) return;
-  size_t read = 1;
-  for (const auto& events : task.events) read += events.size();
-  InParallel<AnyTask, &Work>(ort, context, task, task.outputs, std::max<size_t>(64, kWeightsPerThread / read));
+  const auto part = [](void* pointer, size_t index) { Work(*static_cast<AnyTask*>(pointer), index); };
+  float* y = OutputAt(ort, context, 0, {static_cast<int64_t>(task.rows), static_cast<int64_t>(task.outputs)});
+  if (task.parts == 1) {
+    part(&task, 0);
+  } else {
+    Check(ort.KernelContext_ParallelFor(context, part, task.parts, 0, &task));
+  }
+  const size_t all = task.rows * task.outputs;
+  for (size_t index = 1; index < task.parts; ++index) {
+    for (size_t i = 0; i < all; ++i) task.sums[i] += task.sums[index * all + i];
+  }
+  for (size_t row = 0; row < task.rows; ++row) {
+    for (size_t i = 0; i < task.outputs; ++i) {
+      const size_t at = row * task.outputs + i;
+      y[at] = static_cast<float>(task.sums[at]) * scale[scales == 1 ? 0 : i] + bias.data[i];
+    }
+  }
 }
 
 void ComputeFloats(const Ort& ort, const Nothing&, OrtKernelContext* context) {
   Floats task(InputAt(ort, context, 0), InputAt(ort, context, 1), 0.0f);
-  Finish(ort, context, task, InputAt(ort, context, 2));
+  const float one = 1.0f;
+  Finish(ort, context, task, &one, 1, InputAt(ort, context, 2));
 }
 
 void ComputeIntegers(const Ort& ort, const Nothing&, OrtKernelContext* context) {
@@ -137,12 +147,7 @@ void ComputeIntegers(const Ort& ort, const Nothing&, OrtKernelContext* context) 
   if (zero.Count() != 1) throw Failure("zero must have one element, but its shape is " + Text(zero.shape));
   Integers task(InputAt<uint8_t>(ort, context, 0), InputAt<int8_t>(ort, context, 1), *zero.data);
   const auto scale = InputAt(ort, context, 3);
-  if (scale.Count() != 1 && scale.Count() != task.outputs) {
-    throw Failure("a scale of shape " + Text(scale.shape) + " does not fit " + std::to_string(task.outputs) + " outputs");
-  }
-  task.scale = scale.data;
-  task.one_scale = scale.Count() == 1;
-  Finish(ort, context, task, InputAt(ort, context, 4));
+  Finish(ort, context, task, scale.data, scale.Count(), InputAt(ort, context, 4));
 }
 
 // The output has another shape than the first input.
