@@ -45,8 +45,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
     print(f"{describe()}; {arguments.threads} thread(s), batch 1, T = 1, {arguments.runs} runs in turn\n")
-    print("| network | weights | source, float: ms | source's time over that of |  |  |  |  |  |")
-    print(f"| | | | {' | '.join(FORMS.values())} |\n|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    print(f"Source's time over that of\n\n| network | weights | source, float: ms | {' | '.join(FORMS.values())} |")
+    print(f"|---|---|--:|{'--:|' * len(FORMS)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         rows = [(f"timm:{name}", None, 15) for name in LARGE]

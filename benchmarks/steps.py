@@ -46,7 +46,7 @@ def main() -> None:
         f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, float weights; "
         f"{arguments.runs} runs in turn\n"
     )
-    print("| network | T = 1: ms | time over that of T = 1 |  |  |\n| | | T = 2 | T = 4 | T = 1, spikes counted |")
+    print("| network | T = 1: ms | T = 2 / T = 1 | T = 4 / T = 1 | spikes counted / not, T = 1 |")
     print("|---|--:|--:|--:|--:|")
     for name in NETWORKS:
         if not arguments.only or name in arguments.only:

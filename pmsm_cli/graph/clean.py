@@ -91,6 +91,8 @@ def _fold_known_sizes(graph: ir.Graph) -> bool:
         ]
         if sizes is None or node.outputs[0].is_graph_output() or any(value is None for value in further):
             continue
+        if len(further) < (2 if node.op_type == "Slice" else 1):
+            continue  # as opsets before 10 have it
         numbers = [value.numpy() for value in further if value is not None]
         known = np.array([size if isinstance(size, int) else -1 for size in sizes], np.int64)
         if node.op_type == "Gather":

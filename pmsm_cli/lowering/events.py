@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
-from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.int8 import Int8Weights, Pattern
 from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
 from pmsm_cli.lowering.steps import MEMBRANE_STEP
 from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON_OPS
@@ -21,11 +21,10 @@ EVENT_PRODUCT = "EventProduct"
 EVENT_PRODUCT_INTEGER = "EventProductInteger"
 # A product of fewer weights is over before it has begun.
 _FEWEST_WEIGHTS = 2**18
-# The share of inputs that spike, in percent, up to which reading only their weights is faster, with room to spare.
-_SPARSE = 80.0
+# The shares of inputs that spike, in percent, up to which reading only their weights is faster, with room to spare.
+_SPARSE_FLOATS, _SPARSE_INTEGERS = 80.0, 40.0
 
-
-Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
+_IsSparse = Callable[[ir.Value, float], bool]  # whether at most such a share of a tensor spikes
 
 
 def products_by_events(firing: Mapping[str, float], *, batch: int) -> Pattern:
@@ -35,25 +34,25 @@ def products_by_events(firing: Mapping[str, float], *, batch: int) -> Pattern:
     weights of its own, where a dense product reads all of them once.
     """
 
-    def sparse(value: ir.Value) -> bool:
+    def sparse(value: ir.Value, most: float) -> bool:
         name = value.name or ""
         shares = [share for site, share in firing.items() if name.startswith((f"{site}/spikes", f"{site}/code"))]
-        return bool(shares) and batch * max(shares) <= _SPARSE
+        return bool(shares) and batch * max(shares) <= most
 
     return functools.partial(_by_events, is_sparse=sparse)
 
 
 def later_products_by_events(batch: int) -> Pattern:
     """The same in the later timesteps, whose spikes only make good what the first one left: all count as sparse."""
-    return functools.partial(_by_events, is_sparse=lambda value: batch == 1)
+    return functools.partial(_by_events, is_sparse=lambda value, most: batch == 1)
 
 
-def _by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights], *, is_sparse: Callable[[ir.Value], bool]) -> bool:
+def _by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights], *, is_sparse: _IsSparse) -> bool:
     floats = _floats_by_events(graph, is_sparse)
     return _integers_by_events(graph, is_sparse) or floats
 
 
-def _floats_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) -> bool:
+def _floats_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
     """Gemm, or MatMul, of spikes [images, inputs] with constant weights -> EventProduct.
 
     The weights are turned to [inputs, outputs] where they are not, once for all products that share them.
@@ -62,7 +61,7 @@ def _floats_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) ->
     for node in list(graph):
         if not is_op(node, "Gemm", "MatMul") or not _are_spikes(read(node, 0)) or not _is_plain(node):
             continue
-        if not is_sparse(read(node, 0)):
+        if not is_sparse(read(node, 0), _SPARSE_FLOATS):
             continue
         array = constant(node.inputs[1])
         if array is None or array.ndim != 2 or array.size < _FEWEST_WEIGHTS or rank_of(read(node, 0)) != 2:
@@ -79,7 +78,7 @@ def _floats_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) ->
     return changed
 
 
-def _integers_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) -> bool:
+def _integers_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
     """MatMulIntegerToFloat of codes [images, inputs] -> EventProductInteger."""
     changed = False
     for node in list(graph):
@@ -88,7 +87,7 @@ def _integers_by_events(graph: ir.Graph, is_sparse: Callable[[ir.Value], bool]) 
         array, step, scale, zero, others = (constant(node.inputs[index]) for index in (1, 2, 3, 4, 5))
         if array is None or array.ndim != 2 or array.size < _FEWEST_WEIGHTS or array.dtype != np.int8:
             continue
-        if not is_sparse(read(node, 0)):
+        if not is_sparse(read(node, 0), _SPARSE_INTEGERS):
             continue
         if any(each is None for each in (step, scale, zero, others)) or others.any():
             continue

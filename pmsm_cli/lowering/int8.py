@@ -5,7 +5,7 @@ so that a row's weights are all in the unit of one spike. In the file q passes C
 once, on load. A DequantizeLinear it would evaluate for every image, and keep the convolution from its fast layout.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,10 @@ class Int8Weights:
     def floats(self) -> Floats:
         """What the weights stand for, as onnxruntime computes it: one product in float32."""
         return self.values.astype(np.float32) * self.spread_scale
+
+
+# A rewriting of a graph, given its int8 weights by the names of the initialisers; whether it changed anything.
+Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
 
 
 def quantise(weights: Floats, axis: int | None) -> Int8Weights:

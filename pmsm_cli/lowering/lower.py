@@ -1,6 +1,6 @@
-"""The integer graph of a one-timestep checkpoint, for onnxruntime's own integer kernels."""
+"""The graphs that checkpoints run as: on integer kernels, on the native library, or with fewer operators."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from pmsm_cli.lowering.convolutions import (
     sums_to_integers,
 )
 from pmsm_cli.lowering.events import later_products_by_events, products_by_events
-from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.int8 import Int8Weights, Pattern
 from pmsm_cli.lowering.moves import neurons_before_moves
 from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_native, quantisers_to_native
 from pmsm_cli.lowering.neurons import neurons_to_codes
@@ -23,8 +23,6 @@ from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_
 from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
 from pmsm_cli.lowering.steps import membranes_with_neurons
 from pmsm_cli.lowering.unrolled import scans_unrolled
-
-Pattern = Callable[[ir.Graph, Mapping[str, Int8Weights]], bool]
 
 # In this order: each finds what those before it have left.
 PATTERNS: tuple[Pattern, ...] = (
@@ -107,8 +105,7 @@ def tidy_steps(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
             body = node.attributes["body"].as_graph()
             changed += [pattern(body, {}) for pattern in later]
     changed.append(scans_unrolled(copy.graph, {}))
-    common_passes.RemoveUnusedNodesPass()(copy)
-    return copy, any(changed)
+    return _finished(copy, model), any(changed)
 
 
 def _applied(
@@ -116,5 +113,12 @@ def _applied(
 ) -> tuple[ir.Model, bool]:
     copy = model.clone()
     changed = [pattern(copy.graph, weights) for pattern in patterns]
-    common_passes.RemoveUnusedNodesPass()(copy)
-    return copy, any(changed)
+    return _finished(copy, model), any(changed)
+
+
+def _finished(rewritten: ir.Model, model: ir.Model) -> ir.Model:
+    """Without what nobody reads any more, and with the outputs' names, whatever makes them now."""
+    common_passes.RemoveUnusedNodesPass()(rewritten)
+    for output, old in zip(rewritten.graph.outputs, model.graph.outputs, strict=True):
+        output.name = old.name
+    return rewritten

@@ -168,3 +168,28 @@ def test_neurons_of_more_than_256_levels_stay_neurons_without_the_library():
     checkpoint = spiking.checkpoint_of(tiny.residual(), tiny.images(16), levels=300)
     after, _ = tidy(checkpoint.model, None)
     assert integers.ops(after)["PolarityNeuron"] == integers.ops(checkpoint.model)["PolarityNeuron"]
+
+
+@pytest.mark.parametrize("library", [True, False])
+def test_outputs_keep_their_names_whatever_makes_them(library):
+    proto = tiny.model(
+        """
+        g (float[N, 3, 8, 8] image) => (float[N, 64, 4] scores) {
+            r = Reshape (image, rows)
+            t = Transpose <perm = [0, 2, 1]> (r)
+            a = MatMul (t, w0)
+            c = MatMul (a, w1)
+            b = LayerNormalization (c, gamma)
+            scores = Mul (b, factor)
+        }""",
+        rows=np.array([0, 3, 64]),
+        w0=tiny.weights(3, 4),
+        w1=tiny.weights(4, 4),
+        gamma=1 + tiny.weights(4, scale=0.2),
+        factor=np.array([1, 2, 3, 4], np.float32),
+    )
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(16))
+    after, _ = tidy(checkpoint.model, Use() if library else None)
+    (output,) = after.graph.outputs
+    assert output.producer().op_type == "LayerNormalization"
+    assert output.name == "scores"
