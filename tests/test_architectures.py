@@ -1,14 +1,22 @@
 """timm's architectures, a block or two of each: what becomes spikes, and outputs like the source's with 255 levels."""
 
+import functools
+
 import numpy as np
+import onnx
 import pytest
 
 pytest.importorskip("timm", reason="timm is not installed")
 
 import architectures
+import integers
 import spiking
 from ingesting import session_of
 
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.lowering.lower import Use, lower, lower_further
+from pmsm_cli.lowering.settle import settle_weights
+from pmsm_cli.runtime.library import find_library, library_status
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 from pmsm_cli.sources.synthetic import SyntheticImages
@@ -52,16 +60,22 @@ def images(size: int) -> np.ndarray:
     return np.stack([pictures.load(index, plain) for index in range(IMAGES)])
 
 
-@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
-def test_an_architecture_becomes_spikes_and_keeps_its_outputs(name: str):
+@functools.cache
+def made(name: str) -> tuple[onnx.ModelProto, np.ndarray, Checkpoint]:
+    """An architecture, images, and its checkpoint of 255 levels."""
     inputs = images(SIZES.get(name, 32))
     proto = architectures.export(architectures.build(name), inputs.shape[-1])
+    return proto, inputs, spiking.checkpoint_of(proto, inputs, levels=255)
+
+
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_an_architecture_becomes_spikes_and_keeps_its_outputs(name: str):
+    proto, inputs, checkpoint = made(name)
     _, plan, _ = spiking.read(proto, inputs.shape[1:])
     relative = sum(site.relative_axis is not None for site in plan.sites)
     assert (len(plan.sites), round(plan.spiking_share, 2), relative) == EXPECTED[name]
     assert [layer.reason for layer in plan.analog_layers if layer.reason != READS_IMAGE] == []
     (expected,) = session_of(proto).run(None, {"image": inputs})
-    checkpoint = spiking.checkpoint_of(proto, inputs, levels=255)
     (given,) = open_session(checkpoint.model, subject=name).run(inputs)
     assert np.linalg.norm(given - expected) < 0.02 * np.linalg.norm(expected)
     # The outputs differ between images, and not by rounding alone.
@@ -74,3 +88,15 @@ def test_both_of_torchs_exporters_give_the_same_sites(name: str):
     proto = export_module(architectures.build(name), inputs.shape[1:])
     _, plan, _ = spiking.read(proto, inputs.shape[1:])
     assert (len(plan.sites), round(plan.spiking_share, 2)) == EXPECTED[name][:2]
+
+
+@pytest.mark.skipif(find_library() is None, reason=f"no native library: {library_status().reason}")
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_an_architecture_in_integers_gives_the_same_on_the_library(name: str):
+    _, inputs, checkpoint = made(name)
+    low, _ = lower(*settle_weights(checkpoint.model, {}))
+    further, changed = lower_further(low, Use(firing={site.name: 20.0 for site in checkpoint.manifest.plan.sites}))
+    assert changed
+    (given,), (expected,) = (integers.outputs(model, inputs, library=find_library()) for model in (further, low))
+    # Ties: sums in another order may fall to either side of a count.
+    assert np.linalg.norm(given - expected) < 0.005 * np.linalg.norm(expected)
