@@ -13,7 +13,6 @@ import integers
 import spiking
 from ingesting import session_of
 
-from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.lowering.lower import Use, lower, lower_further
 from pmsm_cli.lowering.settle import settle_weights
 from pmsm_cli.runtime.library import find_library, library_status
@@ -61,21 +60,21 @@ def images(size: int) -> np.ndarray:
 
 
 @functools.cache
-def made(name: str) -> tuple[onnx.ModelProto, np.ndarray, Checkpoint]:
-    """An architecture, images, and its checkpoint of 255 levels."""
+def exported(name: str) -> tuple[onnx.ModelProto, np.ndarray]:
+    """An architecture, and images of its size."""
     inputs = images(SIZES.get(name, 32))
-    proto = architectures.export(architectures.build(name), inputs.shape[-1])
-    return proto, inputs, spiking.checkpoint_of(proto, inputs, levels=255)
+    return architectures.export(architectures.build(name), inputs.shape[-1]), inputs
 
 
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_an_architecture_becomes_spikes_and_keeps_its_outputs(name: str):
-    proto, inputs, checkpoint = made(name)
+    proto, inputs = exported(name)
     _, plan, _ = spiking.read(proto, inputs.shape[1:])
     relative = sum(site.relative_axis is not None for site in plan.sites)
     assert (len(plan.sites), round(plan.spiking_share, 2), relative) == EXPECTED[name]
     assert [layer.reason for layer in plan.analog_layers if layer.reason != READS_IMAGE] == []
     (expected,) = session_of(proto).run(None, {"image": inputs})
+    checkpoint = spiking.checkpoint_of(proto, inputs, levels=255)
     (given,) = open_session(checkpoint.model, subject=name).run(inputs)
     assert np.linalg.norm(given - expected) < 0.02 * np.linalg.norm(expected)
     # The outputs differ between images, and not by rounding alone.
@@ -93,7 +92,8 @@ def test_both_of_torchs_exporters_give_the_same_sites(name: str):
 @pytest.mark.skipif(find_library() is None, reason=f"no native library: {library_status().reason}")
 @pytest.mark.parametrize("name", architectures.ARCHITECTURES)
 def test_an_architecture_in_integers_gives_the_same_on_the_library(name: str):
-    _, inputs, checkpoint = made(name)
+    proto, inputs = exported(name)
+    checkpoint = spiking.checkpoint_of(proto, inputs, levels=31)
     low, _ = lower(*settle_weights(checkpoint.model, {}))
     further, changed = lower_further(low, Use(firing={site.name: 20.0 for site in checkpoint.manifest.plan.sites}))
     assert changed
