@@ -1,17 +1,14 @@
 """The native operators on codes against what they are defined as, on every kind of shape and value."""
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from native import run_operator
 
-from pmsm_cli.runtime.library import find_library, library_status, register
+from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
 
-KINDS = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
 # shape, the axis of the channels, how many
 SHAPES = [
     ((2, 5, 4, 3), -3, 5),
@@ -29,33 +26,16 @@ SHAPES = [
 
 
 def run(op_type: str, given: np.ndarray, *constants: np.ndarray, axis: int = -1, threads: int = 2) -> np.ndarray:
-    """The first output of one operator of the library on one tensor; `constants` are its further inputs."""
+    """The codes that an operator makes of a tensor; `constants` are its further inputs."""
     return run_all(op_type, given, *constants, axis=axis, threads=threads)[0]
 
 
 def run_all(
     op_type: str, given: np.ndarray, *constants: np.ndarray, outputs: int = 1, axis: int = -1, threads: int = 2
 ) -> list[np.ndarray]:
-    names = [f"c{index}" for index in range(len(constants))]
-    results = ["codes", "sums"][:outputs]
-    node = helper.make_node(op_type, ["given", *names], results, domain="ai.pmsm", axis=axis)
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("given", KINDS[given.dtype], None)],
-        [
-            helper.make_tensor_value_info(name, kind, None)
-            for name, kind in zip(results, (TensorProto.UINT8, TensorProto.FLOAT), strict=False)
-        ],
-        [onnx.numpy_helper.from_array(array, name) for name, array in zip(names, constants, strict=True)],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    register(options, LIBRARY)
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, {"given": given})
+    further = {f"c{index}": array for index, array in enumerate(constants)}
+    results = dict([("codes", "uint8"), ("sums", "float32")][:outputs])
+    return run_operator(op_type, {"given": given, **further}, results, constant=further, threads=threads, axis=axis)
 
 
 def along(axis: int, rank: int, values: np.ndarray) -> np.ndarray:

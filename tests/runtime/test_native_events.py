@@ -1,34 +1,19 @@
 """Products driven by events against plain products, whatever spikes."""
 
 import numpy as np
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from native import run_operator
 
-from pmsm_cli.runtime.library import find_library, library_status, register
+from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
 
-KINDS = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 SHAPES = [(1, 300, 5000), (3, 7, 1), (1, 1, 9), (0, 4, 5), (5, 64, 65), (2, 0, 3)]
 
 
-def run(op_type: str, *arrays: np.ndarray, threads: int = 2) -> np.ndarray:
-    names = [f"x{index}" for index in range(len(arrays))]
-    inputs = [
-        helper.make_tensor_value_info(name, KINDS[str(array.dtype)], None)
-        for name, array in zip(names, arrays, strict=True)
-    ]
-    node = helper.make_node(op_type, names, ["y"], domain="ai.pmsm")
-    graph = helper.make_graph([node], "one", inputs, [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)])
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    register(options, LIBRARY)
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-    return onnxruntime.InferenceSession(model, options).run(None, dict(zip(names, arrays, strict=True)))[0]
+def run(op_type: str, *arrays: np.ndarray) -> np.ndarray:
+    return run_operator(op_type, {f"x{index}": array for index, array in enumerate(arrays)}, {"y": "float32"})[0]
 
 
 def counts(rows: int, inputs: int, density: float, lowest: int = -3) -> np.ndarray:

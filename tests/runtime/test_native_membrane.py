@@ -1,11 +1,10 @@
 """The native membrane with its neuron against the operators that it stands for."""
 
 import numpy as np
-import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from native import run_operator
 
-from pmsm_cli.runtime.library import find_library, library_status, register
+from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
@@ -14,19 +13,10 @@ NAMES = ("arriving", "before", "drive", "carried", "rest", "threshold", "emitted
 LEVELS = {"negative_levels": 3, "positive_levels": 7}
 
 
-def run(feeds: dict[str, np.ndarray], *, relu: bool, outputs: int = 4, threads: int = 2) -> list[np.ndarray]:
+def run(feeds: dict[str, np.ndarray], *, relu: bool, outputs: int = 4) -> list[np.ndarray]:
     names = ["membrane", "spikes", "now", "value"][:outputs]
-    node = helper.make_node("MembraneStep", NAMES, names, domain="ai.pmsm", relu=int(relu), **LEVELS)
-    values = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in each] for each in (NAMES, names)
-    ]
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]
-    model = helper.make_model(helper.make_graph([node], "one", *values), opset_imports=opsets, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    register(options, LIBRARY)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, feeds)
+    inputs = {name: feeds[name] for name in NAMES}
+    return run_operator("MembraneStep", inputs, dict.fromkeys(names, "float32"), relu=int(relu), **LEVELS)
 
 
 def expected(feeds: dict[str, np.ndarray], *, relu: bool) -> list[np.ndarray]:
