@@ -93,6 +93,14 @@ def _factor_a_head(scores: ir.Value, softmax: ir.Node, axis: int | None) -> tupl
     found = [place - factor.ndim for place, size in enumerate(factor.shape) if size > 1]
     if len(found) > 1 or -1 in found or (found and axis not in (None, found[0])):
         return None
+    data = node.inputs[0]
+    if (
+        data is None
+        or data.shape is None
+        or factor.ndim > len(data.shape)
+        or (found and data.shape[found[0]] != factor.size)
+    ):
+        return None
     return read(node, 0), factor.reshape(-1), found[0] if found else (-2 if axis is None else axis)
 
 

@@ -39,8 +39,11 @@ class _Layout:
         self._twins: dict[ir.Value, ir.Value] = {}
 
     def reaches(self, node: ir.Node) -> bool:
-        """Whether some input of a node is there channels last already."""
-        return any(value in self._twins for value in node.inputs if value is not None)
+        """Whether some input of a node is there channels last already, and the others can be."""
+        data = _data_of(node)
+        return any(value in self._twins for value in data) and all(
+            value in self._twins or rank_of(value) == len(_TO_LAST) for value in data
+        )
 
     def rewrite(self, node: ir.Node, make: "_Rewriting") -> None:
         """The node on what its data inputs are channels last."""

@@ -68,7 +68,7 @@ def _floats_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
             continue
         turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
         outputs = array.shape[0 if turned else 1]
-        bias = read(node, 2) if len(node.inputs) > 2 else None
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
         if bias is not None and (constant(bias) is None or constant(bias).size != outputs):
             continue
         by_input = _by_input(graph, read(node, 1)) if turned else read(node, 1)

@@ -69,7 +69,7 @@ def _is_whole(value: ir.Value) -> bool:
 def _tree_of(start: ir.Value) -> _Tree | None:
     """What reads a tensor, down to neurons; None where something else does too."""
     assert start.shape is not None
-    shape = (1, *(size for size in start.shape[1:] if isinstance(size, int)))
+    shape = tuple(size if isinstance(size, int) else 1 for size in start.shape)
     columns = np.broadcast_to(np.arange(shape[-1]), shape)
     tree = _Tree(moves=[], neurons=[], moved={start: _Moved(columns=columns, factor=np.ones((), np.float32))})
     waiting = [start]
@@ -107,7 +107,7 @@ def _moved_by(node: ir.Node, index: int, given: _Moved) -> dict[ir.Value, _Moved
     if given.factor.ndim:
         return None  # a factor for each entry would have to be moved as well
     parts = _split(node, columns) if node.op_type == "Split" else [_rearranged(node, columns)]
-    if any(part is None for part in parts):
+    if any(part is None or part.size == 0 for part in parts):
         return None
     pairs = zip(node.outputs, parts, strict=True)
     return {value: _Moved(columns=part, factor=given.factor) for value, part in pairs if part is not None}
@@ -135,10 +135,8 @@ def _sliced(node: ir.Node, columns: Places) -> Places | None:
     steps = arrays[3] if len(arrays) > 3 else np.ones(len(starts), np.int64)
     cut = [slice(None)] * columns.ndim
     for axis, start, end, step in zip(axes.tolist(), starts.tolist(), ends.tolist(), steps.tolist(), strict=True):
-        if axis % columns.ndim == 0 and len(columns) == 1:
-            return None  # of the images, however many there are
-        if step < 1:
-            return None
+        if columns.shape[axis] == 1 or step < 1:
+            return None  # it may be the axis of the images, however many there are
         cut[axis] = slice(start, end, step)
     return columns[tuple(cut)]
 
@@ -146,7 +144,7 @@ def _sliced(node: ir.Node, columns: Places) -> Places | None:
 def _split(node: ir.Node, columns: Places) -> list[Places | None]:
     sizes = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     axis = node.attributes.get_int("axis", 0)
-    if sizes is None:
+    if sizes is None or columns.shape[axis] == 1:
         return [None]
     return list(np.split(columns, np.cumsum(sizes)[:-1], axis=axis))
 

@@ -6,7 +6,8 @@
 | QLinearConv with one weight a channel, bounds | AffineCodes |
 | Clip or Max and Min of codes | BoundCodes |
 
-The codes are the same, but for values that are not numbers: they emit no spike here, as the definition has it.
+The codes are the same, but for values that are not numbers: of neurons that rest at 0 they emit no spike here, as the
+definition has it.
 """
 
 from collections.abc import Mapping
@@ -51,8 +52,19 @@ def quantisers_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) ->
             "threshold": threshold,
             "zero": quantiser.zero.astype(np.uint8),
         }
+        before = read(node, 0)
         changed |= _take_over(graph, node, SPIKE_CODES, value, arrays, axis)
+        _remove_unread(graph, before)
     return changed
+
+
+def _remove_unread(graph: ir.Graph, value: ir.Value) -> None:
+    """Take the steps out that a neuron has taken over: as readers they would keep their inputs from other patterns."""
+    node = value.producer()
+    while is_op(node, "Sub", "Mul") and not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+        above = next((each.producer() for each in node.inputs if each is not None and constant(each) is None), None)
+        graph.remove(node, safe=True)
+        node = above
 
 
 def layers_of_one_input_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -145,7 +157,10 @@ def _with_one_constant(value: ir.Value, reader: ir.Node | None, op_type: str) ->
     if op_type == "Mul" and constant(first) is not None:
         first, second = second, first
     found = constant(second)
-    return (first, found) if first is not None and found is not None and found.ndim <= 1 else None
+    if first is None or found is None or found.ndim > 1:
+        return None
+    whole = first.shape is not None and len(first.shape) > 0 and first.shape[-1] == found.size
+    return (first, found) if found.size == 1 or whole else None
 
 
 def _has_one_weight_a_channel(node: ir.Node) -> bool:

@@ -11,7 +11,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.codes import code_of
 from pmsm_cli.lowering.convolutions import CONTRIB
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
-from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
+from pmsm_cli.lowering.parts import constant, is_op, only_reader
 from pmsm_cli.lowering.pointwise import constant_term
 
 
@@ -26,7 +26,7 @@ def products_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) ->
         transposed = is_op(node, "Gemm") and node.attributes.get_int("transB", 0) == 1
         if own.axis not in (None, 0 if transposed else 1):
             continue
-        bias = read(node, 2) if len(node.inputs) > 2 else None
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
         output, last = node.outputs[0], node
         reader = only_reader(output)
         term = constant_term(reader) if bias is None else None
@@ -81,7 +81,7 @@ def _take_over(output: ir.Value, result: ir.Value) -> None:
 
 def _plain(node: ir.Node) -> bool:
     attributes = node.attributes
-    bias = read(node, 2) if len(node.inputs) > 2 else None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
     columns = constant(node.inputs[1]).shape[0 if attributes.get_int("transB", 0) else 1]
     return (
         attributes.get_float("alpha", 1.0) == 1

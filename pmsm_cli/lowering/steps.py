@@ -84,7 +84,8 @@ def _summands(source: ir.Value, value: ir.Value) -> list[tuple[ir.Value, ir.Valu
     found: list[tuple[ir.Value, ir.Value | None, ir.Node | None]] = [(source, None, None)]
     if is_op(node, "Add") and all(constant(each) is None and _same_shape(each, value) for each in node.inputs):
         first, second = read(node, 0), read(node, 1)
-        found += [(first, second, node), (second, first, node)]
+        if first is not second:
+            found += [(first, second, node), (second, first, node)]
     return found
 
 
@@ -127,7 +128,10 @@ def _same_shape(one: ir.Value | None, other: ir.Value) -> bool:
         return False
     pairs = list(zip(one.shape, other.shape, strict=True))
     behind = all(isinstance(left, int) and left == right for left, right in pairs[1:])
-    return behind and bool(pairs) and isinstance(pairs[0][0], int) == isinstance(pairs[0][1], int)
+    if not behind or not pairs:
+        return False
+    left, right = pairs[0]
+    return left == right if isinstance(left, int) or isinstance(right, int) else True
 
 
 def _fits(value: ir.Value, *numbers: ir.Value | None) -> bool:

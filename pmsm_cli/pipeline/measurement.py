@@ -124,8 +124,8 @@ def predict_images(
 
 
 def _at_a_time(checkpoint: Checkpoint, images: ImageSet) -> int:
-    """How many images a network that takes any number is given at once."""
-    return max(1, min(len(images), batch_size(checkpoint.manifest.plan, None)))
+    """How many images the network is given at once."""
+    return fixed_batch(checkpoint.model) or max(1, min(len(images), batch_size(checkpoint.manifest.plan, None)))
 
 
 def _read_for(checkpoint: Checkpoint, images: ImageSet, session: Session) -> Iterator[Batch]:

@@ -33,7 +33,13 @@ def classifier(last: str = "scores = Gemm <transB = 1> (c, w2, b)") -> onnx.Mode
 
 
 @pytest.mark.parametrize(
-    "last", ["scores = Gemm <transB = 1> (c, w2, b)", "scores = Gemm (c, w2)", "scores = MatMul (c, w2)"]
+    "last",
+    [
+        "scores = Gemm <transB = 1> (c, w2, b)",
+        "scores = Gemm (c, w2)",
+        "scores = MatMul (c, w2)",
+        "scores = Gemm (c, w2, )",
+    ],
 )
 def test_a_wide_layer_of_seldom_spikes_is_driven_by_events(last):
     checkpoint = spiking.checkpoint_of(classifier(last), tiny.images(8))

@@ -208,3 +208,36 @@ def test_attention_weights_that_the_graph_hands_out_stay_a_softmax():
     ops = integers.ops(attention_of(proto))
     assert "Softmax" in ops
     assert "SoftmaxCodes" not in ops
+
+
+@pytest.mark.parametrize(
+    "cut", ["a1, b1 = Split <axis = 0> (x, ones)", "a1 = Slice (x, zero, one) b1 = Slice (x, one, two)"]
+)
+def test_neurons_of_parts_of_a_fixed_first_axis_keep_their_own_thresholds(cut):
+    proto = tiny.model(
+        f"""
+        g (float[2, 3, 8, 8] image) => (float[1, 64, 5] scores) {{
+            r = Reshape (image, rows)
+            t = Transpose <perm = [0, 2, 1]> (r)
+            x = MatMul (t, w0)
+            {cut}
+            b2 = Mul (b1, four)
+            y = MatMul (a1, w1)
+            z = MatMul (b2, w2)
+            scores = Add (y, z)
+        }}""",
+        rows=np.array([2, 3, 64]),
+        ones=np.array([1, 1]),
+        zero=np.array([0]),
+        one=np.array([1]),
+        two=np.array([2]),
+        four=np.float32(4),
+        w0=tiny.weights(3, 4),
+        w1=tiny.weights(4, 5, seed=1),
+        w2=tiny.weights(4, 5, seed=2),
+    )
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(2), levels=15)
+    low, _ = lower(*settle_weights(checkpoint.model, {}))
+    further, _ = lower_further(low, Use())
+    (got,), (expected,) = (integers.outputs(each, tiny.images(2), library=LIBRARY) for each in (further, low))
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)

@@ -47,6 +47,7 @@ BODIES = {
         c = Conv <pads = [1, 1, 1, 1]> (b, w2) s = Add (b, c) d = Relu (s)""",
     "two branches": """
         a = Conv <pads = [1, 1, 1, 1]> (j, w1) c = Conv <pads = [1, 1, 1, 1]> (j, w2) s = Add (a, c) d = Relu (s)""",
+    "twice itself": "a = Conv <pads = [1, 1, 1, 1]> (j, w1) s = Add (a, a) d = Relu (s)",
     "another activation": "a = Conv <pads = [1, 1, 1, 1]> (j, w1) d = Sigmoid (a)",
 }
 

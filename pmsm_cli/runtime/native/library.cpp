@@ -23,6 +23,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
       if (shape[axis] < 0 && !(names[axis] && *names[axis])) return;
     }
     for (size_t output = 0; output < self.outputs.size(); ++output) {
+      if (self.GetOutputCharacteristic(op, output) != INPUT_OUTPUT_REQUIRED) return;  // the node may not have it
       Check(ort.ShapeInferContext_SetOutputTypeShape(context, output, value));
     }
   });
@@ -34,7 +35,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 3; }
+PMSM_EXPORT int pmsm_library_version() { return 4; }
 
 // onnxruntime calls this once for each SessionOptions that the library is registered on.
 PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
