@@ -53,9 +53,9 @@ def averages_scaled_before(graph: ir.Graph, weights: Mapping[str, Int8Weights]) 
         sums = read(dividing, 1).producer()
         if not is_op(sums, "Max") or not (factor.ndim == 0 or factor.shape[-1] == 1) or (factor == 0).any():
             continue
-        inverse = add_constant(graph, f"{node.name}/inverse", np.asarray(factor, np.float32))
+        known = add_constant(graph, f"{node.name}/factor", np.asarray(factor, np.float32))
         scaled = ir.Value(name=f"{node.name}/divisor", type=average.type)
-        graph.insert_before(dividing, ir.Node("", "Div", [read(dividing, 1), inverse], outputs=[scaled]))
+        graph.insert_before(dividing, ir.Node("", "Div", [read(dividing, 1), known], outputs=[scaled]))
         dividing.replace_input_with(1, scaled)
         ir.convenience.replace_all_uses_with(node.outputs[0], average, replace_graph_outputs=True)
         graph.remove(node, safe=True)
@@ -112,16 +112,12 @@ def _replace(graph: ir.Graph, node: ir.Node, scores: ir.Value, factor: Any, axis
     sums = ir.Value(name=f"{name}/sums", type=ir.TensorType(ir.DataType.FLOAT))
     new = ir.Node(DOMAIN, SOFTMAX_CODES, inputs, [ir.AttrInt64("axis", axis)], outputs=[code, sums], name=name)
     graph.insert_before(node, new)
-    zeros = constant(node.inputs[3])
     for reader, _ in list(node.outputs[0].uses()):
         counts = code_of(reader.outputs[0])
-        for summing, _ in list(reader.outputs[0].uses()) if counts is not None and counts.step == 1 else []:
-            if (
-                counts is not None
-                and is_op(summing, "ReduceSum")
-                and _over_rows(summing)
-                and (zeros == counts.offset).all()
-            ):
+        if counts is None or counts.step != 1 or (constant(node.inputs[3]) != counts.offset).any():
+            continue
+        for summing, _ in list(reader.outputs[0].uses()):
+            if is_op(summing, "ReduceSum") and _over_rows(summing):
                 ir.convenience.replace_all_uses_with(summing.outputs[0], sums)
     ir.convenience.replace_all_uses_with(node.outputs[0], code, replace_graph_outputs=True)
 

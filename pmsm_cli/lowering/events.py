@@ -14,8 +14,9 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.int8 import Int8Weights, Pattern
 from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
+from pmsm_cli.lowering.products import is_plain
 from pmsm_cli.lowering.steps import MEMBRANE_STEP
-from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION, NEURON_OPS
+from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON_OPS
 
 EVENT_PRODUCT = "EventProduct"
 EVENT_PRODUCT_INTEGER = "EventProductInteger"
@@ -59,18 +60,18 @@ def _floats_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
     """
     changed = False
     for node in list(graph):
-        if not is_op(node, "Gemm", "MatMul") or not _are_spikes(read(node, 0)) or not _is_plain(node):
+        if not is_op(node, "Gemm", "MatMul") or not _are_spikes(read(node, 0)):
             continue
         if not is_sparse(read(node, 0), _SPARSE_FLOATS):
             continue
         array = constant(node.inputs[1])
         if array is None or array.ndim != 2 or array.size < _FEWEST_WEIGHTS or rank_of(read(node, 0)) != 2:
             continue
+        if not is_plain(node):
+            continue
         turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
         outputs = array.shape[0 if turned else 1]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None and (constant(bias) is None or constant(bias).size != outputs):
-            continue
         by_input = _by_input(graph, read(node, 1)) if turned else read(node, 1)
         added = bias or add_constant(graph, f"{node.name}/no_bias", np.zeros(outputs, np.float32))
         _replace(graph, node, EVENT_PRODUCT, [read(node, 0), by_input, added])
@@ -112,15 +113,6 @@ def _are_spikes(value: ir.Value) -> bool:
     return node is not None and node.domain == DOMAIN and node.op_type in (*NEURON_OPS, MEMBRANE_STEP)
 
 
-def _is_plain(node: ir.Node) -> bool:
-    attributes = node.attributes
-    return (
-        attributes.get_float("alpha", 1.0) == 1
-        and attributes.get_float("beta", 1.0) == 1
-        and attributes.get_int("transA", 0) == 0
-    )
-
-
 def _by_input(graph: ir.Graph, weights: ir.Value) -> ir.Value:
     """The weights turned, beside those that are turned."""
     owner = weights.graph or graph
@@ -134,9 +126,5 @@ def _replace(graph: ir.Graph, node: ir.Node, op_type: str, inputs: list[ir.Value
     name = f"{node.name}/by_events"
     result = ir.Value(name=name, type=output.type, shape=output.shape)
     graph.insert_before(node, ir.Node(DOMAIN, op_type, inputs, outputs=[result], name=name))
-    if graph.opset_imports is not None:
-        graph.opset_imports[DOMAIN] = DOMAIN_VERSION
-    if output.is_graph_output():
-        result.name, output.name = output.name, f"{output.name}/dense"
     ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
     graph.remove(node, safe=True)

@@ -22,7 +22,7 @@ from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.codes import LARGEST_CODE, Whole, add_code, bounds_of, quantiser_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
-from pmsm_cli.neuron.onnx_function import DOMAIN, DOMAIN_VERSION
+from pmsm_cli.neuron.onnx_function import DOMAIN
 
 SPIKE_CODES = "SpikeCodes"
 AFFINE_CODES = "AffineCodes"
@@ -122,7 +122,6 @@ def _take_over(
     result = add_code(graph, name, last.outputs[0])
     attributes = [ir.AttrInt64("axis", -1 if found is None else found)]
     graph.insert_before(last, ir.Node(DOMAIN, op_type, [value, *inputs], attributes, outputs=[result], name=name))
-    graph.opset_imports[DOMAIN] = DOMAIN_VERSION
     ir.convenience.replace_all_uses_with(last.outputs[0], result, replace_graph_outputs=True)
     graph.remove([*reversed(bounds.nodes), *([node] if node else [])], safe=True)
     return True

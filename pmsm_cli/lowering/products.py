@@ -21,7 +21,7 @@ def products_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) ->
     for node in list(graph):
         own = weights_of(node, weights) if is_op(node, "MatMul", "Gemm") else None
         code = code_of(node.inputs[0]) if own else None
-        if own is None or code is None or own.values.ndim != 2 or (is_op(node, "Gemm") and not _plain(node)):
+        if own is None or code is None or own.values.ndim != 2 or (is_op(node, "Gemm") and not is_plain(node)):
             continue
         transposed = is_op(node, "Gemm") and node.attributes.get_int("transB", 0) == 1
         if own.axis not in (None, 0 if transposed else 1):
@@ -45,7 +45,7 @@ def products_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) ->
         product = ir.Node(CONTRIB, "MatMulIntegerToFloat", inputs, outputs=[result], name=name)
         graph.insert_before(last, product)
         graph.opset_imports[CONTRIB] = 1
-        _take_over(output, result)
+        ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
         for each in dict.fromkeys((last, node)):
             graph.remove(each, safe=True)
         changed = True
@@ -66,20 +66,14 @@ def products_of_codes_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Wei
         product = ir.Node(CONTRIB, "MatMulIntegerToFloat", inputs, outputs=[result], name=result.name)
         graph.insert_before(node, product)
         graph.opset_imports[CONTRIB] = 1
-        _take_over(output, result)
+        ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
         graph.remove(node, safe=True)
         changed = True
     return changed
 
 
-def _take_over(output: ir.Value, result: ir.Value) -> None:
-    """A new value in the place of an old one, under its name where the graph hands it out."""
-    if output.is_graph_output():
-        result.name, output.name = output.name, f"{output.name}/in_floats"
-    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-
-
-def _plain(node: ir.Node) -> bool:
+def is_plain(node: ir.Node) -> bool:
+    """Whether a product with constant weights is that and no more, but for a constant bias of one number an output."""
     attributes = node.attributes
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     columns = constant(node.inputs[1]).shape[0 if attributes.get_int("transB", 0) else 1]

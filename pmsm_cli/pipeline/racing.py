@@ -104,20 +104,22 @@ def bench_checkpoint(
 def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple[list[Racer], list[str]]:
     """The file as it is and the forms that `pmsm run` may take, from the slowest to the fastest."""
     racers, warnings = [Racer(name=PORTABLE, path=Path(checkpoint.subject))], []
-    if not find_library():
+    library, at_one_timestep = find_library() is not None, checkpoint.manifest.timesteps == 1
+    if not library:
         warnings.append(f"the native library cannot be used: {library_status().reason}")
     forms = {}
-    if checkpoint.manifest.timesteps == 1:
+    if at_one_timestep:
         forms[STOCK] = form_of(checkpoint, batch=batch, native=False, integers=False)
-    forms[LIBRARY] = form_of(checkpoint, batch=batch, integers=False)
-    if checkpoint.int8_weights and checkpoint.manifest.timesteps == 1:
+    if library:
+        forms[LIBRARY] = form_of(checkpoint, batch=batch, integers=False)
+    if at_one_timestep and checkpoint.int8_weights:
         forms[INTEGERS] = form_of(checkpoint, batch=batch, native=False)
-        forms[INTEGERS_ON_LIBRARY] = form_of(checkpoint, batch=batch)
+        if library:
+            forms[INTEGERS_ON_LIBRARY] = form_of(checkpoint, batch=batch)
     for index, (name, form) in enumerate(forms.items()):
-        if form.native or name not in (LIBRARY, INTEGERS_ON_LIBRARY):
-            path = folder / f"form{index}.onnx"
-            write_file(path, model_bytes(form.model, subject=checkpoint.subject))
-            racers.append(Racer(name=name, path=path, native=form.native, integers=form.integers))
+        path = folder / f"form{index}.onnx"
+        write_file(path, model_bytes(form.model, subject=checkpoint.subject))
+        racers.append(Racer(name=name, path=path, native=form.native, integers=form.integers))
     return racers, warnings
 
 

@@ -25,14 +25,11 @@ namespace {
 constexpr size_t kElementsPerThread = 16384;
 constexpr size_t kTile = 512, kWorthwhile = 16;
 
-struct Attributes {
-  float lowest, highest;
+struct Attributes : Levels {
   bool relu;
 
   Attributes(const Ort& ort, const OrtKernelInfo* info)
-      : lowest(-static_cast<float>(IntegerAttribute(ort, info, "negative_levels"))),
-        highest(static_cast<float>(IntegerAttribute(ort, info, "positive_levels"))),
-        relu(IntegerAttribute(ort, info, "relu") != 0) {}
+      : Levels(ort, info), relu(IntegerAttribute(ort, info, "relu") != 0) {}
 };
 
 // Numbers along the value: element i has data[(i / inner) % channels].
@@ -119,21 +116,13 @@ PMSM_WIDER_VECTORS void Work(const Task& task, size_t begin, size_t end) {
   }
 }
 
-// Where numbers lie along the value: on neighbouring whole axes of it.
 Along LayOut(const Input<float>& numbers, const Shape& value, const char* name) {
-  const size_t rank = value.size();
-  const Shape shape = Widened(numbers.shape, rank);
-  size_t first = 0, last = rank;
-  while (first < last && shape[first] == 1) ++first;
-  while (first < last && shape[last - 1] == 1) --last;
-  for (size_t axis = first; axis < last || shape.size() > rank; ++axis) {
-    if (shape.size() > rank || shape[axis] != value[axis]) {
-      throw Failure(std::string(name) + " of shape " + Text(numbers.shape) + " does not fit a value of shape " +
-                    Text(value));
-    }
+  Lie lie{};
+  if (!LayAlong(value, numbers.shape, lie)) {
+    throw Failure(std::string(name) + " of shape " + Text(numbers.shape) + " does not fit a value of shape " +
+                  Text(value));
   }
-  if (first == last) return {numbers.data, 1, 1};
-  return {numbers.data, Product(value, first, last), Product(value, last, rank)};
+  return {numbers.data, lie.channels, lie.inner};
 }
 
 void Compute(const Ort& ort, const Attributes& attributes, OrtKernelContext* context) {

@@ -82,6 +82,15 @@ inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const
   return value;
 }
 
+// The counts between which a neuron's spikes stay.
+struct Levels {
+  float lowest, highest;
+
+  Levels(const Ort& ort, const OrtKernelInfo* info)
+      : lowest(-static_cast<float>(IntegerAttribute(ort, info, "negative_levels"))),
+        highest(static_cast<float>(IntegerAttribute(ort, info, "positive_levels"))) {}
+};
+
 // Work on elements begin to end of a task, cut into parts for the session's threads where there is enough of it.
 template <typename Task, void (*work)(const Task&, size_t, size_t)>
 void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& task, size_t count, size_t per_thread) {

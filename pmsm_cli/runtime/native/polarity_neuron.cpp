@@ -93,30 +93,7 @@ PMSM_WIDER_VECTORS void Compute(const Task& task, size_t begin, size_t end) {
 // Below this many elements (some ten microseconds) waking another thread costs more than it saves.
 constexpr size_t kElementsPerThread = 32768;
 
-// Where the thresholds lie along the values, or false if they do not fit. The axes on which the thresholds differ must
-// be neighbours and be the value's whole axes: none (one threshold), one (per channel), or more, up to a threshold for
-// each value. Both shapes have the same rank.
-bool LayOutThresholds(const Shape& value, const Shape& threshold, Task& task) {
-  size_t first = 0, last = value.size();
-  while (first < last && threshold[first] == 1) ++first;
-  while (first < last && threshold[last - 1] == 1) --last;
-  for (size_t axis = first; axis < last; ++axis) {
-    if (threshold[axis] != value[axis]) return false;
-  }
-  task.channels = Product(value, first, last);
-  task.inner = first == last ? task.count : Product(value, last, value.size());
-  return true;
-}
-
 // ---------------------------------------------------------------------------------------------------- operators
-
-struct Levels {
-  float lowest, highest;
-
-  Levels(const Ort& ort, const OrtKernelInfo* info)
-      : lowest(-static_cast<float>(IntegerAttribute(ort, info, "negative_levels"))),
-        highest(static_cast<float>(IntegerAttribute(ort, info, "positive_levels"))) {}
-};
 
 template <bool kLater>
 void ComputeKernel(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
@@ -130,11 +107,14 @@ void ComputeKernel(const Ort& ort, const Levels& levels, OrtKernelContext* conte
   task.lowest = levels.lowest;
   task.highest = levels.highest;
   task.count = Product(shape, 0, rank);
-  if (!LayOutThresholds(shape, Widened(threshold.shape, rank), task)) {
+  Lie lie{};
+  if (!LayAlong(shape, threshold.shape, lie)) {
     throw Failure("a threshold of shape " + Text(threshold.shape) + " does not fit a value of shape " +
                   Text(value.shape) + ": it must have one element, or the value's size on one axis (or on " +
                   "neighbouring axes) and 1 on the others");
   }
+  task.channels = lie.channels;
+  task.inner = lie.inner;
   if (kLater) {
     const Input<float> emitted = InputAt(ort, context, 2);
     if (Widened(emitted.shape, rank) != shape) {

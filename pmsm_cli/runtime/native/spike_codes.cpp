@@ -4,9 +4,10 @@
 //   AffineCodes(codes, factor, term, zero, lowest, highest) -> codes     round(codes x factor + term) + zero
 //   BoundCodes(codes, lowest, highest) -> codes
 //
-// all of them within lowest and highest. A code is the spike count plus `zero`. Whatever follows the first input is constant, with one element for all or one
-// for each channel of the axis `axis` (counted from the right). Each operator is what some of onnxruntime's own do one
-// after the other (`pmsm_cli/lowering/native.py` says which), code for code; a value that is not a number gives `zero`.
+// all of them within lowest and highest. A code is the spike count plus `zero`. Whatever follows the first input is
+// constant, with one element for all or one for each channel of the axis `axis` (counted from the right). Each operator is
+// what some of onnxruntime's own do one after the other (`pmsm_cli/lowering/native.py` says which), code for code; a value
+// that is not a number gives `zero`.
 
 #include <algorithm>
 #include <cstdint>

@@ -26,14 +26,11 @@ constexpr size_t kTile = 1024;
 constexpr size_t kElementsPerThread = 65536;
 constexpr size_t kMostParts = 8;
 
-struct Attributes {
-  float lowest, highest;
+struct Attributes : Levels {
   size_t axis;
 
   Attributes(const Ort& ort, const OrtKernelInfo* info)
-      : lowest(-static_cast<float>(IntegerAttribute(ort, info, "negative_levels"))),
-        highest(static_cast<float>(IntegerAttribute(ort, info, "positive_levels"))),
-        axis(static_cast<size_t>(IntegerAttribute(ort, info, "axis"))) {}
+      : Levels(ort, info), axis(static_cast<size_t>(IntegerAttribute(ort, info, "axis"))) {}
 };
 
 struct Task {

@@ -131,6 +131,27 @@ inline Shape Widened(Shape shape, size_t rank) {
   return shape;
 }
 
+// Where numbers lie along a value: element i has number (i / inner) % channels.
+struct Lie {
+  size_t channels, inner;
+};
+
+// The axes on which the numbers differ must be neighbours and be the value's whole axes: none (one number), one (per
+// channel), or more, up to a number for each element. False: they do not fit.
+inline bool LayAlong(const Shape& value, const Shape& numbers, Lie& lie) {
+  const size_t rank = value.size();
+  if (numbers.size() > rank) return false;
+  const Shape shape = Widened(numbers, rank);
+  size_t first = 0, last = rank;
+  while (first < last && shape[first] == 1) ++first;
+  while (first < last && shape[last - 1] == 1) --last;
+  for (size_t axis = first; axis < last; ++axis) {
+    if (shape[axis] != value[axis]) return false;
+  }
+  lie = {Product(value, first, last), Product(value, first == last ? 0 : last, rank)};
+  return true;
+}
+
 }  // namespace pmsm
 
 #endif
