@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
     arguments = parser.parse_args()
     print(
         f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, float weights; "
@@ -50,8 +51,8 @@ def main() -> None:
     print("|---|--:|--:|--:|--:|")
     for name in NETWORKS:
         if not arguments.only or name in arguments.only:
-            with tempfile.TemporaryDirectory() as folder:
-                _row(name, Path(folder), arguments)
+            with tempfile.TemporaryDirectory() as temporary:
+                _row(name, arguments.folder or Path(temporary), arguments)
 
 
 def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
@@ -73,11 +74,12 @@ def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
 
 def _converted(name: str, timesteps: int, folder: Path, arguments: argparse.Namespace) -> Checkpoint:
     source, options = NETWORKS[name]
-    target = folder / f"{timesteps}.snn.onnx"
+    target = folder / f"{name}.{timesteps}.snn.onnx"
     command = [sys.executable, "-m", "pmsm_cli", "convert", source.format(models=arguments.models), *options]
     command += ["--data", str(arguments.images), "--samples", str(arguments.samples), "--levels", "7", "--no-refit"]
     command += ["--timesteps", str(timesteps), "-o", str(target), "--json"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if not target.exists():
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return open_checkpoint(target)
 
 

@@ -13,7 +13,7 @@ import integers
 import spiking
 from ingesting import session_of
 
-from pmsm_cli.lowering.lower import Use, lower, lower_further
+from pmsm_cli.lowering.lower import Use, lower, lower_further, tidy_steps
 from pmsm_cli.lowering.settle import settle_weights
 from pmsm_cli.runtime.library import find_library, library_status
 from pmsm_cli.runtime.session import open_session
@@ -100,3 +100,17 @@ def test_an_architecture_in_integers_gives_the_same_on_the_library(name: str):
     (given,), (expected,) = (integers.outputs(model, inputs, library=find_library()) for model in (further, low))
     # Ties: sums in another order may fall to either side of a count.
     assert np.linalg.norm(given - expected) < 0.005 * np.linalg.norm(expected)
+
+
+@pytest.mark.skipif(find_library() is None, reason=f"no native library: {library_status().reason}")
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_an_architecture_takes_its_later_timesteps_side_by_side(name: str):
+    proto, inputs = exported(name)
+    checkpoint = spiking.checkpoint_of(proto, inputs, levels=15, timesteps=3)
+    together, changed = tidy_steps(checkpoint.model, Use(), inputs.shape[1:])
+    assert changed
+    assert "Scan" not in integers.ops(together)
+    results = (integers.outputs(model, inputs[:3], library=find_library()) for model in (together, checkpoint.model))
+    for given, expected in zip(*results, strict=True):
+        assert given.shape == expected.shape
+        assert np.linalg.norm(given - expected) < 0.005 * np.linalg.norm(expected)

@@ -15,7 +15,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.int8 import Int8Weights, Pattern
 from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
 from pmsm_cli.lowering.products import is_plain
-from pmsm_cli.lowering.steps import MEMBRANE_STEP
+from pmsm_cli.lowering.resting import NEURON_STEPS, steps_of
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON_OPS
 
 EVENT_PRODUCT = "EventProduct"
@@ -31,14 +31,15 @@ _IsSparse = Callable[[ir.Value, float], bool]  # whether at most such a share of
 def products_by_events(firing: Mapping[str, float], *, batch: int) -> Pattern:
     """Products of floats and of codes by events, where that is faster.
 
-    `firing` says of sites, by name, which share of their neurons fires, in percent. Each of the `batch` images reads
-    weights of its own, where a dense product reads all of them once.
+    `firing` says of sites, by name, which share of their neurons fires, in percent. Each of the `batch` images, and of
+    several timesteps side by side, reads weights of its own, where a dense product reads all of them once.
     """
 
     def sparse(value: ir.Value, most: float) -> bool:
-        name = value.name or ""
+        name, node = value.name or "", value.producer()
         shares = [share for site, share in firing.items() if name.startswith((f"{site}/spikes", f"{site}/code"))]
-        return bool(shares) and batch * max(shares) <= most
+        steps = steps_of(node) if node is not None else 1
+        return bool(shares) and batch * steps * max(shares) <= most
 
     return functools.partial(_by_events, is_sparse=sparse)
 
@@ -56,19 +57,16 @@ def _by_events(graph: ir.Graph, weights: Mapping[str, Int8Weights], *, is_sparse
 def _floats_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
     """Gemm, or MatMul, of spikes [images, inputs] with constant weights -> EventProduct.
 
-    The weights are turned to [inputs, outputs] where they are not, once for all products that share them.
+    The weights are turned to [inputs, outputs] where they are not, once for all products that share them; and if one of
+    these is to stay dense, all are, so that no weights are there twice.
     """
     changed = False
-    for node in list(graph):
-        if not is_op(node, "Gemm", "MatMul") or not _are_spikes(read(node, 0)):
-            continue
-        if not is_sparse(read(node, 0), _SPARSE_FLOATS):
+    found = [node for node in graph if _may_be_by_events(node) and is_sparse(read(node, 0), _SPARSE_FLOATS)]
+    dense = {read(node, 1) for node in graph if len(node.inputs) > 1 and node.inputs[1] and node not in found}
+    for node in found:
+        if read(node, 1) in dense:
             continue
         array = constant(node.inputs[1])
-        if array is None or array.ndim != 2 or array.size < _FEWEST_WEIGHTS or rank_of(read(node, 0)) != 2:
-            continue
-        if not is_plain(node):
-            continue
         turned = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
         outputs = array.shape[0 if turned else 1]
         bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -77,6 +75,13 @@ def _floats_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
         _replace(graph, node, EVENT_PRODUCT, [read(node, 0), by_input, added])
         changed = True
     return changed
+
+
+def _may_be_by_events(node: ir.Node) -> bool:
+    if not is_op(node, "Gemm", "MatMul") or not _are_spikes(read(node, 0)) or rank_of(read(node, 0)) != 2:
+        return False
+    array = constant(node.inputs[1])
+    return array is not None and array.ndim == 2 and array.size >= _FEWEST_WEIGHTS and is_plain(node)
 
 
 def _integers_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
@@ -110,7 +115,7 @@ def _integers_by_events(graph: ir.Graph, is_sparse: _IsSparse) -> bool:
 
 def _are_spikes(value: ir.Value) -> bool:
     node = value.producer()
-    return node is not None and node.domain == DOMAIN and node.op_type in (*NEURON_OPS, MEMBRANE_STEP)
+    return node is not None and node.domain == DOMAIN and node.op_type in (*NEURON_OPS, NEURON_STEPS)
 
 
 def _by_input(graph: ir.Graph, weights: ir.Value) -> ir.Value:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from pmsm_cli.graph.network import Shape
 from pmsm_cli.lowering.attention import attention_weights_to_native, averages_scaled_before
 from pmsm_cli.lowering.channels_last import integers_channels_last
 from pmsm_cli.lowering.convolutions import (
@@ -21,8 +22,8 @@ from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_na
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
 from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
-from pmsm_cli.lowering.steps import membranes_with_neurons
-from pmsm_cli.lowering.unrolled import scans_unrolled
+from pmsm_cli.lowering.resting import rests_to_neurons
+from pmsm_cli.lowering.side_by_side import steps_side_by_side
 
 # In this order: each finds what those before it have left.
 PATTERNS: tuple[Pattern, ...] = (
@@ -70,7 +71,7 @@ def tidy(model: ir.Model, library: Use | None) -> tuple[ir.Model, bool]:
     """
     if library is None:
         return _applied(model, (neurons_to_codes, *IN_FLOATS), {})
-    return _applied(model, (*IN_FLOATS, products_by_events(library.firing, batch=library.batch)), {})
+    return _applied(model, (*IN_FLOATS, products_by_events(library.firing, batch=library.batch), rests_to_neurons), {})
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
@@ -91,21 +92,23 @@ def lower_further(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
     return _applied(model, (*ON_THE_LIBRARY, products_by_events(library.firing, batch=library.batch)), {})
 
 
-def tidy_steps(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
+def tidy_steps(model: ir.Model, library: Use, image: Shape) -> tuple[ir.Model, bool]:
     """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
 
-    Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
+    The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Spikes and
+    outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()
-    first = (*IN_FLOATS, products_by_events(library.firing, batch=library.batch))
-    later = (gelus_together, membranes_with_neurons, later_products_by_events(library.batch))
+    side_by_side = steps_side_by_side(copy, image)
+    if not side_by_side:  # what was tried leaves nothing behind
+        copy = model.clone()
+    first = (*IN_FLOATS, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
     changed = [pattern(copy.graph, {}) for pattern in first]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()
-            changed += [pattern(body, {}) for pattern in later]
-    changed.append(scans_unrolled(copy.graph, {}))
-    return _finished(copy, model), any(changed)
+            changed += [pattern(body, {}) for pattern in (gelus_together, later_products_by_events(library.batch))]
+    return _finished(copy, model), side_by_side or any(changed)
 
 
 def _applied(

@@ -30,7 +30,8 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
     firing = {site.name: site.quality.firing for site in sites if site.quality is not None}
     library = Use(batch=batch, firing=firing) if native and find_library() else None
     if checkpoint.manifest.timesteps > 1:
-        model = tidy_steps(checkpoint.model, library)[0] if library else checkpoint.model
+        image = checkpoint.manifest.preprocessing.shape
+        model = tidy_steps(checkpoint.model, library, image)[0] if library else checkpoint.model
         return Form(model=model, integers=False, native=bool(library))
     if not (integers and checkpoint.int8_weights):
         model, _ = tidy(checkpoint.model, library)

@@ -69,11 +69,13 @@ def test_integer_products_are_driven_by_events_likewise():
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_later_steps_are_driven_by_events_and_share_the_weights():
-    checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8), timesteps=3)
-    after, _ = tidy_steps(checkpoint.model, Use(firing=SELDOM))
+@pytest.mark.parametrize(("timesteps", "by_events"), [(2, 2), (5, 2), (6, 0)])
+def test_later_steps_are_driven_by_events_where_few_enough_spike_and_share_the_weights(timesteps, by_events):
+    checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8), timesteps=timesteps)
+    after, _ = tidy_steps(checkpoint.model, Use(firing=SELDOM), (3, 8, 8))
     wide = [value for value in after.graph.initializers.values() if value.const_value.size == 512 * 512]
     assert len(wide) == 1
+    assert integers.ops(after).get("EventProduct", 0) == by_events
     results = (integers.outputs(model, tiny.images(3), library=LIBRARY) for model in (after, checkpoint.model))
     for got, expected in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
@@ -90,3 +92,13 @@ def test_each_further_image_reads_weights_of_its_own(batch, by_events):
     checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8))
     after, _ = tidy(checkpoint.model, Use(batch=batch, firing=SELDOM))
     assert integers.ops(after).get("EventProduct", 0) == by_events
+
+
+def test_steps_of_a_scan_are_driven_by_events_too():
+    checkpoint = spiking.checkpoint_of(classifier(), tiny.images(8), timesteps=12)
+    after, _ = tidy_steps(checkpoint.model, Use(firing=SELDOM), (3, 8, 8))
+    (scan,) = (node for node in after.graph if node.op_type == "Scan")
+    assert "EventProduct" in [node.op_type for node in scan.attributes["body"].as_graph()]
+    results = (integers.outputs(model, tiny.images(3), library=LIBRARY) for model in (after, checkpoint.model))
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)

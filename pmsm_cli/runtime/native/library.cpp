@@ -35,7 +35,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 4; }
+PMSM_EXPORT int pmsm_library_version() { return 5; }
 
 // onnxruntime calls this once for each SessionOptions that the library is registered on.
 PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
@@ -51,7 +51,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddPolarityNeurons(ort, api, made);
       pmsm::AddSpikeCodes(ort, api, made);
       pmsm::AddSoftmaxCodes(ort, api, made);
-      pmsm::AddMembraneStep(ort, api, made);
+      pmsm::AddNeuronSteps(ort, api, made);
       pmsm::AddEventProducts(ort, api, made);
       pmsm::AddSpikeCounts(ort, api, made);
       return made;

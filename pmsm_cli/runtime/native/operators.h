@@ -115,7 +115,7 @@ void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& tas
 void AddPolarityNeurons(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
-void AddMembraneStep(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddNeuronSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddEventProducts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 

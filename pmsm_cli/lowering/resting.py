@@ -1,0 +1,56 @@
+"""Neurons that rest at another value than 0 in one operator with the subtraction of what they rest at."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
+from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
+
+NEURON_STEPS = "PolarityNeuronSteps"
+_REST, _HORIZONS = 2, 4  # which of its inputs hold what it rests at, and a number for each step
+
+
+def steps_of(node: ir.Node) -> int:
+    """How many timesteps a node's neurons emit at once."""
+    return len(constant(read(node, _HORIZONS))) if node.op_type == NEURON_STEPS else 1
+
+
+def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Sub of a constant, PolarityNeuron or PolarityNeuronSteps -> PolarityNeuronSteps.
+
+    Precondition: the native library.
+    """
+    changed = False
+    for node in list(graph):
+        if node.domain != DOMAIN or node.op_type not in (NEURON, NEURON_STEPS):
+            continue
+        above = read(node, 0).producer()
+        if not is_op(above, "Sub") or only_reader(read(node, 0)) is not node:
+            continue
+        value, rest = read(above, 0), read(above, 1)
+        if constant(rest) is None or value.shape is None or len(constant(rest).shape) >= max(len(value.shape), 1):
+            continue
+        if node.op_type == NEURON_STEPS:
+            node.replace_input_with(0, value)
+            node.replace_input_with(_REST, rest)
+        else:
+            _replace(graph, node, value, rest)
+        graph.remove(above, safe=True)
+        changed = True
+    return changed
+
+
+def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value, rest: ir.Value) -> None:
+    spikes = node.outputs[0]
+    once = [add_constant(graph, f"{node.name}/once_{kind}", np.ones(1, np.float32)) for kind in ("horizon", "quantum")]
+    nothing = add_constant(graph, f"{node.name}/nothing_before", np.zeros((), np.float32))
+    emitted = ir.Value(name=f"{spikes.name}/above_rest", type=spikes.type, shape=spikes.shape)
+    inputs = [value, read(node, 1), rest, nothing, *once]
+    attributes = list(node.attributes.values())
+    graph.insert_before(node, ir.Node(DOMAIN, NEURON_STEPS, inputs, attributes, outputs=[emitted], name=emitted.name))
+    ir.convenience.replace_all_uses_with(spikes, emitted, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
