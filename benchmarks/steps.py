@@ -15,6 +15,7 @@ from pathlib import Path
 from machine import describe
 
 from pmsm_cli.checkpoint.file import Checkpoint, open_checkpoint
+from pmsm_cli.runtime.count import alike_anywhere, fan_out_a_position
 from pmsm_cli.runtime.counters import add_counters
 from pmsm_cli.runtime.race import Racer, race
 from pmsm_cli.runtime.session import model_bytes
@@ -61,7 +62,9 @@ def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
         checkpoint = _converted(name, timesteps, folder, arguments)
         racers.append(_racer(f"T = {timesteps}", checkpoint, folder))
         if timesteps == 1:
-            counted = add_counters(checkpoint, measure_shapes(checkpoint), native=True).model
+            shapes = measure_shapes(checkpoint)
+            anywhere = alike_anywhere(fan_out_a_position(checkpoint, shapes))
+            counted = add_counters(checkpoint, shapes, native=True, anywhere=anywhere).model
             path = folder / "counted.onnx"
             path.write_bytes(model_bytes(counted, subject=name))
             racers.append(Racer(name=COUNTED, path=path, native=True))

@@ -22,7 +22,7 @@ from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_na
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
 from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
-from pmsm_cli.lowering.resting import rests_to_neurons
+from pmsm_cli.lowering.resting import counts_to_neurons, rests_to_neurons
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
 
 # In this order: each finds what those before it have left.
@@ -109,6 +109,14 @@ def tidy_steps(model: ir.Model, library: Use, image: Shape) -> tuple[ir.Model, b
             body = node.attributes["body"].as_graph()
             changed += [pattern(body, {}) for pattern in (gelus_together, later_products_by_events(library.batch))]
     return _finished(copy, model), side_by_side or any(changed)
+
+
+def tidy_counted(model: ir.Model) -> tuple[ir.Model, bool]:
+    """A graph whose first timestep the native library counts (`pmsm_cli.runtime.native_counters`), as in `tidy`.
+
+    Precondition: the library is there to run it.
+    """
+    return _applied(model, (*IN_FLOATS, rests_to_neurons, counts_to_neurons), {})
 
 
 def _applied(

@@ -1,4 +1,4 @@
-"""Neurons that rest at another value than 0 in one operator with the subtraction of what they rest at."""
+"""Neurons in one operator of the native library with what is beside them: what they rest at, and who counts them."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,9 @@ from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
 NEURON_STEPS = "PolarityNeuronSteps"
-_REST, _HORIZONS = 2, 4  # which of its inputs hold what it rests at, and a number for each step
+SPIKE_COUNTS, COUNTED_NEURON = "SpikeCounts", "CountedNeuron"
+# Which of its inputs hold what it rests at, what was emitted before, and a number for each step.
+_REST, _BEFORE, _HORIZONS = 2, 3, 4
 
 
 def steps_of(node: ir.Node) -> int:
@@ -54,3 +56,43 @@ def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value, rest: ir.Value) ->
     graph.insert_before(node, ir.Node(DOMAIN, NEURON_STEPS, inputs, attributes, outputs=[emitted], name=emitted.name))
     ir.convenience.replace_all_uses_with(spikes, emitted, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+
+
+def counts_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Neurons of a single timestep and the SpikeCounts that read them -> CountedNeuron.
+
+    Precondition: the native library.
+    """
+    changed = False
+    for counting in list(graph):
+        if counting.domain != DOMAIN or counting.op_type != SPIKE_COUNTS:
+            continue
+        node = read(counting, 0).producer()
+        if node is None or not _emits_once(node):
+            continue
+        name = f"{node.name}/counted"
+        if node.op_type == NEURON:
+            rest = add_constant(graph, f"{node.name}/no_rest", np.zeros((), np.float32))
+        else:
+            rest = read(node, _REST)
+        levels = [node.attributes[kind] for kind in ("negative_levels", "positive_levels")]
+        outputs = [
+            ir.Value(name=f"{old.name}/counted", type=old.type, shape=old.shape)
+            for old in (node.outputs[0], counting.outputs[0])
+        ]
+        inputs = [read(node, 0), read(node, 1), rest]
+        attributes = [*levels, counting.attributes["axis"], counting.attributes["positions"]]
+        graph.insert_before(node, ir.Node(DOMAIN, COUNTED_NEURON, inputs, attributes, outputs=outputs, name=name))
+        for old, new in zip((node.outputs[0], counting.outputs[0]), outputs, strict=True):
+            ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        graph.remove([counting, node], safe=True)
+        changed = True
+    return changed
+
+
+def _emits_once(node: ir.Node) -> bool:
+    """Whether a node's neurons emit at the first timestep alone."""
+    if node.domain != DOMAIN or node.op_type not in (NEURON, NEURON_STEPS):
+        return False
+    before = constant(node.inputs[_BEFORE]) if node.op_type == NEURON_STEPS else None
+    return node.op_type == NEURON or (before is not None and steps_of(node) == 1)

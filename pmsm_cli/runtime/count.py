@@ -78,15 +78,17 @@ def count_spikes(
     """Run the checkpoint, and the source where given, over all batches and count what every site emits."""
     timesteps = checkpoint.manifest.timesteps
     shapes = measure_shapes(checkpoint)
-    counting = add_counters(checkpoint, shapes, native=find_library() is not None)
+    fans = fan_out_a_position(checkpoint, shapes)
+    anywhere = alike_anywhere(fans)
+    counting = add_counters(checkpoint, shapes, native=find_library() is not None, anywhere=anywhere)
     session = open_session(counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked)
-    counter = _Counter(checkpoint, counting, shapes, session)
+    counter = _Counter(checkpoint, counting, shapes, fans, session)
     histograms = HistogramCount(checkpoint, counter.neurons, threads=threads)
     tally = Tally(counting.outputs, timesteps)
     for batch in batches:
         tally.skipped += batch.skipped
         if len(batch.inputs):
-            named = dict(zip(session.output_names, session.run(batch.inputs), strict=True))
+            named = counting.named(dict(zip(session.output_names, session.run(batch.inputs), strict=True)))
             counter.add(named, len(batch.inputs))
             histograms.add(batch.inputs)
             outputs = [named[name] for name in counting.outputs]
@@ -107,10 +109,17 @@ def count_spikes(
 class _Counter:
     """Running sums over images, as whole numbers: how the images were batched leaves no trace."""
 
-    def __init__(self, checkpoint: Checkpoint, counting: Counting, shapes: Mapping[str, Shape], session: Session):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        counting: Counting,
+        shapes: Mapping[str, Shape],
+        fans: Mapping[str, list[Totals]],
+        session: Session,
+    ) -> None:
         self.plan, self.timesteps = checkpoint.manifest.plan.sites, checkpoint.manifest.timesteps
         self.images, self.counting = 0, counting
-        self.fans = _fan_out_a_position(checkpoint, shapes)
+        self.fans = fans
         batch = session.fixed_batch or 1
         self.neurons = {site.name: math.prod(shapes[spikes_name(site.name)]) // batch for site in self.plan}
         # spikes, firing, synaptic operations, events
@@ -133,7 +142,7 @@ class _Counter:
             by_image[:, index] = per_image[:3].transpose(2, 0, 1)
             nonzero = self.counting.nonzero.get(site.name)
             kept = named[nonzero].astype(np.float64) if nonzero else firing[0]
-            self.nonzero[site.name] += kept.sum(), (kept * fans[0]).sum()
+            self.nonzero[site.name] += kept.sum(), _reached(kept[None], fans[:1]).sum()
             if site.name in self.fired:
                 for kind in ("channels", "channels/later"):
                     if (emitted := named.get(f"{site.name}/{kind}")) is not None:
@@ -200,10 +209,15 @@ def _steps(named: dict[str, Array], name: str) -> Totals:
 
 def _reached(counts: Totals, fans: list[Totals]) -> Totals:
     """How many synapses what was emitted reaches, position by position."""
-    return np.stack([step * fan for step, fan in zip(counts, fans, strict=True)])
+    return np.stack([step * (fan if fan.size > 1 else fan.reshape(())) for step, fan in zip(counts, fans, strict=True)])
 
 
-def _fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, list[Totals]]:
+def alike_anywhere(fans: Mapping[str, list[Totals]]) -> frozenset[str]:
+    """The sites of which a neuron reaches as many synapses wherever it is."""
+    return frozenset(name for name, steps in fans.items() if all(fan.size == 1 for fan in steps))
+
+
+def fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, list[Totals]]:
     """The synapses of a site's neurons at each step, by position; every channel has as many."""
     products = {node.name: product for node in checkpoint.model.graph if (product := product_of(node))}
     synapses = {node.name: synapse for node in checkpoint.model.graph if (synapse := synapse_of(node))}

@@ -1,6 +1,6 @@
 """Counters inside a checkpoint's graph: what its sites emit, summed up before it leaves the network."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,17 @@ from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.sites import Site
-from pmsm_cli.neuron.onnx_function import DOMAIN
+from pmsm_cli.lowering.lower import tidy_counted
 from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.runtime.native_counters import Block, NativeCounters, split_counts
+from pmsm_cli.runtime.session import Array
+from pmsm_cli.runtime.workload import fixed_batch
 
 STEP_KINDS = ("count", "firing")  # sums of sizes, and of neurons that fire, over the axis behind the batch
 CHANNELS = "channels"  # neurons that fire, by image and channel
 LIMIT = "limit"  # neurons at -N or P, likewise, at the first step
+LATER = "/later"  # behind the names of what the later steps give
+COUNTS = "pmsm/counts"  # what the library counts at all sites
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
 
@@ -30,56 +35,119 @@ class Counting:
     stacked: frozenset[str]  # which outputs hold the timesteps before the images
     channels: Mapping[str, int]  # of each site whose channels are told apart
     nonzero: Mapping[str, str]  # of each site, with several steps: neurons whose value is not 0 after the last
+    first: tuple[Block, ...] = ()  # how the library's counters lie in what leaves the network
+    later: tuple[Block, ...] = ()
+
+    def named(self, results: Mapping[str, Array]) -> dict[str, Array]:
+        """What left the network by name, whatever counted."""
+        return {**results, **split_counts(self.first, results), **split_counts(self.later, results, LATER)}
 
 
-def add_counters(checkpoint: Checkpoint, shapes: Mapping[str, Shape], *, native: bool) -> Counting:
+def add_counters(
+    checkpoint: Checkpoint, shapes: Mapping[str, Shape], *, native: bool, anywhere: Collection[str] = ()
+) -> Counting:
     """A copy of the checkpoint's graph that counts at every site, and still gives its own outputs.
 
     `native` says that the library is there: one of its operators then counts in one pass what takes several of the
-    standard ones.
+    standard ones. It sums up all positions of the sites that are named in `anywhere`.
     """
     model = checkpoint.model.clone()
     graph, sites = model.graph, checkpoint.manifest.plan.sites
-    neurons = checkpoint.manifest.calibration.parameters
-    own = tuple(output.name or "" for output in graph.outputs)
     scan = next((node for node in graph if node.op_type == "Scan" and node.name == SCAN_NAME), None)
-    body = scan.attributes["body"].as_graph() if scan is not None else None
-    outer = _Constants(graph)
-    channels, nonzero, stacked = {}, {}, list[str]()
+    own = tuple(output.name or "" for output in graph.outputs)
+    channels = {}
     for site in sites:
-        rank = len(shapes[spikes_name(site.name)])
-        axis = _channel_axis(site, rank)
+        shape = shapes[spikes_name(site.name)]
+        axis = _channel_axis(site, len(shape))
         if axis is not None:
-            channels[site.name] = shapes[spikes_name(site.name)][axis]
-        if native:
-            counters = _add_native_counters(graph, spikes_name(site.name), site.name, rank, axis, neurons[site.name])
-        else:
-            counters = _add_counters(graph, spikes_name(site.name), site.name, rank, axis, outer)
-            if axis is not None:
-                counters.append(_add_limit(graph, site.name, neurons[site.name], rank, axis, outer))
-        graph.outputs.extend(counters)
-        if body is None or scan is None:
-            continue
-        later, step = f"{spikes_name(site.name)}/later", f"{site.name}/step"
-        if native:
-            in_step = _add_native_counters(body, later, step, rank, axis, None)
-        else:
-            in_step = _add_counters(body, later, step, rank, axis, outer)
-        for counter in in_step:
-            body.outputs.append(counter)
-            scan.resize_outputs(len(scan.outputs) + 1)
-            kind = (counter.name or "").removeprefix(f"{site.name}/step/")
-            scan.outputs[-1].name, scan.outputs[-1].type = f"{site.name}/{kind}/later", _FLOAT
-            graph.outputs.append(scan.outputs[-1])
-            stacked.append(f"{site.name}/{kind}/later")
+            channels[site.name] = shape[axis]
+    constants, nonzero = _Constants(graph), {}
+    if native:
+        first, later, stacked = _count_natively(checkpoint, graph, scan, shapes, anywhere)
+    else:
+        first, later, stacked = (), (), _count(checkpoint, graph, scan, shapes, constants)
     if scan is not None:
         # What a Scan carries from step to step leaves it in the order in which it came.
         ends = {first.name: end for first, end in zip(scan.inputs, scan.outputs, strict=False) if first is not None}
         for site in sites:  # behind the Scan: the counts that its steps add up to
             end, rank = ends[spikes_name(site.name)], len(shapes[spikes_name(site.name)])
             name = nonzero[site.name] = f"{site.name}/nonzero"
-            graph.outputs.append(_sum_of(graph, _map(graph, ["Abs", "Sign"], end, name), name, outer.first_axis(rank)))
-    return Counting(model=model, outputs=own, stacked=frozenset(stacked), channels=channels, nonzero=nonzero)
+            signs = _map(graph, ["Abs", "Sign"], end, name)
+            graph.outputs.append(_sum_of(graph, signs, name, constants.first_axis(rank)))
+    return Counting(
+        model=tidy_counted(model)[0] if native else model,
+        outputs=own,
+        stacked=frozenset(stacked),
+        channels=channels,
+        nonzero=nonzero,
+        first=first,
+        later=later,
+    )
+
+
+def _count(
+    checkpoint: Checkpoint,
+    graph: ir.Graph,
+    scan: ir.Node | None,
+    shapes: Mapping[str, Shape],
+    constants: "_Constants",
+) -> list[str]:
+    """By standard operators, a tensor for each site and kind; which of them are of the later steps."""
+    neurons, stacked = checkpoint.manifest.calibration.parameters, list[str]()
+    for site in checkpoint.manifest.plan.sites:
+        spikes, rank = spikes_name(site.name), len(shapes[spikes_name(site.name)])
+        axis = _channel_axis(site, rank)
+        graph.outputs.extend(_add_counters(graph, spikes, site.name, rank, axis, constants))
+        if axis is not None:
+            graph.outputs.append(_add_limit(graph, site.name, neurons[site.name], rank, axis, constants))
+        if scan is not None:
+            body = scan.attributes["body"].as_graph()
+            for counter in _add_counters(body, f"{spikes}{LATER}", f"{site.name}/step", rank, axis, constants):
+                kind = (counter.name or "").removeprefix(f"{site.name}/step/")
+                stacked.append(_leave_scan(graph, scan, counter, f"{site.name}/{kind}{LATER}"))
+    return stacked
+
+
+def _count_natively(
+    checkpoint: Checkpoint,
+    graph: ir.Graph,
+    scan: ir.Node | None,
+    shapes: Mapping[str, Shape],
+    anywhere: Collection[str],
+) -> tuple[tuple[Block, ...], tuple[Block, ...], list[str]]:
+    """By the library's operator, a tensor for all sites: how it holds them, and which are of the later steps."""
+    neurons, batch = checkpoint.manifest.calibration.parameters, fixed_batch(checkpoint.model)
+    first = NativeCounters(graph, graph, output=COUNTS, batch=batch)
+    body = scan.attributes["body"].as_graph() if scan is not None else None
+    later = NativeCounters(body, graph, output=f"{COUNTS}/step", batch=batch) if body is not None else None
+    for site in checkpoint.manifest.plan.sites:
+        spikes, shape = spikes_name(site.name), shapes[spikes_name(site.name)]
+        axis = _channel_axis(site, len(shape))
+        kinds = (*STEP_KINDS, *((CHANNELS, LIMIT) if axis is not None else ()))
+        names = tuple(f"{site.name}/{kind}" for kind in kinds)
+        by_position = site.name not in anywhere
+        first.add(_value(graph, spikes), shape, names, axis, neurons[site.name], by_position=by_position)
+        if later is not None and body is not None:
+            value = _value(body, f"{spikes}{LATER}")
+            later.add(value, shape, names[:3], axis, None, by_position=by_position)
+    graph.outputs.extend(first.outputs())
+    if later is None or scan is None:
+        return tuple(first.blocks), (), []
+    stacked = [_leave_scan(graph, scan, counter, f"{counter.name}{LATER}") for counter in later.outputs()]
+    return tuple(first.blocks), tuple(later.blocks), stacked
+
+
+def _leave_scan(graph: ir.Graph, scan: ir.Node, counter: ir.Value, name: str) -> str:
+    """Hand a value of the body out of the Scan, and out of the graph; its name there."""
+    scan.attributes["body"].as_graph().outputs.append(counter)
+    scan.resize_outputs(len(scan.outputs) + 1)
+    scan.outputs[-1].name, scan.outputs[-1].type = name, _FLOAT
+    graph.outputs.append(scan.outputs[-1])
+    return name
+
+
+def _value(graph: ir.Graph, name: str) -> ir.Value:
+    return next(output for node in graph for output in node.outputs if output.name == name)
 
 
 class _Constants:
@@ -95,8 +163,8 @@ class _Constants:
         return self._known[axes]
 
     def first_axis(self, rank: int) -> ir.Value:
-        """The axis behind the batch, or the only one that there is."""
-        return self.axes(1 if rank > 1 else 0)
+        """The axis behind the batch, if there is one."""
+        return self.axes(1) if rank > 1 else self.axes()
 
     def all_but(self, axis: int, rank: int) -> ir.Value:
         """All axes but the batch and one more."""
@@ -112,7 +180,7 @@ def _channel_axis(site: Site, rank: int) -> int | None:
 def _add_counters(
     graph: ir.Graph, spikes: str, prefix: str, rank: int, axis: int | None, constants: _Constants
 ) -> list[ir.Value]:
-    value = next(output for node in graph for output in node.outputs if output.name == spikes)
+    value = _value(graph, spikes)
     sizes = _map(graph, ["Abs"], value, f"{prefix}/sizes")
     signs = _map(graph, ["Sign"], sizes, f"{prefix}/signs")
     kinds = zip(STEP_KINDS, (sizes, signs), strict=True)
@@ -122,30 +190,11 @@ def _add_counters(
     return counters
 
 
-def _add_native_counters(
-    graph: ir.Graph, spikes: str, prefix: str, rank: int, axis: int | None, neuron: NeuronParameters | None
-) -> list[ir.Value]:
-    """The same by the library's operator; `neuron` is what limits the spikes, if that is to be counted."""
-    value = next(output for node in graph for output in node.outputs if output.name == spikes)
-    ranks = {**dict.fromkeys(STEP_KINDS, rank - 1), CHANNELS: 2, LIMIT: 2}  # a Scan asks for them
-    outputs = [
-        ir.Value(name=f"{prefix}/{kind}", type=_FLOAT, shape=ir.Shape([None] * axes)) for kind, axes in ranks.items()
-    ]
-    attributes = [
-        ir.AttrInt64("axis", axis or 0),
-        ir.AttrInt64("negative_levels", neuron.negative_levels if neuron else 0),
-        ir.AttrInt64("positive_levels", neuron.positive_levels if neuron else 0),
-    ]
-    graph.append(ir.Node(DOMAIN, "SpikeCounts", [value], attributes, outputs=outputs, name=f"{prefix}/SpikeCounts"))
-    wanted = len(STEP_KINDS) if axis is None else len(outputs) if neuron else len(outputs) - 1
-    return outputs[:wanted]
-
-
 def _add_limit(
     graph: ir.Graph, site: str, neuron: NeuronParameters, rank: int, axis: int, constants: _Constants
 ) -> ir.Value:
     """How many neurons of each channel emit as much as they can, of either sign where there are two."""
-    spikes = next(output for node in graph for output in node.outputs if output.name == spikes_name(site))
+    spikes = _value(graph, spikes_name(site))
     negative, positive = neuron.negative_levels, neuron.positive_levels
     far, limit, name = spikes, float(positive), f"{site}/{LIMIT}"
     if negative:

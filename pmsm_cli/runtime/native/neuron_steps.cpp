@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 #include <vector>
 
+#include "emission.h"
 #include "operators.h"
 #include "tensors.h"
 #include "vectors.h"
@@ -21,43 +21,17 @@ namespace pmsm {
 namespace {
 
 constexpr size_t kElementsPerThread = 16384;  // of all steps together
-constexpr size_t kTile = 512, kWorthwhile = 16;
-
-// Numbers along the elements of a step: element i has data[(i / inner) % channels].
-struct Along {
-  const float* data;
-  size_t channels, inner;
-
-  bool Alike() const { return channels == 1 || inner >= kWorthwhile; }
-  // How many elements from `at` on may share a run.
-  size_t Longest(size_t at) const {
-    if (channels == 1) return kTile;
-    if (inner >= kWorthwhile) return inner - at % inner;
-    return inner == 1 && channels >= kWorthwhile ? channels - at % channels : kTile;
-  }
-  float At(size_t at) const { return data[at / inner % channels]; }
-  // The numbers of a run, in place where they lie as the run does, else in the tile.
-  const float* Run(size_t at, size_t count, float* tile) const {
-    const size_t first = at / inner % channels;
-    if (inner == 1 && first + count <= channels) return data + first;
-    if (Alike()) {
-      std::fill_n(tile, count, data[first]);
-    } else {
-      for (size_t i = 0; i < count; ++i) tile[i] = At(at + i);
-    }
-    return tile;
-  }
-};
 
 struct Task {
   const float* value;
   size_t between;  // elements from one step's values to the next one's
-  Along threshold, rest, before;
+  Neurons neurons;
+  const float* before;
+  bool from_one_number;  // `before` is
   const float *horizons, *quanta;
   float* emitted;
   size_t count, steps;  // elements of a step, steps
-  float lowest, highest;
-  bool once;  // one step of horizon and quantum 1, and nothing emitted before
+  bool once;            // one step of horizon and quantum 1, and nothing emitted before
 };
 
 // One step of a run. Where the horizon is 1 and the quantum a power of two, there is nothing to divide by but thresholds.
@@ -74,65 +48,45 @@ PMSM_INLINE void Step(const float* value, const float* thresholds, const float* 
   }
 }
 
-// A single step of neurons that have emitted nothing yet, of horizon and quantum 1.
-template <bool kAlike>
-PMSM_INLINE void EmitOnce(const float* value, const float* thresholds, const float* rests, float lowest, float highest,
-                          float* emitted, size_t count) {
-  const float threshold = *thresholds, rest = *rests;
-  PMSM_INDEPENDENT
-  for (size_t i = 0; i < count; ++i) {
-    const float ratio = (value[i] - (kAlike ? rest : rests[i])) / (kAlike ? threshold : thresholds[i]);
-    emitted[i] = Emit(ratio, lowest, highest);
-  }
-}
-
 template <bool kAlike>
 PMSM_INLINE void EmitRange(const Task& task, size_t begin, size_t end) {
-  float counts[kTile], tiles[2][kTile];
+  if (task.once) {
+    EmitOnce<kAlike>(task.neurons, task.value, task.emitted, begin, end);
+    return;
+  }
+  float counts[kRun], tiles[2][kRun];
+  const Along &along = task.neurons.threshold, &resting = task.neurons.rest;
+  const float lowest = task.neurons.lowest, highest = task.neurons.highest;
   for (size_t at = begin, count = 0; at < end; at += count) {
-    count = std::min({end - at, kTile, task.threshold.Longest(at), task.rest.Longest(at)});
-    const float threshold = task.threshold.At(at), rest = task.rest.At(at);
-    const float* thresholds = kAlike ? &threshold : task.threshold.Run(at, count, tiles[0]);
-    const float* rests = kAlike ? &rest : task.rest.Run(at, count, tiles[1]);
-    if (task.once) {
-      EmitOnce<kAlike>(task.value + at, thresholds, rests, task.lowest, task.highest, task.emitted + at, count);
-      continue;
-    }
-    if (task.before.channels == 1) {
-      std::fill_n(counts, count, *task.before.data);
+    count = std::min(end - at, task.neurons.Longest(at));
+    if (task.from_one_number) {
+      std::fill_n(counts, count, *task.before);
     } else {
-      std::copy_n(task.before.data + at, count, counts);
+      std::copy_n(task.before + at, count, counts);
     }
+    const float threshold = along.At(at), rest = resting.At(at);
+    const float* thresholds = kAlike ? &threshold : along.Run(at, count, tiles[0]);
+    const float* rests = kAlike ? &rest : resting.Run(at, count, tiles[1]);
     for (size_t step = 0; step < task.steps; ++step) {
       const float horizon = task.horizons[step], quantum = task.quanta[step];
       const float* value = task.value + step * task.between + at;
       float* emitted = task.emitted + step * task.count + at;
       int exponent = 0;
       if (horizon == 1.0f && std::frexp(quantum, &exponent) == 0.5f) {
-        Step<kAlike, true>(value, thresholds, rests, horizon, quantum, task.lowest, task.highest, counts, emitted, count);
+        Step<kAlike, true>(value, thresholds, rests, horizon, quantum, lowest, highest, counts, emitted, count);
       } else {
-        Step<kAlike, false>(value, thresholds, rests, horizon, quantum, task.lowest, task.highest, counts, emitted,
-                            count);
+        Step<kAlike, false>(value, thresholds, rests, horizon, quantum, lowest, highest, counts, emitted, count);
       }
     }
   }
 }
 
 PMSM_WIDER_VECTORS void Work(const Task& task, size_t begin, size_t end) {
-  if (task.threshold.Alike() && task.rest.Alike()) {
+  if (task.neurons.Alike()) {
     EmitRange<true>(task, begin, end);
   } else {
     EmitRange<false>(task, begin, end);
   }
-}
-
-Along LayOut(const Input<float>& numbers, const Shape& step, const char* name) {
-  Lie lie{};
-  if (!LayAlong(step, numbers.shape, lie)) {
-    throw Failure(std::string(name) + " of shape " + Text(numbers.shape) + " does not fit neurons of shape " +
-                  Text(step));
-  }
-  return {numbers.data, lie.channels, std::max<size_t>(lie.inner, 1)};
 }
 
 void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
@@ -155,13 +109,11 @@ void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
   task.count = Product(step, 0, step.size());
   task.value = value.data;
   task.between = value.shape == all ? task.count : 0;
-  task.threshold = LayOut(threshold, step, "threshold");
-  task.rest = LayOut(rest, step, "rest");
-  task.before = {before.data, from_one_number ? 1 : std::max<size_t>(task.count, 2), 1};
+  task.neurons = {LayOut(threshold, step, "threshold"), LayOut(rest, step, "rest"), levels.lowest, levels.highest};
+  task.before = before.data;
+  task.from_one_number = from_one_number;
   task.horizons = horizons.data;
   task.quanta = quanta.data;
-  task.lowest = levels.lowest;
-  task.highest = levels.highest;
   task.once = task.steps == 1 && from_one_number && *before.data == 0.0f && *horizons.data == 1.0f && *quanta.data == 1.0f;
   task.emitted = OutputAt(ort, context, 0, all);
   InParallel<Task, &Work>(ort, context, task, task.count, std::max<size_t>(1, kElementsPerThread / task.steps));

@@ -1,18 +1,26 @@
-// Counting spikes in one pass over them.
+// Counting spikes in one pass over them, or as they are emitted.
 //
-//   SpikeCounts(spikes) -> (count, firing, channels, limit)
+//   SpikeCounts(spikes) -> counts
+//   CountedNeuron(value, threshold, rest) -> (spikes, counts)          spikes as PolarityNeuron's of what is above rest
 //
-// Spikes have the shape [images, first, rest ...]. Summed over the first axis behind the images (over the images, where
-// there is no further axis), `count` is how large spikes are whichever their sign, and `firing` how many neurons emit any.
-// `channels` [images, C] is how many neurons of each channel fire, and `limit` how many emit as much as they can: at
-// least `positive_levels`, or, where `negative_levels` is above 0, at most -`negative_levels`. Channels are on the axis
-// `axis`, counted from the left; 0: there are none, and `channels` and `limit` are of all neurons together.
+// Spikes have the shape [images, first, rest ...]; with a single axis, each image has one neuron. `counts` [images, ...] is,
+// one after the other:
+//
+//   how large spikes are, whichever their sign, and how many neurons emit any: at each position [rest], summed over the
+//   first axis; or, where the attribute `positions` is 0, over all, each as two numbers, of 2^20 and of what is left, so
+//   that both are exact
+//   how many neurons of each channel fire [C], and how many emit as much as they can [C]: at least `positive_levels`, or,
+//   where `negative_levels` is above 0, at most -`negative_levels`
+//
+// Channels are on the axis `axis`, counted from the left; 0: there are none, and the last two are of all neurons together.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "emission.h"
 #include "operators.h"
 #include "tensors.h"
 #include "vectors.h"
@@ -21,166 +29,254 @@ namespace pmsm {
 namespace {
 
 // Neighbouring positions that are summed up together: what they are summed up in stays in the nearest cache.
-constexpr size_t kTile = 1024;
+constexpr size_t kTile = 1024, kShortestTile = 96;
 // Below this many elements waking another thread costs more than it saves.
-constexpr size_t kElementsPerThread = 65536;
+constexpr size_t kElementsPerThread = 16384;
 constexpr size_t kMostParts = 8;
+constexpr int32_t kLimit = 1 << 16;
+constexpr size_t kRowsAtOnce = 4;
 
 struct Attributes : Levels {
   size_t axis;
+  bool positions;
 
   Attributes(const Ort& ort, const OrtKernelInfo* info)
-      : Levels(ort, info), axis(static_cast<size_t>(IntegerAttribute(ort, info, "axis"))) {}
+      : Levels(ort, info),
+        axis(static_cast<size_t>(IntegerAttribute(ort, info, "axis"))),
+        positions(IntegerAttribute(ort, info, "positions") != 0) {}
 };
 
 struct Task {
-  const float* spikes;
-  size_t images, first, rest;
-  float lowest, highest;
-  bool by_row;  // channels are on the first axis: each of its rows is one
-  float *count, *firing;
-  std::vector<float> at_limit;  // like firing; empty where channels are rows
-  size_t parts;
+  const float* value;  // null: the spikes are there already
+  float* spikes;
+  Neurons neurons;  // their levels are what limits spikes
+  size_t images, first, rest, axis, channels;
+  bool positions;
+  float* counts;
+  std::unique_ptr<float[]> at_place;  // [images, 2, rest], where channels are not rows: that fire, at their limit
+  size_t tiles, parts;
   std::vector<int32_t> of_rows;  // neurons that fire and neurons at their limit: [parts, 2, images x first]
+  std::vector<int64_t> sizes;    // of spikes: [parts, images]
 
-  size_t Tiles() const { return (rest + kTile - 1) / kTile; }
+  bool ByRow() const { return axis <= 1; }  // each row of the first axis is a channel, or part of the only one
+  // Where a tile begins: all are about as long, and whole vectors but for the last one.
+  size_t TileAt(size_t index) const { return index == tiles ? rest : rest * index / tiles / 16 * 16; }
   size_t Lines() const { return images * first; }
+  size_t BeforeChannels() const { return positions ? 2 * rest : 4; }
+  size_t Width() const { return BeforeChannels() + 2 * channels; }
 };
 
 // What some rows of a tile add to the sums of its positions, and how many of their neurons fire and are at the limit.
-// Several rows at once: the sums are then read and written once for all of them.
-template <size_t kRows, bool kByRow>
+// Several rows at once: the sums are then read and written once for all of them. A neuron that fires counts 1 and one at
+// its limit 2^16: both are summed up in one number, which a tile is too short to overflow. `kAlike`: as much of either
+// sign is the limit.
+template <size_t kRows, bool kByRow, bool kAlike, bool kFiring>
 PMSM_INLINE void AddRows(const Task& task, const float* spikes, size_t length, float* count, float* firing, float* limit,
                          int32_t* fired, int32_t* limited) {
-  const float highest = task.highest, lowest = task.lowest < 0 ? task.lowest : -INFINITY;
-  int32_t fired_here[kRows] = {}, limited_here[kRows] = {};
+  const float highest = task.neurons.highest, lowest = task.neurons.lowest < 0 ? task.neurons.lowest : -INFINITY;
+  int32_t of_rows[kRows] = {};
   PMSM_INDEPENDENT
   for (size_t i = 0; i < length; ++i) {
     float sizes = 0.0f;
-    int32_t fire = 0, at_limit = 0;
+    int32_t both = 0;
     for (size_t row = 0; row < kRows; ++row) {
       const float spike = spikes[row * task.rest + i], size = std::fabs(spike);
-      const int32_t fires = size > 0.0f ? 1 : 0;
-      const int32_t limits = (spike >= highest ? 1 : 0) | (spike <= lowest ? 1 : 0);
+      const bool limits = kAlike ? size >= highest : (spike >= highest) | (spike <= lowest);
+      const int32_t one = (size > 0.0f ? 1 : 0) + (limits ? kLimit : 0);
       sizes += size;
-      fire += fires;
-      at_limit += limits;
-      if (kByRow) {
-        fired_here[row] += fires;
-        limited_here[row] += limits;
-      }
+      both += one;
+      if (kByRow) of_rows[row] += one;
     }
     count[i] += sizes;
-    firing[i] += static_cast<float>(fire);
-    if (!kByRow) limit[i] += static_cast<float>(at_limit);
+    if (kFiring) firing[i] += static_cast<float>(both & (kLimit - 1));
+    if (!kByRow) limit[i] += static_cast<float>(both / kLimit);
   }
   for (size_t row = 0; row < kRows; ++row) {
-    fired[row] += fired_here[row];
-    limited[row] += limited_here[row];
+    fired[row] += of_rows[row] & (kLimit - 1);
+    limited[row] += of_rows[row] / kLimit;
   }
 }
 
-template <bool kByRow>
+// Where the rows of a tile are summed up.
+struct Sums {
+  float *count, *firing, *limit;
+};
+
+template <size_t kRows, bool kByRow, bool kFiring>
+PMSM_INLINE void WorkOnRows(Task& task, size_t part, size_t line, size_t at, size_t length, const Sums sums) {
+  const size_t start = line * task.rest + at;
+  if (task.value) {
+    for (size_t row = 0; row < kRows; ++row) {
+      const size_t begin = start + row * task.rest;
+      if (task.neurons.Alike()) {
+        EmitOnce<true>(task.neurons, task.value, task.spikes, begin, begin + length);
+      } else {
+        EmitOnce<false>(task.neurons, task.value, task.spikes, begin, begin + length);
+      }
+    }
+  }
+  int32_t* fired = task.of_rows.data() + part * 2 * task.Lines() + line;
+  if (task.neurons.lowest == 0.0f || task.neurons.lowest == -task.neurons.highest) {
+    AddRows<kRows, kByRow, true, kFiring>(task, task.spikes + start, length, sums.count, sums.firing, sums.limit, fired,
+                                          fired + task.Lines());
+  } else {
+    AddRows<kRows, kByRow, false, kFiring>(task, task.spikes + start, length, sums.count, sums.firing, sums.limit, fired,
+                                           fired + task.Lines());
+  }
+}
+
+template <bool kByRow, bool kPositions>
 PMSM_INLINE void WorkOnPart(Task& task, size_t part) {
-  const size_t tiles = task.Tiles(), all = task.images * tiles;
+  constexpr bool kFiring = kPositions || !kByRow;
+  float tile[kTile + 16];
+  const size_t tiles = task.tiles, all = task.images * tiles;
   const size_t begin = all * part / task.parts, end = all * (part + 1) / task.parts;
-  int32_t* fired = task.of_rows.data() + part * 2 * task.Lines();
-  int32_t* limited = fired + task.Lines();
   for (size_t unit = begin; unit < end; ++unit) {
-    const size_t image = unit / tiles, at = unit % tiles * kTile, length = std::min(kTile, task.rest - at);
-    const size_t place = image * task.rest + at;
-    float *count = task.count + place, *firing = task.firing + place;
-    float* limit = kByRow ? nullptr : task.at_limit.data() + place;
-    std::fill_n(count, length, 0.0f);
-    std::fill_n(firing, length, 0.0f);
+    const size_t image = unit / tiles, at = task.TileAt(unit % tiles), length = task.TileAt(unit % tiles + 1) - at;
+    float* places = kByRow ? nullptr : task.at_place.get() + 2 * image * task.rest + at;
+    float* outside = task.counts + image * task.Width() + at;
+    const Sums sums = {kPositions ? outside : tile, kPositions ? outside + task.rest : places,
+                       kByRow ? nullptr : places + task.rest};
+    std::fill_n(sums.count, length, 0.0f);
+    if (kFiring) std::fill_n(sums.firing, length, 0.0f);
+    if (!kByRow) std::fill_n(sums.limit, length, 0.0f);
     size_t line = image * task.first;
     const size_t behind = line + task.first;
-    for (; line + 4 <= behind; line += 4) {
-      AddRows<4, kByRow>(task, task.spikes + line * task.rest + at, length, count, firing, limit, fired + line,
-                         limited + line);
+    for (; line + kRowsAtOnce <= behind; line += kRowsAtOnce) {
+      WorkOnRows<kRowsAtOnce, kByRow, kFiring>(task, part, line, at, length, sums);
     }
-    for (; line < behind; ++line) {
-      AddRows<1, kByRow>(task, task.spikes + line * task.rest + at, length, count, firing, limit, fired + line,
-                         limited + line);
+    for (; line < behind; ++line) WorkOnRows<1, kByRow, kFiring>(task, part, line, at, length, sums);
+    if (kPositions && !kByRow) std::copy_n(sums.firing, length, places);
+    if (!kPositions) {
+      int64_t total = 0;
+      for (size_t i = 0; i < length; ++i) total += static_cast<int32_t>(tile[i]);
+      task.sizes[part * task.images + image] += total;
     }
   }
 }
 
 PMSM_WIDER_VECTORS void Work(Task& task, size_t part) {
-  if (task.by_row) {
-    WorkOnPart<true>(task, part);
+  if (task.ByRow()) {
+    task.positions ? WorkOnPart<true, true>(task, part) : WorkOnPart<true, false>(task, part);
   } else {
-    WorkOnPart<false>(task, part);
+    task.positions ? WorkOnPart<false, true>(task, part) : WorkOnPart<false, false>(task, part);
   }
 }
 
-// Sums of [images, outer, channels, inner] over all but images and channels.
-void AddUp(const float* sums, size_t images, size_t outer, size_t channels, size_t inner, float* result) {
-  std::fill_n(result, images * channels, 0.0f);
-  for (size_t line = 0; line < images * outer * channels; ++line) {
-    const size_t image = line / (outer * channels), channel = line % channels;
-    for (size_t i = 0; i < inner; ++i) result[image * channels + channel] += sums[line * inner + i];
+// Sums of [outer, channels, inner] over all but channels.
+void AddUp(const float* sums, size_t outer, size_t channels, size_t inner, float* result) {
+  std::fill_n(result, channels, 0.0f);
+  for (size_t line = 0; line < outer * channels; ++line) {
+    for (size_t i = 0; i < inner; ++i) result[line % channels] += sums[line * inner + i];
   }
 }
 
-void Compute(const Ort& ort, const Attributes& attributes, OrtKernelContext* context) {
-  const Input<float> spikes = InputAt(ort, context, 0);
-  const size_t rank = spikes.shape.size(), axis = attributes.axis;
-  if (rank == 0 || axis >= std::max<size_t>(rank, 1)) throw Failure("spikes of shape " + Text(spikes.shape));
-  const size_t summed = rank > 1 ? 1 : 0;
-  Shape left = spikes.shape;
-  left.erase(left.begin() + static_cast<std::ptrdiff_t>(summed));
-  Task task{};
-  task.spikes = spikes.data;
-  task.images = rank > 1 ? static_cast<size_t>(spikes.shape[0]) : 1;
-  task.first = static_cast<size_t>(spikes.shape[summed]);
-  task.rest = Product(spikes.shape, summed + 1, rank);
-  task.lowest = attributes.lowest;
-  task.highest = attributes.highest;
-  task.by_row = axis <= 1;
-  task.count = OutputAt(ort, context, 0, left);
-  task.firing = OutputAt(ort, context, 1, left);
-  const size_t channels = axis == 0 ? 1 : static_cast<size_t>(spikes.shape[axis]);
-  const Shape by_channel{static_cast<int64_t>(task.images), static_cast<int64_t>(channels)};
-  float* fired = OutputAt(ort, context, 2, by_channel);
-  float* limited = OutputAt(ort, context, 3, by_channel);
-  if (!task.by_row) task.at_limit.resize(task.images * task.rest);
-  const size_t units = std::max<size_t>(1, task.images * task.Tiles());
-  task.parts = std::min({units, kMostParts, std::max<size_t>(1, spikes.Count() / kElementsPerThread)});
+// What was summed up by position, or by row, as sums by channel.
+void AddUpChannels(const Task& task, const Shape& shape, size_t image) {
+  float* fired = task.counts + image * task.Width() + task.BeforeChannels();
+  float* limited = fired + task.channels;
+  if (!task.ByRow()) {
+    const size_t outer = Product(shape, 2, task.axis), inner = Product(shape, task.axis + 1, shape.size());
+    const float* places = task.at_place.get() + 2 * image * task.rest;
+    AddUp(places, outer, task.channels, inner, fired);
+    AddUp(places + task.rest, outer, task.channels, inner, limited);
+    return;
+  }
+  std::fill_n(fired, 2 * task.channels, 0.0f);
+  for (size_t part = 0; part < task.parts; ++part) {
+    const int32_t* of_rows = task.of_rows.data() + part * 2 * task.Lines() + image * task.first;
+    for (size_t row = 0; row < task.first; ++row) {
+      fired[task.axis == 0 ? 0 : row] += static_cast<float>(of_rows[row]);
+      limited[task.axis == 0 ? 0 : row] += static_cast<float>(of_rows[task.Lines() + row]);
+    }
+  }
+}
+
+void AddUpAll(const Task& task, size_t image) {
+  int64_t sizes = 0, firing = 0;
+  for (size_t part = 0; part < task.parts; ++part) sizes += task.sizes[part * task.images + image];
+  float* counts = task.counts + image * task.Width();
+  for (size_t channel = 0; channel < task.channels; ++channel) {
+    firing += static_cast<int64_t>(counts[task.BeforeChannels() + channel]);
+  }
+  for (const int64_t total : {sizes, firing}) {
+    *counts++ = static_cast<float>(total >> 20);
+    *counts++ = static_cast<float>(total & ((1 << 20) - 1));
+  }
+}
+
+void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& shape, const Attributes& attributes,
+           size_t output) {
+  const size_t rank = shape.size(), axis = attributes.axis;
+  if (rank == 0 || axis >= rank) throw Failure("spikes of shape " + Text(shape));
+  task.images = static_cast<size_t>(shape[0]);
+  task.first = rank > 1 ? static_cast<size_t>(shape[1]) : 1;
+  task.rest = rank > 1 ? Product(shape, 2, rank) : 1;
+  task.axis = axis;
+  task.channels = axis == 0 ? 1 : static_cast<size_t>(shape[axis]);
+  task.positions = attributes.positions;
+  task.counts = OutputAt(ort, context, output,
+                         {static_cast<int64_t>(task.images), static_cast<int64_t>(task.Width())});
+  if (!task.ByRow()) task.at_place.reset(new float[2 * task.images * task.rest]);
+  const size_t wanted = std::min(kMostParts, Product(shape, 0, rank) / kElementsPerThread);
+  task.tiles = std::max({std::min(wanted, task.rest / kShortestTile), (task.rest + kTile - 1) / kTile, size_t{1}});
+  task.parts = std::max<size_t>(1, std::min(wanted, task.images * task.tiles));
   task.of_rows.resize(task.parts * 2 * task.Lines());
-  const auto part = [](void* task_pointer, size_t index) { Work(*static_cast<Task*>(task_pointer), index); };
+  task.sizes.resize(task.parts * task.images);
+  const auto part = [](void* pointer, size_t index) { Work(*static_cast<Task*>(pointer), index); };
   if (task.parts == 1) {
     part(&task, 0);
   } else {
     Check(ort.KernelContext_ParallelFor(context, part, task.parts, 0, &task));
   }
-  if (!task.by_row) {
-    const size_t outer = Product(spikes.shape, 2, axis), inner = Product(spikes.shape, axis + 1, rank);
-    AddUp(task.firing, task.images, outer, channels, inner, fired);
-    AddUp(task.at_limit.data(), task.images, outer, channels, inner, limited);
-    return;
+  for (size_t image = 0; image < task.images; ++image) {
+    AddUpChannels(task, shape, image);
+    if (!task.positions) AddUpAll(task, image);
   }
-  std::fill_n(fired, task.images * channels, 0.0f);
-  std::fill_n(limited, task.images * channels, 0.0f);
-  for (size_t index = 0; index < task.parts; ++index) {
-    const int32_t* of_rows = task.of_rows.data() + index * 2 * task.Lines();
-    for (size_t line = 0; line < task.Lines(); ++line) {
-      const size_t to = axis == 0 ? line / task.first : line;
-      fired[to] += static_cast<float>(of_rows[line]);
-      limited[to] += static_cast<float>(of_rows[task.Lines() + line]);
-    }
-  }
+}
+
+void CountThem(const Ort& ort, const Attributes& attributes, OrtKernelContext* context) {
+  const Input<float> spikes = InputAt(ort, context, 0);
+  Task task{};
+  task.spikes = const_cast<float*>(spikes.data);  // only read: there is no value
+  task.neurons.lowest = attributes.lowest;
+  task.neurons.highest = attributes.highest;
+  Count(ort, context, task, spikes.shape, attributes, 0);
+}
+
+void EmitAndCount(const Ort& ort, const Attributes& attributes, OrtKernelContext* context) {
+  const auto value = InputAt(ort, context, 0), threshold = InputAt(ort, context, 1), rest = InputAt(ort, context, 2);
+  Task task{};
+  task.value = value.data;
+  task.neurons = {LayOut(threshold, value.shape, "threshold"), LayOut(rest, value.shape, "rest"), attributes.lowest,
+                  attributes.highest};
+  task.spikes = OutputAt(ort, context, 0, value.shape);
+  Count(ort, context, task, value.shape, attributes, 1);
 }
 
 }  // namespace
 
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
-  static const Operator op = [api] {
-    Operator made = MakeOperator<Attributes, &Compute>(api, "SpikeCounts", {kFloat}, {kFloat, kFloat, kFloat, kFloat});
-    made.InferOutputShapeFn = nullptr;  // none of the outputs has the spikes' shape
+  static const Operator counts = [api] {
+    Operator made = MakeOperator<Attributes, &CountThem>(api, "SpikeCounts", {kFloat}, {kFloat});
+    made.InferOutputShapeFn = nullptr;  // counts do not have the spikes' shape
     return made;
   }();
-  Check(ort.CustomOpDomain_Add(domain, &op));
+  static const Operator neurons = [api] {
+    Operator made = MakeOperator<Attributes, &EmitAndCount>(api, "CountedNeuron", std::vector<ElementType>(3, kFloat),
+                                                            {kFloat, kFloat});
+    made.InferOutputShapeFn = nullptr;
+    made.GetMayInplace = [](int** from, int** to) -> size_t {  // spikes may take the values' memory
+      static int given[] = {0}, taken[] = {0};
+      *from = given;
+      *to = taken;
+      return 1;
+    };
+    made.ReleaseMayInplace = [](int*, int*) {};
+    return made;
+  }();
+  Check(ort.CustomOpDomain_Add(domain, &counts));
+  Check(ort.CustomOpDomain_Add(domain, &neurons));
 }
 
 }  // namespace pmsm
