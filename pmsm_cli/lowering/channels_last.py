@@ -6,16 +6,19 @@ to that layout too; but operators of the native library it does not know. So thi
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
+from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.operators import is_standard
 from pmsm_cli.lowering.convolutions import CONTRIB
 from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES
+from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES, SPIKE_CODES, SPIKE_CODES_LAST
 from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 _TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+_CHANNELS = 1
 _AXIS_NOW = {0: 0, 1: 3, 2: 1, 3: 2}  # where each axis is, channels last
 
 
@@ -53,10 +56,23 @@ class _Layout:
         self.rewritten.append(node)
 
     def _twin(self, value: ir.Value) -> ir.Value:
-        """The value channels last."""
+        """The value channels last: emitted so by neurons, else turned."""
         if value not in self._twins:
-            self._twins[value] = self._transposed(value, _TO_LAST, value.producer())
+            node = value.producer()
+            if node is not None and _makes_codes(node, SPIKE_CODES):
+                self._twins[value] = self._emitted(node)
+            elif node is not None and _makes_codes(node, AFFINE_CODES):
+                self.rewrite(node, _on_another_axis)
+            else:
+                self._twins[value] = self._transposed(value, _TO_LAST, node)
         return self._twins[value]
+
+    def _emitted(self, node: ir.Node) -> ir.Value:
+        """The codes of neurons channels last; in the old layout they stay for whoever else reads them."""
+        new = _remade(node, DOMAIN, SPIKE_CODES_LAST, list(node.inputs))
+        new.attributes.pop("axis")
+        self.graph.insert_after(node, new)
+        return new.outputs[0]
 
     def _transposed(self, value: ir.Value, order: Sequence[int], after: ir.Node | None) -> ir.Value:
         name = f"{value.name}/channels_{'last' if order == _TO_LAST else 'first'}"
@@ -80,6 +96,14 @@ class _Layout:
             self.graph.remove(node, safe=True)
 
 
+def _makes_codes(node: ir.Node, op_type: str) -> bool:
+    """Whether a node makes codes of images, [N, channels, height, width], with numbers for each channel, or for all."""
+    if node.domain != DOMAIN or node.op_type != op_type or rank_of(node.outputs[0]) != len(_TO_LAST):
+        return False
+    alike = all(constant(each).size == 1 for each in node.inputs[1:])
+    return alike or node.attributes["axis"].as_int() == _CHANNELS - len(_TO_LAST)
+
+
 _Rewriting = Callable[[ir.Graph, ir.Node, list[ir.Value]], ir.Node]
 
 
@@ -92,6 +116,10 @@ def _rewriting(node: ir.Node) -> _Rewriting | None:
     if is_op(node, "QLinearConv"):
         kernel = constant(node.inputs[3])
         return _convolution if kernel is not None and kernel.ndim == 4 else None
+    if is_op(node, "DequantizeLinear") and constant(read(node, 1)).size == 1:
+        return _as_it_is if all(_is_mean(user) for user, _ in node.outputs[0].uses()) else None
+    if _is_mean(node):
+        return _mean
     if not is_standard(node) or node.outputs[0].dtype != ir.DataType.UINT8:
         return None
     if node.op_type == "MaxPool" and len(node.outputs) == 1 and rank_of(read(node, 0)) == 4:
@@ -99,6 +127,14 @@ def _rewriting(node: ir.Node) -> _Rewriting | None:
     if node.op_type == "Concat" and rank_of(node.outputs[0]) == 4:
         return _concatenation
     return None
+
+
+def _is_mean(node: ir.Node) -> bool:
+    """Whether a node takes the mean over height and width, and leaves these axes."""
+    if not is_op(node, "ReduceMean") or rank_of(read(node, 0)) != 4 or not node.attributes.get_int("keepdims", 1):
+        return False
+    stated = constant(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get_ints("axes", ())
+    return stated is not None and sorted(int(axis) % 4 for axis in stated) == [2, 3]
 
 
 def _data_of(node: ir.Node) -> list[ir.Value]:
@@ -138,6 +174,15 @@ def _convolution(graph: ir.Graph, node: ir.Node, data: list[ir.Value]) -> ir.Nod
     new = _remade(node, CONTRIB, "QLinearConv", [*data, *node.inputs[1:]])
     new.attributes["channels_last"] = ir.AttrInt64("channels_last", 1)
     graph.opset_imports[CONTRIB] = 1
+    return new
+
+
+def _mean(graph: ir.Graph, node: ir.Node, data: list[ir.Value]) -> ir.Node:
+    if len(node.inputs) > 1:
+        axes = add_constant(graph, f"{node.name}/axes_last", np.array([1, 2], np.int64))
+        return _remade(node, node.domain, node.op_type, [*data, axes])
+    new = _remade(node, node.domain, node.op_type, data)
+    new.attributes["axes"] = ir.AttrInt64s("axes", [1, 2])
     return new
 
 

@@ -25,6 +25,7 @@ from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 SPIKE_CODES = "SpikeCodes"
+SPIKE_CODES_LAST = "SpikeCodesLast"  # channels last (`channels_last`)
 AFFINE_CODES = "AffineCodes"
 BOUND_CODES = "BoundCodes"
 _IMAGE_CHANNELS = -3  # [N, channels, height, width], from the right

@@ -18,9 +18,12 @@ def terms_together(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
     for node in list(graph):
         following = only_reader(node.outputs[0]) if is_op(node, "Add") else None
         first, second = constant_term(node), constant_term(following)
-        if following is None or first is None or second is None or max(constant(first).ndim, constant(second).ndim) > 1:
+        if following is None or first is None or second is None:
             continue
-        total = add_constant(graph, f"{following.name}/together", constant(first) + constant(second))
+        arrays = [_along_last_axis(constant(each)) for each in (first, second)]
+        if any(array.ndim > 1 for array in arrays):
+            continue
+        total = add_constant(graph, f"{following.name}/together", arrays[0] + arrays[1])
         rest = next(value for value in node.inputs if value is not first)
         following.replace_input_with(0, rest)
         following.replace_input_with(1, total)
@@ -87,6 +90,11 @@ def constant_term(node: ir.Node | None) -> ir.Value | None:
         return None
     constants = [value for value in node.inputs if constant(value) is not None]
     return constants[0] if len(constants) == 1 else None
+
+
+def _along_last_axis(array: Floats) -> Floats:
+    """Without axes of length 1 before the last, which matched moments have."""
+    return array.reshape(-1) if array.ndim and array.size == array.shape[-1] else array
 
 
 def _step(node: ir.Node | None, value: ir.Value) -> tuple[ir.Node, Floats, Floats] | None:

@@ -1,6 +1,7 @@
 // Spikes as unsigned 8-bit codes, in the graphs that `pmsm_cli/lowering` makes for onnxruntime's integer kernels.
 //
 //   SpikeCodes(value, rest, threshold, zero, lowest, highest) -> codes   round((value - rest) / threshold) + zero
+//   SpikeCodesLast: the same of [images, channels, ...], as [images, ..., channels]
 //   AffineCodes(codes, factor, term, zero, lowest, highest) -> codes     round(codes x factor + term) + zero
 //   BoundCodes(codes, lowest, highest) -> codes
 //
@@ -165,6 +166,74 @@ void Compute(const Ort& ort, const OnAxis<Kernel>& self, OrtKernelContext* conte
   InParallel<Task<Kernel>, &Work>(ort, context, task, task.layout.count, Kernel::kElementsPerThread);
 }
 
+// One call of SpikeCodesLast: a value of [images, channels, places] becomes codes of [images, places, channels].
+struct Turned {
+  const SpikeCodes& kernel;
+  const float* value;
+  uint8_t* codes;
+  size_t images, channels, places, tiles;
+};
+
+#if defined(__BYTE_ORDER__)
+static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "codes of neighbouring channels are stored as one number");
+#endif
+constexpr size_t kPlaces = 64;  // of a tile, whose codes stay in the nearest cache until all channels are there
+
+// The codes of some neighbouring channels at neighbouring places, each channel's shifted to a byte of its own.
+template <size_t kChannels>
+PMSM_INLINE void TurnChannels(const Turned& task, const float* value, uint8_t* codes, size_t channel, size_t count) {
+  uint32_t words[kPlaces] = {};
+  for (size_t each = 0; each < kChannels; ++each) {
+    const float* in = value + each * task.places;
+    const float rest = task.kernel.rest.Of(channel + each), unit = task.kernel.threshold.Of(channel + each);
+    const float low = task.kernel.counts.lowest.Of(channel + each);
+    const float high = task.kernel.counts.highest.Of(channel + each);
+    const uint8_t zero = task.kernel.counts.zero.Of(channel + each);
+    PMSM_INDEPENDENT
+    for (size_t i = 0; i < count; ++i) {
+      const float ratio = (in[i] - rest) / unit;
+      const uint32_t code = CodeOf(ratio == ratio ? ratio : 0.0f, low, high, zero);
+      words[i] |= code << (8 * each);
+    }
+  }
+  for (size_t i = 0; i < count; ++i) std::memcpy(codes + i * task.channels, &words[i], kChannels);
+}
+
+PMSM_WIDER_VECTORS void Turn(const Turned& task, size_t begin, size_t end) {
+  for (size_t tile = begin; tile < end; ++tile) {
+    const size_t image = tile / task.tiles, at = tile % task.tiles * kPlaces;
+    const size_t count = std::min(kPlaces, task.places - at);
+    const float* value = task.value + image * task.channels * task.places + at;
+    uint8_t* codes = task.codes + (image * task.places + at) * task.channels;
+    size_t channel = 0;
+    for (; channel + 4 <= task.channels; channel += 4) {
+      TurnChannels<4>(task, value + channel * task.places, codes + channel, channel, count);
+    }
+    for (; channel < task.channels; ++channel) {
+      TurnChannels<1>(task, value + channel * task.places, codes + channel, channel, count);
+    }
+  }
+}
+
+void ComputeTurned(const Ort& ort, const SpikeCodes& self, OrtKernelContext* context) {
+  const auto value = InputAt(ort, context, 0);
+  const size_t rank = value.shape.size();
+  const size_t channels = rank < 2 ? 0 : static_cast<size_t>(value.shape[1]);
+  if (rank < 2 || (self.channels != 1 && channels != self.channels)) {
+    throw Failure("a value of shape " + Text(value.shape) + " has no " + std::to_string(self.channels) +
+                  " channels on its second axis");
+  }
+  Shape shape = value.shape;
+  std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
+  uint8_t* codes = OutputAt<uint8_t>(ort, context, 0, shape);
+  const size_t places = Product(value.shape, 2, rank), images = static_cast<size_t>(shape[0]);
+  const size_t tiles = (places + kPlaces - 1) / kPlaces;
+  const Turned task{self, value.data, codes, images, channels, places, tiles};
+  const size_t in_tile = kPlaces * std::max<size_t>(1, channels);
+  InParallel<Turned, &Turn>(ort, context, task, images * tiles,
+                            std::max<size_t>(1, SpikeCodes::kElementsPerThread / in_tile));
+}
+
 template <typename Kernel>
 Operator MakeCodes(const OrtApi* api, const char* name, std::vector<ElementType> inputs) {
   Operator op = MakeOperator<OnAxis<Kernel>, &Compute<Kernel>>(api, name, std::move(inputs), {kUint8});
@@ -186,7 +255,9 @@ void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain)
   static const Operator affine =
       MakeCodes<AffineCodes>(api, "AffineCodes", {kUint8, kFloat, kFloat, kUint8, kUint8, kUint8});
   static const Operator bound = MakeCodes<BoundCodes>(api, "BoundCodes", {kUint8, kUint8, kUint8});
-  for (const Operator* each : {&spikes, &affine, &bound}) Check(ort.CustomOpDomain_Add(domain, each));
+  static const Operator turned = MakeOperator<SpikeCodes, &ComputeTurned>(
+      api, "SpikeCodesLast", {kFloat, kFloat, kFloat, kUint8, kUint8, kUint8}, {kUint8});
+  for (const Operator* each : {&spikes, &affine, &bound, &turned}) Check(ort.CustomOpDomain_Add(domain, each));
 }
 
 }  // namespace pmsm
