@@ -9,7 +9,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.convolutions import CONTRIB
 from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
 
 
 def terms_together(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -20,11 +20,11 @@ def terms_together(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
         first, second = constant_term(node), constant_term(following)
         if following is None or first is None or second is None:
             continue
-        arrays = [_along_last_axis(constant(each)) for each in (first, second)]
+        rest = next(value for value in node.inputs if value is not None and value is not first)
+        arrays = [_along_last_axis(constant(each), rank_of(rest)) for each in (first, second)]
         if any(array.ndim > 1 for array in arrays):
             continue
         total = add_constant(graph, f"{following.name}/together", arrays[0] + arrays[1])
-        rest = next(value for value in node.inputs if value is not first)
         following.replace_input_with(0, rest)
         following.replace_input_with(1, total)
         graph.remove(node, safe=True)
@@ -92,9 +92,10 @@ def constant_term(node: ir.Node | None) -> ir.Value | None:
     return constants[0] if len(constants) == 1 else None
 
 
-def _along_last_axis(array: Floats) -> Floats:
-    """Without axes of length 1 before the last, which matched moments have."""
-    return array.reshape(-1) if array.ndim and array.size == array.shape[-1] else array
+def _along_last_axis(array: Floats, rank: int | None) -> Floats:
+    """Without axes of length 1 before the last, which matched moments have, unless the sum gets its rank from them."""
+    needless = rank is not None and 1 < array.ndim <= rank and array.size == array.shape[-1]
+    return array.reshape(-1) if needless else array
 
 
 def _step(node: ir.Node | None, value: ir.Value) -> tuple[ir.Node, Floats, Floats] | None:

@@ -34,7 +34,7 @@ def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
         if not is_op(above, "Sub") or only_reader(read(node, 0)) is not node:
             continue
         value, rest = read(above, 0), read(above, 1)
-        if constant(rest) is None or value.shape is None or len(constant(rest).shape) >= max(len(value.shape), 1):
+        if not (_lies_along(rest, value) and _lies_along(read(node, 1), value)):
             continue
         if node.op_type == NEURON_STEPS:
             node.replace_input_with(0, value)
@@ -44,6 +44,15 @@ def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
         graph.remove(above, safe=True)
         changed = True
     return changed
+
+
+def _lies_along(numbers: ir.Value, value: ir.Value) -> bool:
+    """Whether a value is constant, and one number or one for each place of an axis of another value."""
+    array, shape = constant(numbers), value.shape
+    if array is None or shape is None or array.ndim > len(shape):
+        return False
+    apart = [axis - array.ndim for axis, size in enumerate(array.shape) if size > 1]
+    return not apart or (len(apart) == 1 and shape[apart[0]] == array.shape[apart[0]])
 
 
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value, rest: ir.Value) -> None:
@@ -68,7 +77,7 @@ def counts_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
         if counting.domain != DOMAIN or counting.op_type != SPIKE_COUNTS:
             continue
         node = read(counting, 0).producer()
-        if node is None or not _emits_once(node):
+        if node is None or not _emits_once(node) or not _lies_along(read(node, 1), read(node, 0)):
             continue
         name = f"{node.name}/counted"
         if node.op_type == NEURON:

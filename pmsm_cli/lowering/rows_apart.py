@@ -105,6 +105,7 @@ _REDUCING = frozenset(
         "ReduceSumSquare",
     }
 )
+_BROADCASTING = _ELEMENTWISE | {"MatMul", "Expand"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -113,6 +114,8 @@ class Rows:
 
     batch: int  # images in a batch
     shapes: Mapping[str, Shape]  # by name, for such a batch
+    larger: Mapping[str, Shape] | None  # and for one of another number of images; None: the number is fixed
+    larger_batch: int
     axes: dict[ir.Value, int] = field(default_factory=dict)  # along which rows lie, of values that have any
 
     def shape(self, value: ir.Value | None) -> Shape:
@@ -130,7 +133,25 @@ class Rows:
         values = [value for value in (*node.inputs, *node.outputs) if value is not None and value.name]
         if rule is None or any(value.name not in self.shapes for value in values):
             return None
-        return rule(node, self)
+        axis = rule(node, self)
+        return axis if axis is not None and axis >= 0 and self._hold(node, axis) else None
+
+    def _hold(self, node: ir.Node, axis: int) -> bool:
+        """Whether the outputs have as many rows there as they should, and no other size depends on the images."""
+        if node.op_type in _BROADCASTING:  # what is repeated for each row would be so for each step, too
+            output = self.shape(node.outputs[0])
+            given = [(self.shape(value), self.axes[value]) for value in node.inputs if value in self.axes]
+            if any(shape[row] != output[axis] for shape, row in given):
+                return False
+        return all(self._grows(value, axis) for value in node.outputs if value.name)
+
+    def _grows(self, value: ir.Value, axis: int) -> bool:
+        if self.larger is None:
+            return True
+        sizes, wanted = self.larger.get(value.name or ""), list(self.shape(value))
+        grown, left = divmod(wanted[axis] * self.larger_batch, self.batch)
+        wanted[axis] = grown
+        return left == 0 and sizes == tuple(wanted)
 
     def serve(self, node: ir.Node, value: ir.Value, axis: int) -> bool:
         """Whether an input without rows is the same for all of the output's, along `axis`, instead of one for each."""
@@ -140,7 +161,7 @@ class Rows:
             return True
         behind = self.rank(node.outputs[0]) - axis  # axes of the output from the rows on
         shape = self.shape(value)
-        return node.op_type not in {*_ELEMENTWISE, "MatMul"} or len(shape) < behind or shape[-behind] == 1
+        return node.op_type not in _BROADCASTING or len(shape) < behind or shape[-behind] == 1
 
     def only_first(self, node: ir.Node) -> int | None:
         """The rows of the first input, if no other one has any."""
@@ -170,6 +191,8 @@ def _gemm(node: ir.Node, rows: Rows) -> int | None:
 def _matrix_product(node: ir.Node, rows: Rows) -> int | None:
     """Rows are before the axes of the matrices, or those of the left ones where the right one is the same for all."""
     rank, (left, right) = rows.rank(node.outputs[0]), node.inputs
+    if 1 in (rows.rank(left), rows.rank(right)):
+        return None
     found = {rows.axes[value] - rows.rank(value) for value in (left, right) if value in rows.axes}  # from the right
     least = -2 if right not in rows.axes and rows.rank(right) <= 2 else -3
     return rank + found.pop() if len(found) == 1 and max(found) <= least else None
@@ -219,10 +242,11 @@ def _with_axes(node: ir.Node, rows: Rows) -> int | None:
 
 def _sliced(node: ir.Node, rows: Rows) -> int | None:
     row, rank = rows.only_first(node), rows.rank(read(node, 0))
-    starts, ends, axes, *steps = [constant(value) for value in node.inputs[1:]] + [None] * (4 - len(node.inputs))
-    if starts is None or ends is None or axes is None:
+    numbers = [constant(value) for value in node.inputs[1:] if value is not None]
+    if len(numbers) < 3 or len(numbers) != len(node.inputs) - 1 or any(array is None for array in numbers):
         return None
-    strides = steps[0] if steps and steps[0] is not None else np.ones_like(axes)
+    starts, ends, axes = numbers[:3]
+    strides = numbers[3] if len(numbers) > 3 else np.ones_like(axes)
     parts = zip(starts, ends, axes, strides, strict=True)
     cut = {int(axis) % rank for start, end, axis, stride in parts if (start, stride) != (0, 1) or end < _TO_THE_END}
     return None if row in cut else row

@@ -27,9 +27,8 @@ from pmsm_cli.neuron.coding import later_negative_levels
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
 _MOST_STEPS = 8  # memory for the activations grows with them
-# Where the number of images is left open, shapes are looked at for so many: sizes that it is no factor of have none in
-# them.
-_IMAGES = 13
+# Where the number of images is left open, shapes are looked at for two of them: what differs are rows.
+_IMAGES, _MORE_IMAGES = 13, 17
 
 
 def steps_side_by_side(model: ir.Model, image: Shape) -> bool:
@@ -45,7 +44,13 @@ def steps_side_by_side(model: ir.Model, image: Shape) -> bool:
         return False
     images = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
     batch = images if isinstance(images, int) else _IMAGES
-    later = _LaterSteps(graph, Rows(batch=batch, shapes=infer_shapes(model, (batch, *image))), horizons, quanta)
+    rows = Rows(
+        batch=batch,
+        shapes=infer_shapes(model, (batch, *image)),
+        larger=None if isinstance(images, int) else infer_shapes(model, (_MORE_IMAGES, *image)),
+        larger_batch=_MORE_IMAGES,
+    )
+    later = _LaterSteps(graph, rows, horizons, quanta)
     if not all(later.add(node) for node in itertools.takewhile(lambda node: node is not scan, graph)):
         return False
     joining = [(stacked, user) for stacked in scan.outputs for user, _ in stacked.uses()]  # to the first step's
@@ -129,7 +134,7 @@ class _LaterSteps:
         if self.rows.rank(value) != self.rows.rank(node.outputs[0]):
             return None
         if (value, axis) not in self._repeated:
-            repeated = _many_rows(value, axis)
+            repeated = _many_rows(value, axis, f"repeated_{axis}")
             along = ir.AttrInt64("axis", axis)
             parts = [value] * self.steps
             self.nodes.append(ir.Node("", "Concat", parts, [along], outputs=[repeated], name=repeated.name))
@@ -173,7 +178,7 @@ class _LaterSteps:
         axis: int,
         domain: str = "",
     ) -> None:
-        outputs = [_many_rows(output, axis) for output in node.outputs]
+        outputs = [_many_rows(output, axis, "later_steps") for output in node.outputs]
         for output, later in zip(node.outputs, outputs, strict=True):
             self._know(output, later, axis)
         name = f"{node.name}/later_steps"
@@ -189,12 +194,14 @@ def _producer(value: ir.Value) -> ir.Node:
     return node
 
 
-def _many_rows(value: ir.Value, axis: int) -> ir.Value:
+def _many_rows(value: ir.Value, axis: int, suffix: str) -> ir.Value:
     """A value like this one with more rows, which onnxruntime must not take for as many."""
+    if not value.name:
+        return ir.Value(name=value.name)  # an output that nobody asks for
     sizes = list(value.shape or ())
     if sizes:
         size = sizes[axis]
         name = str(size) if isinstance(size, int) else size.value
         sizes[axis] = ir.SymbolicDim(f"{name}/later_steps" if name else None)
     shape = None if value.shape is None else ir.Shape(sizes)
-    return ir.Value(name=f"{value.name}/later_steps", type=value.type, shape=shape)
+    return ir.Value(name=f"{value.name}/{suffix}", type=value.type, shape=shape)

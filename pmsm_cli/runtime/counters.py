@@ -68,7 +68,7 @@ def add_counters(
         first, later, stacked = (), (), _count(checkpoint, graph, scan, shapes, constants)
     if scan is not None:
         # What a Scan carries from step to step leaves it in the order in which it came.
-        ends = {first.name: end for first, end in zip(scan.inputs, scan.outputs, strict=False) if first is not None}
+        ends = {start.name: end for start, end in zip(scan.inputs, scan.outputs, strict=False) if start is not None}
         for site in sites:  # behind the Scan: the counts that its steps add up to
             end, rank = ends[spikes_name(site.name)], len(shapes[spikes_name(site.name)])
             name = nonzero[site.name] = f"{site.name}/nonzero"

@@ -195,6 +195,25 @@ def test_terms_are_added_once():
     same(made.model, after)
 
 
+def test_a_term_that_gives_the_sum_further_axes_stays():
+    made = integers.definition(
+        matrix("c = MatMul (b, w1)\n d = Add (c, deep)\n e = Add (d, bias)\n scores = Squeeze (e, first)",
+               deep=integers.whole(6, most=9).reshape(1, 1, 1, 6), first=np.array([0]))
+    )  # fmt: skip
+    after, changed = integers.applied(made, "terms_together")
+    assert not changed
+    same(made.model, after)
+
+
+def test_a_term_with_needless_axes_is_added_with_others():
+    shift = integers.whole(6, most=9).reshape(1, 1, 6)
+    made = integers.definition(matrix("c = MatMul (b, w1)\n d = Add (c, shift)\n scores = Add (d, bias)", shift=shift))
+    after, changed = integers.applied(made, "terms_together")
+    assert changed
+    assert integers.ops(after)["Add"] == 1
+    same(made.model, after)
+
+
 def test_thresholds_behind_a_norm_are_part_of_it():
     middle = "c = LayerNormalization (b, gamma, beta)\n scores = MatMul (c, w1)"
     made = integers.definition(matrix(middle, gamma=integers.whole(4), beta=integers.whole(4, seed=1)), levels=(15, 15))

@@ -12,7 +12,7 @@ from trainable import attention
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.unroll import unroll_timesteps
-from pmsm_cli.lowering.lower import Use, tidy_steps
+from pmsm_cli.lowering.lower import Use, tidy, tidy_steps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.parameters import Correction
 from pmsm_cli.runtime.library import find_library, library_status
@@ -65,6 +65,14 @@ NUMBERS = {
     "three": np.array([3]),
     "minus": np.array([-1]),
     "least": np.array([-100]),
+    "most": np.array([np.iinfo(np.int64).max]),
+    "two": np.array([2]),
+    "rows_of_16": np.array([-1, 16, 16]),
+    "v": tiny.weights(16, seed=9),
+    "k4": tiny.weights(4, 1, 1, 1, seed=5),
+    "kk": tiny.weights(4, 4, 1, 1, seed=6),
+    "apart": tiny.weights(4, 1, 8, seed=7),
+    "wider": np.array([4, 4, 8, 8]),
 }
 TOGETHER = {
     "softmax": f"{A} d = Softmax <axis = 0> (a)",
@@ -74,6 +82,9 @@ TOGETHER = {
     "the first": f"{A} f = Gather <axis = 0> (a, zero) d = Add (a, f)",
     "joined": f"{A} c = Concat <axis = 0> (a, a) h = ReduceMean (c, zero) d = Add (a, h)",
     "mixed": f"{A} r = Reshape (a, mixed) t = Tanh (r) d = Reshape (t, back)",
+    "order, computed": f"{A} s = Neg (one) d = Slice (a, zero, most, zero, s)",
+    "vector": f"{A} r = Reshape (a, rows_of_16) m = MatMul (r, v) t = Softmax <axis = 0> (m) u = Unsqueeze (t, two)"
+    " w = Mul (r, u) d = Reshape (w, back)",
 }
 
 
@@ -172,3 +183,58 @@ def test_the_file_s_graph_stays_as_it_was():
     before = spiking.serialised(checkpoint.model)
     tidy_steps(checkpoint.model, Use(), IMAGE)
     assert spiking.serialised(checkpoint.model) == before
+
+
+def test_a_size_that_is_a_multiple_of_the_images_looked_at_is_no_row():
+    wide = 26
+    proto = tiny.model(
+        """
+        g (float[N, 3, 8, 8] image) => (float[N, 26, 8, 8] scores) {
+            i = Conv (image, w0)
+            j = Relu (i)
+            a = Conv (j, w1)
+            r = Reshape (a, mixed)
+            t = Softmax <axis = 1> (r)
+            d = Reshape (t, back)
+            scores = Conv (d, w3)
+        }""",
+        w0=tiny.weights(wide, 3, 1, 1),
+        w1=tiny.weights(wide, wide, 1, 1, seed=1),
+        w3=tiny.weights(wide, wide, 1, 1, seed=2),
+        mixed=np.array([wide, -1, 8, 8]),
+        back=np.array([-1, wide, 8, 8]),
+    )
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(8), timesteps=3)
+    after = tidied(checkpoint)
+    assert integers.ops(after)["Scan"] == 1
+    assert_alike(after, checkpoint.model, tiny.images(4, seed=1))
+
+
+WIDENED = {
+    "sum": f"{A} s = Add (a, k4) m = ReduceMean <keepdims = 1> (s, zero) d = Add (a, m)",
+    "expansion": f"{A} e = Expand (a, wider) m = ReduceMean <keepdims = 1> (e, zero) d = Add (a, m)",
+}
+
+
+@pytest.mark.parametrize("timesteps", [2, 3, 5])
+@pytest.mark.parametrize("name", WIDENED)
+def test_a_single_image_that_is_repeated_is_not_taken_for_rows(name, timesteps):
+    checkpoint = checkpoint_of(WIDENED[name], batch=1, timesteps=timesteps)
+    after = tidied(checkpoint)
+    assert_alike(after, checkpoint.model, tiny.images(1, seed=2))
+
+
+def test_what_the_image_alone_decides_may_be_repeated_along_two_axes():
+    body = f"{A} s = Add (a, kk) h = Tanh (s) t = Transpose <perm = [1, 0, 2, 3]> (h) u = Add (t, kk) d = Relu (u)"
+    checkpoint = checkpoint_of(body, batch=4, timesteps=3)
+    assert_alike(tidied(checkpoint), checkpoint.model, tiny.images(4, seed=2))
+
+
+@pytest.mark.parametrize("timesteps", [1, 3])
+@pytest.mark.parametrize(
+    "body", [f"{A} d = Sub (a, apart)", f"{A} m = GlobalAveragePool (a) s = Sub (m, apart) d = Add (a, s)"]
+)
+def test_a_network_s_own_subtraction_is_no_resting_value_unless_it_lies_like_one(body, timesteps):
+    checkpoint = checkpoint_of(body, timesteps=timesteps)
+    after = tidied(checkpoint) if timesteps > 1 else tidy(checkpoint.model, Use())[0]
+    assert_alike(after, checkpoint.model, tiny.images(4, seed=2))

@@ -4,9 +4,10 @@
 //
 // `value` holds the running values of the steps, step by step along its first axis; or those of one step alone, which are
 // then the same at every one. Neurons read what lies above `rest`. `before` is what they have emitted so far, in the shape
-// of one step, or one number for all. `emitted` holds, step by step, the running count over the step's horizon: what the
-// neuron stands for, in thresholds. `horizons` and `quanta` have a number for each step. The arithmetic of a step is that
-// of Sub and PolarityNeuronStep, in the same order, each operation rounded once: the spikes are the same bit for bit.
+// of one step; where there is a single step it may be one number for all. `emitted` holds, step by step, the running count
+// over the step's horizon: what the neuron stands for, in thresholds. `horizons` and `quanta` have a number for each step.
+// The arithmetic of a step is that of Sub and PolarityNeuronStep, in the same order, each operation rounded once: the
+// spikes are the same bit for bit.
 
 #include <algorithm>
 #include <cmath>
@@ -97,7 +98,7 @@ void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
   const bool from_one_number = before.Count() == 1 && before.shape.size() < std::max<size_t>(value.shape.size(), 1);
   const Shape& step = from_one_number ? value.shape : before.shape;
   Shape all = step;
-  if (!task.steps || quanta.Count() != task.steps || (all.empty() && task.steps > 1)) {
+  if (!task.steps || quanta.Count() != task.steps || (task.steps > 1 && (all.empty() || from_one_number))) {
     throw Failure("horizons of shape " + Text(horizons.shape) + " and quanta of shape " + Text(quanta.shape) +
                   " do not fit neurons of shape " + Text(step));
   }

@@ -7,8 +7,8 @@
 // one after the other:
 //
 //   how large spikes are, whichever their sign, and how many neurons emit any: at each position [rest], summed over the
-//   first axis; or, where the attribute `positions` is 0, over all, each as two numbers, of 2^20 and of what is left, so
-//   that both are exact
+//   first axis; or, where the attribute `positions` is 0, over all, each as two numbers, of 2^20 and of what is left. They
+//   are exact as long as a position's own sum is below 2^24
 //   how many neurons of each channel fire [C], and how many emit as much as they can [C]: at least `positive_levels`, or,
 //   where `negative_levels` is above 0, at most -`negative_levels`
 //
