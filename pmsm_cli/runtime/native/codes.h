@@ -18,9 +18,6 @@ namespace pmsm {
 
 // ---------------------------------------------------------------------------------------------------- channels
 
-// So many elements in a row that longer rows gain nothing.
-constexpr size_t kRun = 512;
-
 // A number for each channel, or one for all; where channels are neighbours it is laid out as loops read it beside the
 // elements: over and over, so that a run of kRun elements may begin with any channel.
 template <typename Element>

@@ -11,9 +11,6 @@
 
 namespace pmsm {
 
-// Values are taken in runs of at most so many.
-constexpr size_t kRun = 512;
-
 // Element i has data[(i / inner) % channels].
 struct Along {
   static constexpr size_t kWorthwhile = 16;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "emission.h"
 #include "operators.h"
 #include "tensors.h"
 #include "vectors.h"
@@ -19,16 +20,16 @@ namespace {
 
 // ---------------------------------------------------------------------------------------------------- arithmetic
 
-// One call of an operator. Element i has the threshold `threshold[(i / inner) % channels]`.
+// One call of an operator.
 struct Task {
   const float* value;
-  const float* threshold;
+  Along threshold;
   const float* emitted;  // null at the first timestep, as is emitted_now
   float* spikes;
   float* emitted_now;
   float horizon, quantum;
   float lowest, highest;
-  size_t count, channels, inner;
+  size_t count;
 };
 
 // Elements from `at` on, either all with one threshold or each with its own.
@@ -50,34 +51,16 @@ PMSM_INLINE void EmitRun(const Task& task, const float* threshold, size_t at, si
   }
 }
 
-// Cuts a range into runs that the vector loop can take: one channel's plane, a row of channels, or, where both of
-// these are too short to be worth it, a tile into which the thresholds are spread out first.
 template <bool kLater>
 PMSM_INLINE void EmitRange(const Task& task, size_t begin, size_t end) {
-  constexpr size_t kWorthwhile = 16, kTile = 512;
-  float tile[kTile];
-  size_t channel = begin / task.inner % task.channels;
-  size_t within = begin % task.inner;
+  float tile[kRun];
   for (size_t at = begin, count = 0; at < end; at += count) {
-    if (task.inner >= kWorthwhile) {
-      count = std::min(end - at, task.inner - within);
-      EmitRun<kLater, true>(task, task.threshold + channel, at, count);
-      within = 0;
-      channel = channel + 1 == task.channels ? 0 : channel + 1;
-    } else if (task.inner == 1 && task.channels >= kWorthwhile) {
-      count = std::min(end - at, task.channels - channel);
-      EmitRun<kLater, false>(task, task.threshold + channel, at, count);
-      channel = 0;
+    count = std::min({end - at, kRun, task.threshold.Longest(at)});
+    if (task.threshold.Alike()) {
+      const float threshold = task.threshold.At(at);
+      EmitRun<kLater, true>(task, &threshold, at, count);
     } else {
-      count = std::min(end - at, kTile);
-      for (size_t i = 0; i < count; ++i) {
-        tile[i] = task.threshold[channel];
-        if (++within == task.inner) {
-          within = 0;
-          channel = channel + 1 == task.channels ? 0 : channel + 1;
-        }
-      }
-      EmitRun<kLater, false>(task, tile, at, count);
+      EmitRun<kLater, false>(task, task.threshold.Run(at, count, tile), at, count);
     }
   }
 }
@@ -103,7 +86,6 @@ void ComputeKernel(const Ort& ort, const Levels& levels, OrtKernelContext* conte
   const Shape shape = Widened(value.shape, rank);
   Task task{};
   task.value = value.data;
-  task.threshold = threshold.data;
   task.lowest = levels.lowest;
   task.highest = levels.highest;
   task.count = Product(shape, 0, rank);
@@ -113,8 +95,7 @@ void ComputeKernel(const Ort& ort, const Levels& levels, OrtKernelContext* conte
                   Text(value.shape) + ": it must have one element, or the value's size on one axis (or on " +
                   "neighbouring axes) and 1 on the others");
   }
-  task.channels = lie.channels;
-  task.inner = lie.inner;
+  task.threshold = {threshold.data, lie.channels, std::max<size_t>(lie.inner, 1)};
   if (kLater) {
     const Input<float> emitted = InputAt(ort, context, 2);
     if (Widened(emitted.shape, rank) != shape) {

@@ -5,6 +5,7 @@
 
 #include <cfloat>
 #include <cmath>
+#include <cstddef>
 
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
 #error "the neuron needs IEEE arithmetic: build without -ffast-math and -ffinite-math-only"
@@ -45,6 +46,9 @@ static_assert(FLT_EVAL_METHOD == 0, "the neuron needs float arithmetic in float3
 #endif
 
 namespace pmsm {
+
+// So many elements in a row that longer rows gain nothing.
+constexpr size_t kRun = 512;
 
 // To the nearest whole number, ties to the even one. SSE2 has no instruction for it, but float addition rounds this
 // way: at 2^23 and above floats are whole numbers, and adding 2^23 leaves no room for a fraction.
