@@ -26,6 +26,7 @@ from pmsm_cli.sources.synthetic import SyntheticImages
 Array = npt.NDArray[np.float32]
 
 SEED = 0
+MADE_UP = 512  # images, where there is no folder: calibration and test draw from one order of them
 MOST_PARAMETERS = 150_000_000  # of larger ones two blocks are taken: several copies would not fit into memory
 FEW_BLOCKS = {"depth": 2}
 _SIZES = (128, 160, 192, 224, 256)  # pixels, tried from the smallest on
@@ -135,6 +136,6 @@ def images(numbers: range, choice: Choice, folder: Path | None) -> Array:
         mean=tuple(config.mean),
         std=tuple(config.std),
     )
-    pictures = open_images(folder) if folder else SyntheticImages(count=numbers.stop, seed=SEED)
+    pictures = open_images(folder) if folder else SyntheticImages(count=MADE_UP, seed=SEED)
     order = np.random.default_rng(SEED).permutation(len(pictures))
     return np.stack([pictures.load(int(order[number % len(order)]), preprocessing) for number in numbers])
