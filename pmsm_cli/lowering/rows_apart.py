@@ -114,8 +114,7 @@ class Rows:
 
     batch: int  # images in a batch
     shapes: Mapping[str, Shape]  # by name, for such a batch
-    larger: Mapping[str, Shape] | None  # and for one of another number of images; None: the number is fixed
-    larger_batch: int
+    open_batch: bool  # the number of images was chosen: a prime that no other size is a multiple of
     axes: dict[ir.Value, int] = field(default_factory=dict)  # along which rows lie, of values that have any
 
     def shape(self, value: ir.Value | None) -> Shape:
@@ -137,21 +136,17 @@ class Rows:
         return axis if axis is not None and axis >= 0 and self._hold(node, axis) else None
 
     def _hold(self, node: ir.Node, axis: int) -> bool:
-        """Whether the outputs have as many rows there as they should, and no other size depends on the images."""
+        """Whether the outputs have as many rows there as they should, and where they are is beyond doubt."""
         if node.op_type in _BROADCASTING:  # what is repeated for each row would be so for each step, too
             output = self.shape(node.outputs[0])
             given = [(self.shape(value), self.axes[value]) for value in node.inputs if value in self.axes]
             if any(shape[row] != output[axis] for shape, row in given):
                 return False
-        return all(self._grows(value, axis) for value in node.outputs if value.name)
+        return not self.open_batch or all(self._alone(value, axis) for value in node.outputs if value.name)
 
-    def _grows(self, value: ir.Value, axis: int) -> bool:
-        if self.larger is None:
-            return True
-        sizes, wanted = self.larger.get(value.name or ""), list(self.shape(value))
-        grown, left = divmod(wanted[axis] * self.larger_batch, self.batch)
-        wanted[axis] = grown
-        return left == 0 and sizes == tuple(wanted)
+    def _alone(self, value: ir.Value, axis: int) -> bool:
+        """Whether the images are in the size of that axis and of no other one."""
+        return [place for place, size in enumerate(self.shape(value)) if size % self.batch == 0 and size] == [axis]
 
     def serve(self, node: ir.Node, value: ir.Value, axis: int) -> bool:
         """Whether an input without rows is the same for all of the output's, along `axis`, instead of one for each."""

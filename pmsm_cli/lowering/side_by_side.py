@@ -27,8 +27,9 @@ from pmsm_cli.neuron.coding import later_negative_levels
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
 _MOST_STEPS = 8  # memory for the activations grows with them
-# Where the number of images is left open, shapes are looked at for two of them: what differs are rows.
-_IMAGES, _MORE_IMAGES = 13, 17
+# Where the number of images is left open, shapes are looked at for so many: a prime, which is in the sizes of rows.
+# Where it is in another size, too, nothing is concluded.
+_IMAGES = 251
 
 
 def steps_side_by_side(model: ir.Model, image: Shape) -> bool:
@@ -44,12 +45,8 @@ def steps_side_by_side(model: ir.Model, image: Shape) -> bool:
         return False
     images = graph.inputs[0].shape[0] if graph.inputs[0].shape else None
     batch = images if isinstance(images, int) else _IMAGES
-    rows = Rows(
-        batch=batch,
-        shapes=infer_shapes(model, (batch, *image)),
-        larger=None if isinstance(images, int) else infer_shapes(model, (_MORE_IMAGES, *image)),
-        larger_batch=_MORE_IMAGES,
-    )
+    shapes = infer_shapes(model, (batch, *image))
+    rows = Rows(batch=batch, shapes=shapes, open_batch=not isinstance(images, int))
     later = _LaterSteps(graph, rows, horizons, quanta)
     if not all(later.add(node) for node in itertools.takewhile(lambda node: node is not scan, graph)):
         return False

@@ -185,11 +185,11 @@ def test_the_file_s_graph_stays_as_it_was():
     assert spiking.serialised(checkpoint.model) == before
 
 
-def test_a_size_that_is_a_multiple_of_the_images_looked_at_is_no_row():
-    wide = 26
+@pytest.mark.parametrize("wide", [26, 251])
+def test_a_size_that_is_a_multiple_of_the_images_looked_at_is_no_row(wide):
     proto = tiny.model(
-        """
-        g (float[N, 3, 8, 8] image) => (float[N, 26, 8, 8] scores) {
+        f"""
+        g (float[N, 3, 8, 8] image) => (float[N, {wide}, 8, 8] scores) {{
             i = Conv (image, w0)
             j = Relu (i)
             a = Conv (j, w1)
@@ -197,7 +197,7 @@ def test_a_size_that_is_a_multiple_of_the_images_looked_at_is_no_row():
             t = Softmax <axis = 1> (r)
             d = Reshape (t, back)
             scores = Conv (d, w3)
-        }""",
+        }}""",
         w0=tiny.weights(wide, 3, 1, 1),
         w1=tiny.weights(wide, wide, 1, 1, seed=1),
         w3=tiny.weights(wide, wide, 1, 1, seed=2),

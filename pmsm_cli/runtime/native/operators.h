@@ -76,6 +76,16 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
   return op;
 }
 
+// Lets onnxruntime give the first output the memory of the first input, where they are of one size.
+inline void MayTakeMemory(Operator& op) {
+  op.GetMayInplace = [](int** from, int** to) -> size_t {
+    static int first[] = {0};
+    *from = *to = first;
+    return 1;
+  };
+  op.ReleaseMayInplace = [](int*, int*) {};
+}
+
 inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const char* name) {
   int64_t value = 0;
   Check(ort.KernelInfoGetAttribute_int64(info, name, &value));

@@ -237,13 +237,7 @@ void ComputeTurned(const Ort& ort, const SpikeCodes& self, OrtKernelContext* con
 template <typename Kernel>
 Operator MakeCodes(const OrtApi* api, const char* name, std::vector<ElementType> inputs) {
   Operator op = MakeOperator<OnAxis<Kernel>, &Compute<Kernel>>(api, name, std::move(inputs), {kUint8});
-  if (op.inputs[0] != op.outputs[0]) return op;
-  op.GetMayInplace = [](int** from, int** to) -> size_t {
-    static int first[] = {0};
-    *from = *to = first;
-    return 1;
-  };
-  op.ReleaseMayInplace = [](int*, int*) {};
+  if (op.inputs[0] == op.outputs[0]) MayTakeMemory(op);
   return op;
 }
 

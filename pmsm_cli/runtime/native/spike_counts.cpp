@@ -266,13 +266,7 @@ void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain
     Operator made = MakeOperator<Attributes, &EmitAndCount>(api, "CountedNeuron", std::vector<ElementType>(3, kFloat),
                                                             {kFloat, kFloat});
     made.InferOutputShapeFn = nullptr;
-    made.GetMayInplace = [](int** from, int** to) -> size_t {  // spikes may take the values' memory
-      static int given[] = {0}, taken[] = {0};
-      *from = given;
-      *to = taken;
-      return 1;
-    };
-    made.ReleaseMayInplace = [](int*, int*) {};
+    MayTakeMemory(made);
     return made;
   }();
   Check(ort.CustomOpDomain_Add(domain, &counts));
