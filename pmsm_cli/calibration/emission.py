@@ -71,10 +71,22 @@ def squared_error(statistics: SiteStatistics, neurons: Neurons) -> Floats:
     return distortion(spread, neurons, emit(spread.centres, neurons))
 
 
-def distortion(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
-    """The same for spikes [channels, bins] that were computed already."""
+def distortion(spread: Spread, neurons: Neurons, spikes: Floats, *, clipped_counts: float = 1.0) -> Floats:
+    """The same for spikes [channels, bins] that were computed already; what is clipped counts so many times."""
     difference = spread.centres - carried(spikes, neurons)
+    if clipped_counts != 1:
+        clipped = np.abs(difference) > neurons.threshold[:, None] / 2  # rounding goes no further
+        difference[clipped] *= np.float32(np.sqrt(clipped_counts))
     error: Floats = np.einsum("cb,cb,cb->c", difference, difference, spread.share)
+    return error
+
+
+def clipping(spread: Spread, neurons: Neurons) -> Floats:
+    """The part of the distortion that is made by clipping: of values further out than the outermost levels reach."""
+    count = spread.centres / neurons.threshold[:, None] - neurons.rest[:, None]
+    beyond = np.maximum(count - neurons.positive_levels, -neurons.negative_levels - count) * neurons.threshold[:, None]
+    beyond = np.where(beyond > neurons.threshold[:, None] / 2, beyond, 0)  # up to there it is rounding
+    error: Floats = np.einsum("cb,cb,cb->c", beyond, beyond, spread.share)
     return error
 
 

@@ -11,10 +11,10 @@ from pmsm_cli.runtime.session import Array
 from pmsm_cli.sources.images import ImageSet, open_images, read_batches, sample_images
 
 _LARGEST_BATCH = 16
-_MEMORY = 2**29  # bytes of activations that are held for all images
+_MEMORY = 2**30  # bytes of activations that are held for all images
 _HELD_AT_ONCE = 4  # times the largest tensor: either network's, and what passes beside it
 _WORK = 200e9  # multiply-accumulates of the source on all images
-_FEWEST, _MOST = 32, 512  # images, whatever they take; more of them tell little that is new
+_FEWEST, _MOST = 32, 2048  # images, whatever they take
 
 
 def refit_weights(
