@@ -18,7 +18,8 @@ Objective = Callable[[Spread, Neurons], Floats]
 BITS_A_SPIKE = 0.01
 # How many times its share of D counts what is clipped. Rounding errs either way, in every neuron anew, and evens out
 # where a synapse sums up; clipping takes from all large values at once, of one image and of one sign, and does not.
-# Chosen by benchmarks/clipping.py.
+# Chosen by benchmarks/clipping.py. Values that are only expected on further images count once all the same: how far out
+# they lie is a cautious guess already.
 CLIPPED_COUNTS = 1.5
 _EXACT = 1e-10  # distortion relative to the signal, below which more precision is worth nothing
 PERCENTILE = 99.9  # of the magnitudes: what `percentile` leaves unclipped

@@ -31,11 +31,12 @@ _NEGLIGIBLE, _MOST_PLACES = 1e-6, 12
 _A_VALUE = 2**_MOST_PLACES  # counts are in such parts of a value, so that a part of one can be expected
 
 
-def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
+def with_unseen(statistics: SiteStatistics, *, weight: float = 1.0) -> SiteStatistics:
     """The same with the values beyond either limit that as many further images are expected to show.
 
     They are few, often less than one a channel: all is counted in small parts of a value, so that only shares are to be
-    read from it. Unchanged where the images were not told apart, or where nothing further is expected.
+    read from it. Unchanged where the images were not told apart, or where nothing further is expected. `weight` is how
+    much an expected value counts beside one that was seen.
     """
     if statistics.even_counts is None or statistics.counts.shape[1] < 2:
         return statistics
@@ -53,7 +54,7 @@ def with_unseen(statistics: SiteStatistics) -> SiteStatistics:
     highest = statistics.highest + excess_above.max(axis=1, initial=0)
     lowest = statistics.lowest - excess_below.max(axis=1, initial=0)
     added = np.hstack([statistics.highest[:, None] + excess_above, statistics.lowest[:, None] - excess_below])
-    weights = np.round(np.concatenate([above, below]) * values * _A_VALUE).astype(np.int64)
+    weights = np.round(np.concatenate([above, below]) * (values * weight * _A_VALUE)).astype(np.int64)
     return _over_range(statistics, lowest.astype(np.float32), highest.astype(np.float32), added, weights)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from pmsm_cli import __version__
+from pmsm_cli.calibration import objectives
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
@@ -159,7 +160,9 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
     expected = dict(statistics)
     if settings.data is not None and settings.method is Method.ENTROPY and seen.images >= FEWEST_IMAGES:
-        expected = {name: with_unseen(each) for name, each in statistics.items()}
+        # Where levels are stated what is clipped counts more than once, but not what is only expected to be.
+        weight = 1 / objectives.CLIPPED_COUNTS if settings.levels else 1.0
+        expected = {name: with_unseen(each, weight=weight) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
     if settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY:

@@ -48,6 +48,14 @@ def test_the_error_that_clipping_makes_on_further_images_falls():
     assert clipped(expected) < clipped(seen) / 3
 
 
+def test_what_is_expected_can_count_less_and_lies_where_it_lay():
+    seen = observe(activations(16, seed=0, positions=9), images=16)
+    whole, half = with_unseen(seen), with_unseen(seen, weight=0.5)
+    assert (half.highest == whole.highest).all()
+    assert (half.lowest == whole.lowest).all()
+    assert share_added(seen, half) == pytest.approx(share_added(seen, whole) / 2, rel=0.05)
+
+
 def test_many_values_move_little():
     values = activations(500, seed=0, positions=40, channels=20)
     seen = observe(values, images=500)
