@@ -81,15 +81,6 @@ def distortion(spread: Spread, neurons: Neurons, spikes: Floats, *, clipped_coun
     return error
 
 
-def clipping(spread: Spread, neurons: Neurons) -> Floats:
-    """The part of the distortion that is made by clipping: of values further out than the outermost levels reach."""
-    count = spread.centres / neurons.threshold[:, None] - neurons.rest[:, None]
-    beyond = np.maximum(count - neurons.positive_levels, -neurons.negative_levels - count) * neurons.threshold[:, None]
-    beyond = np.where(beyond > neurons.threshold[:, None] / 2, beyond, 0)  # up to there it is rounding
-    error: Floats = np.einsum("cb,cb,cb->c", beyond, beyond, spread.share)
-    return error
-
-
 def mean_square(spread: Spread) -> Floats:
     """The power of the activations, [channels]."""
     power: Floats = np.einsum("cb,cb,cb->c", spread.centres, spread.centres, spread.share)
