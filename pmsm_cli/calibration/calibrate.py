@@ -9,7 +9,7 @@ from pmsm_cli.calibration.adequacy import Adequacy, compare_halves
 from pmsm_cli.calibration.allocation import Allocation
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality, assess, assess_channels
-from pmsm_cli.calibration.statistics import SiteStatistics
+from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.neuron.parameters import MOST_LEVELS, Correction, NeuronParameters
 
@@ -35,6 +35,8 @@ class SiteCalibration:
     parameters: NeuronParameters
     quality: SiteQuality
     channels: ChannelQuality | None = None  # not part of checkpoints, which stay small
+    # What is taken off the tensor before neurons read it, and never added again; it broadcasts. None: nothing.
+    centre: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +62,11 @@ class Calibration:
         """Each site's neurons, by the name of its tensor."""
         return {site.name: site.parameters for site in self.sites}
 
+    @property
+    def centres(self) -> dict[str, Floats]:
+        """What is taken off the tensors of some sites (`pmsm_cli.graph.keys`), by their name."""
+        return {site.name: site.centre for site in self.sites if site.centre is not None}
+
 
 def calibrate(
     statistics: Mapping[str, SiteStatistics],
@@ -72,6 +79,7 @@ def calibrate(
     resting_sites: Collection[str] = (),
     found: Mapping[str, NeuronParameters] | None = None,
     expected: Mapping[str, SiteStatistics] | None = None,
+    centres: Mapping[str, Floats] | None = None,
 ) -> Calibration:
     """Choose every site's threshold and levels, each site on its own.
 
@@ -81,7 +89,7 @@ def calibrate(
     another value than 0 (averages over steps do without). `found` are neurons that were chosen already, to be recorded;
     between the halves of the images thresholds for even levels are then compared. `expected` is what further images are
     expected to show, which thresholds are chosen for (None: no more than was seen); what is recorded of them is
-    measured on `statistics`.
+    measured on `statistics`. `centres` are what was taken off tensors before, to be recorded.
     """
 
     def choose(name: str, site_statistics: SiteStatistics) -> NeuronParameters:
@@ -95,7 +103,10 @@ def calibrate(
         parameters = found[name] if found else choose(name, (expected or statistics)[name])
         channels = assess_channels(site_statistics, parameters)
         quality = assess(site_statistics, parameters, channels)
-        sites.append(SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels))
+        centre = (centres or {}).get(name)
+        sites.append(
+            SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels, centre=centre)
+        )
     return Calibration(
         source_sha256=source_sha256,
         method=method,

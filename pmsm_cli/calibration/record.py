@@ -75,12 +75,14 @@ def calibration_from_json(record: Any) -> Calibration:
 
 def site_to_json(site: SiteCalibration) -> dict[str, Any]:
     """One site: threshold and resting count (a number, or a list with one a channel), N, P and what they keep."""
+    centre = {} if site.centre is None else {"centre": site.centre.tolist()}
     return {
         "name": site.name,
         "threshold": site.parameters.threshold.tolist(),
         "rest": site.parameters.rest.tolist(),
         "negative_levels": site.parameters.negative_levels,
         "positive_levels": site.parameters.positive_levels,
+        **centre,
         "statistics": dataclasses.asdict(site.quality),
     }
 
@@ -96,6 +98,7 @@ def site_from_json(record: dict[str, Any]) -> SiteCalibration:
             rest=np.asarray(record.get("rest", 0), np.float32),  # unknown to older files, whose neurons rest at 0
         ),
         quality=SiteQuality(**record["statistics"]),
+        centre=np.asarray(record["centre"], np.float32) if "centre" in record else None,
     )
 
 

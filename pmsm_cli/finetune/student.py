@@ -15,6 +15,7 @@ from pmsm_cli.finetune.live_norm import LiveNorm
 from pmsm_cli.finetune.operators import Call
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import neuron_name, product_scale_name
+from pmsm_cli.graph.keys import centre_name
 from pmsm_cli.graph.refold import refold_thresholds, unfold_thresholds
 from pmsm_cli.graph.rest import rest_name
 from pmsm_cli.graph.sites import SitePlan
@@ -168,6 +169,7 @@ class Student(torch.nn.Module):
         """Weights, biases and scales: constants of more than one number in the places of such."""
         left_out = Counter(bias for _, _, bias in self._norm_keys.values())  # the norms bring their own
         scales = {product_scale_name(reader.node) for site in self._plan.sites for reader in site.readers}
+        left_out.update(centre_name(site.name) for site in self._plan.sites)  # softmax does not see them
         names: dict[str, None] = {}
         for node in self._model.graph:
             for index in _TRAINED_INPUTS.get(node.op_type, ()) if node.name not in scales else ():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,16 @@ Places = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Moved:
-    """A tensor that holds columns of the one that everything starts from, times a factor."""
+    """A tensor that holds columns of the one that everything starts from, times a factor and less an offset."""
 
     columns: Places  # of each element, for one image
-    factor: Floats  # broadcasts against it
+    factor: Floats  # broadcasts against it, as the offset does
+    offset: Floats
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all columns have the same factor and offset, so that nothing of these has to be moved as well."""
+        return self.factor.ndim == 0 and self.offset.ndim == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -41,7 +47,7 @@ class _Tree:
 
 
 def neurons_before_moves(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
-    """Reshape, Transpose, Split ... and Mul by constants, then SpikeCodes -> SpikeCodes, then the same on codes.
+    """Reshape, Split ..., Mul by constants and Sub of constants, then SpikeCodes -> SpikeCodes, then moves of codes.
 
     Preconditions: nothing else reads what is moved, and each entry of the first tensor's last axis ends with neurons of
     one kind.
@@ -71,7 +77,8 @@ def _tree_of(start: ir.Value) -> _Tree | None:
     assert start.shape is not None
     shape = tuple(size if isinstance(size, int) else 1 for size in start.shape)
     columns = np.broadcast_to(np.arange(shape[-1]), shape)
-    tree = _Tree(moves=[], neurons=[], moved={start: _Moved(columns=columns, factor=np.ones((), np.float32))})
+    whole = _Moved(columns=columns, factor=np.ones((), np.float32), offset=np.zeros((), np.float32))
+    tree = _Tree(moves=[], neurons=[], moved={start: whole})
     waiting = [start]
     while waiting:
         value = waiting.pop(0)
@@ -95,22 +102,23 @@ def _tree_of(start: ir.Value) -> _Tree | None:
 def _moved_by(node: ir.Node, index: int, given: _Moved) -> dict[ir.Value, _Moved] | None:
     """What a node makes of moved columns; None where it does more than move and scale them."""
     columns, output = given.columns, node.outputs[0]
-    if is_op(node, "Mul"):
-        factor = constant(node.inputs[1 - index])
-        if factor is None or factor.ndim > columns.ndim or not (factor > 0).all():
+    if is_op(node, "Mul") or (is_op(node, "Sub") and index == 0):
+        known = constant(node.inputs[1 - index])
+        if known is None or known.ndim > columns.ndim:
             return None
-        if np.broadcast_shapes(factor.shape, columns.shape) != columns.shape:
+        if np.broadcast_shapes(known.shape, columns.shape) != columns.shape:
             return None
-        return {output: _Moved(columns=columns, factor=given.factor * factor)}
-    if index != 0 or not is_op(node, *_MOVING):
+        if node.op_type == "Sub":
+            return {output: replace(given, offset=given.offset + known)}
+        factor, offset = given.factor * known, given.offset * known
+        return {output: _Moved(columns=columns, factor=factor, offset=offset)} if (known > 0).all() else None
+    if index != 0 or not is_op(node, *_MOVING) or not given.is_uniform:
         return None
-    if given.factor.ndim:
-        return None  # a factor for each entry would have to be moved as well
     parts = _split(node, columns) if node.op_type == "Split" else [_rearranged(node, columns)]
     if any(part is None or part.size == 0 for part in parts):
         return None
     pairs = zip(node.outputs, parts, strict=True)
-    return {value: _Moved(columns=part, factor=given.factor) for value, part in pairs if part is not None}
+    return {value: replace(given, columns=part) for value, part in pairs if part is not None}
 
 
 def _rearranged(node: ir.Node, columns: Places) -> Places | None:
@@ -160,7 +168,9 @@ def _parameters_of(tree: _Tree, columns: int) -> dict[str, npt.NDArray[np.generi
             array = constant(value)
             if array.size > 1:
                 array = array.reshape(-1, *(1,) * (-axis - 1))
-            if kind in ("rest", "threshold"):
+            if kind == "rest":
+                array = np.asarray((array + moved.offset) / moved.factor, np.float32)
+            elif kind == "threshold":
                 array = np.asarray(array / moved.factor, np.float32)
             each = np.broadcast_to(array, moved.columns.shape)
             of_columns = found.setdefault(kind, np.ones(columns, each.dtype))
@@ -185,9 +195,9 @@ def _move_neurons(
     graph.insert_after(producer, neuron)
     codes = {start: code}
     for node in tree.moves:
-        if is_op(node, "Mul"):
+        if is_op(node, "Mul", "Sub"):
             data = next(value for value in node.inputs if value in codes)
-            codes[node.outputs[0]] = codes[data]  # the thresholds have the factor
+            codes[node.outputs[0]] = codes[data]  # the neurons have the factor and the offset
             continue
         outputs = [add_code(graph, f"{value.name}/codes", value) for value in node.outputs]
         data = codes[read(node, 0)]

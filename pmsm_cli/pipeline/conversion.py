@@ -21,6 +21,7 @@ from pmsm_cli.checkpoint.manifest import Manifest
 from pmsm_cli.errors import CalibrationError, PmsmError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.keys import keys_of, with_centred_keys
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import ImageInput, Network, Shape
 from pmsm_cli.graph.normalise import normalised_tensors
@@ -34,17 +35,19 @@ from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
 from pmsm_cli.report.summary import ConversionSummary, summary_of
+from pmsm_cli.runtime.centre import mean_keys
 from pmsm_cli.runtime.fit import check_calibration
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.refit import Refitted, can_refit
-from pmsm_cli.runtime.session import model_bytes, open_session
+from pmsm_cli.runtime.session import Array, model_bytes, open_session
 from pmsm_cli.runtime.shapes import known_shapes
-from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches
+from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches, sample_images
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
+_CENTRED_BY = 64  # images that the mean of attention's keys is taken from: any constant would do
 UNIFORM_LEVELS = 15  # where levels are neither stated nor found: without images, and by the methods for comparison
 
 
@@ -150,11 +153,20 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     read = functools.partial(
         read_batches, images, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch)
     )
-    # What is observed, and what moments are matched to: the source as it is on real images, or brought near that.
+    # What is observed, and what moments are matched to: the source as it is on real images, or brought near that, its
+    # keys about their mean.
     teacher, shapes = loaded.network, loaded.shapes
     if normalised:
         progress.start("Following batch norm statistics", len(images))
         teacher, shapes = normalise_source(teacher, shapes, read(), threads=settings.threads, on_batch=progress.advance)
+    keys = keys_of(teacher, loaded.plan, shapes) if settings.method is Method.ENTROPY else ()
+    centres: dict[str, Array] = {}
+    if keys:
+        some = sample_images(images, _CENTRED_BY, settings.seed)
+        progress.start("Centring attention's keys", len(some))
+        batches = read_batches(some, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch))
+        centres = mean_keys(teacher, keys, batches, threads=settings.threads, on_batch=progress.advance)
+        teacher, shapes = with_centred_keys(teacher, loaded.plan, centres, shapes)
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
@@ -192,6 +204,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         resting_sites=resting,
         found=found,
         expected=expected,
+        centres=centres,
         method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(
@@ -224,6 +237,12 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         warnings=tuple(warnings),
         statistics=seen.statistics if settings.keep_statistics else None,
     )
+
+
+def about_centres(loaded: Loaded, calibration: Calibration) -> Loaded:
+    """The source as a calibration's neurons read it: keys of attention less their centres, and nothing else changed."""
+    network, shapes = with_centred_keys(loaded.network, loaded.plan, calibration.centres, loaded.shapes)
+    return replace(loaded, network=network, shapes=shapes)
 
 
 def will_refit(loaded: Loaded, settings: CalibrationSettings, images: int) -> bool:
@@ -308,7 +327,8 @@ def convert(
     if refitted:
         spiking = refitted.model
     else:
-        spiking = insert_neurons(loaded.network, loaded.plan, calibration.parameters, loaded.shapes)
+        source = about_centres(loaded, calibration)
+        spiking = insert_neurons(source.network, loaded.plan, calibration.parameters, source.shapes)
         spiking = apply_corrections(spiking, calibration.corrections, fold=timesteps == 1)
     if timesteps > 1:
         spiking = unroll_timesteps(spiking, loaded.plan, timesteps=timesteps, coding=coding)

@@ -4,6 +4,7 @@ import numpy as np
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.graph.keys import with_centred_keys
 from pmsm_cli.graph.network import Network
 from pmsm_cli.graph.sites import Site
 from pmsm_cli.neuron.last_step import after_all_steps
@@ -51,6 +52,7 @@ def diff_checkpoint(
     check_comparable(spiking, source, source_name=manifest.source_name)
     check_same_tensors(network, manifest.plan, manifest.preprocessing.shape, source_name=manifest.source_name)
     check_labels(images, spiking)
+    network, _ = with_centred_keys(network, manifest.plan, manifest.calibration.centres, {})
     trial = Trial(checkpoint, network, images, source, seed=seed, threads=threads, progress=progress)
     progress.start("Comparing tensors", len(images))
     seen = measure_differences(checkpoint, network, trial.batches(images), threads=threads, on_batch=progress.advance)

@@ -4,7 +4,7 @@ import numpy as np
 
 from pmsm_cli.calibration.unseen import FEWEST_IMAGES
 from pmsm_cli.graph.insert import insert_neurons
-from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, will_refit
+from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, about_centres, will_refit
 from pmsm_cli.pipeline.inputs import Progress
 from pmsm_cli.runtime.refit import Refitted, refit
 from pmsm_cli.runtime.session import Array
@@ -30,14 +30,15 @@ def refit_weights(
     if not will_refit(loaded, settings, min(len(images), settings.samples)):
         return None
     readers = sum(len(site.readers) for site in loaded.plan.sites)
-    spiking = insert_neurons(loaded.network, loaded.plan, calibrated.calibration.parameters, loaded.shapes)
+    source = about_centres(loaded, calibrated.calibration)
+    spiking = insert_neurons(source.network, loaded.plan, calibrated.calibration.parameters, source.shapes)
     batches = _batches(loaded, settings, images)
     progress.start("Refitting weights", readers)
     return refit(
-        loaded.network,
+        source.network,
         loaded.plan,
         spiking,
-        loaded.shapes,
+        source.shapes,
         batches,
         seed=settings.seed,
         threads=settings.threads,

@@ -221,6 +221,7 @@ def _sites(
             name=site.name,
             parameters=outcome.neurons[site.name],
             quality=assess(seen.statistics[site.name], outcome.neurons[site.name]),
+            centre=site.centre,
         )
         for site in manifest.calibration.sites
     )

@@ -4,8 +4,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from pmsm_cli.calibration.calibrate import Calibration
 from pmsm_cli.errors import BadInputError, CalibrationError, DataError, shorten
+from pmsm_cli.graph.keys import keys_of
 from pmsm_cli.graph.matching import matched_readers
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
@@ -52,6 +55,14 @@ def check_calibration(
         f"{site.name}: rests at another value than 0, which what reads it does not allow"
         for site in calibration.sites
         if not site.parameters.rests_at_zero and site.name not in may_rest
+    ]
+    keys = {each.site: each.shape for each in keys_of(network, plan, shapes)}
+    damaged += [
+        f"{name}: a centre {centre.shape}, where {keys.get(name, 'none')} is possible"
+        if centre.shape != keys.get(name)
+        else f"{name}: a centre that is infinite or not a number"
+        for name, centre in calibration.centres.items()
+        if centre.shape != keys.get(name) or not np.isfinite(centre).all()
     ]
     if damaged:
         raise CalibrationError(

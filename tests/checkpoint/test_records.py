@@ -87,6 +87,7 @@ CALIBRATION = Calibration(
             name="whole",
             parameters=NeuronParameters(threshold=np.array(0.7, np.float32), negative_levels=0, positive_levels=7),
             quality=dataclasses.replace(QUALITY, signal_to_distortion_db=None),
+            centre=np.array([[[0.1], [1 / 3]]], np.float32),
         ),
     ),
     corrections=(

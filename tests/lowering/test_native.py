@@ -128,6 +128,7 @@ def attending(moves: str, scale: str = "e = Mul (q, root)") -> onnx.ModelProto:
         end=np.array([3]),
         thirds=np.array([8, 8, 8]),
         root=np.float32(0.5),
+        centre=tiny.weights(2, 4, 1),
         roots=np.array([0.5, 0.25, 0.5, 0.25], np.float32),
         gamma=1 + tiny.weights(8, scale=0.2),
         wp=tiny.weights(8, 3, 2, 2),
@@ -180,6 +181,14 @@ def test_queries_keys_and_values_become_codes_before_they_are_moved(moves, scale
     # What is left are the image's tokens and the heads' way back.
     assert [node.op_type for node in behind] == ["Transpose", "Transpose"]
     assert integers.ops(further)["SpikeCodes"] == 3  # the norm's, those of x, the output's
+
+
+@pytest.mark.parametrize("moves", [SPLIT, APART])
+def test_what_is_taken_off_keys_goes_into_their_neurons(moves):
+    further = attention_of(attending(moves.replace("kt =", "kr =") + "kt = Sub (kr, centre)"))
+    ops = integers.ops(further)
+    assert ops["SpikeCodes"] == 3
+    assert "Sub" not in ops
 
 
 def test_a_factor_of_each_entry_goes_into_its_threshold():
