@@ -17,7 +17,6 @@ from pathlib import Path
 
 from machine import describe
 
-
 SAMPLE_MODELS = Path(__file__).parent.parent / "sample_models"
 
 
