@@ -86,7 +86,7 @@ class Bench:
         return self.done[key(cell)]
 
     def _measure(self, subject: Subject, cell: Cell) -> dict:
-        source = str((SAMPLE_MODELS if subject.ours else self.shared / "models") / f"{subject.name}.onnx")
+        source = str(source_of(subject, self.shared))
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = str(Path(folder) / "checkpoint.onnx")
             made = self._pmsm(
@@ -108,6 +108,11 @@ class Bench:
         command = [sys.executable, "-m", "pmsm_cli", *arguments, *self.threads, "--json"]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         return json.loads(done.stdout)
+
+
+def source_of(subject: Subject, shared: Path) -> Path:
+    """The file of a network."""
+    return (SAMPLE_MODELS if subject.ours else shared / "models") / f"{subject.name}.onnx"
 
 
 def key(cell: Cell) -> str:

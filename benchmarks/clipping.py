@@ -10,7 +10,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from calibration import MOBILENET, RESNET, VIT, Subject
+from calibration import MOBILENET, RESNET, VIT, Subject, source_of
 from machine import describe
 from timm_coverage import pmsm
 
@@ -19,14 +19,16 @@ from pmsm_cli.calibration import objectives
 ROWS = [(RESNET, 3), (RESNET, 7), (RESNET, 15), (MOBILENET, 15), (MOBILENET, 31), (VIT, 7), (VIT, 15)]
 
 
-def measure(subject: Subject, levels: int, shared: Path, images: Path, samples: int) -> tuple[float, float]:
-    """The outputs' error in percent and the spikes per neuron, with the number that is set."""
-    source = shared / "models" / f"{subject.name}.onnx"
+def measure(
+    subject: Subject, levels: int, shared: Path, images: Path, samples: int, *, seed: int = 0
+) -> tuple[float, float]:
+    """The outputs' error in percent and the spikes per neuron, by the code as it is set."""
+    source = source_of(subject, shared)
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "checkpoint.onnx"
         made = pmsm(
             "convert", source, "--data", images / subject.calibrate_on, "--preprocess", subject.preprocess,
-            "--samples", subject.calibration_images, "--levels", levels, "-o", checkpoint,
+            "--samples", subject.calibration_images, "--seed", seed, "--levels", levels, "-o", checkpoint,
         )  # fmt: skip
         seen = pmsm("eval", checkpoint, images / subject.evaluate_on, "--against", source, "--samples", samples)
     return seen["outputs"][0]["relative_error"], made["mean_spikes"]

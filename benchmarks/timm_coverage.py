@@ -32,9 +32,9 @@ from machine import describe
 LEVELS = 255
 WITHIN = 2.0  # percent, the largest error that counts as faithful
 TEST_IMAGES = 32
-# Calibration images: as many as so many multiply-accumulates pay for, within these bounds; as many as the upper
-# one where the error is not within what is wanted then. (`pmsm convert` takes 512 unless it is told otherwise.)
-WORK, FEWEST, MOST = 50e9, 64, 256
+# Calibration images: as many as so many multiply-accumulates pay for, within these bounds. Where the error is not
+# within what is wanted then as many as the upper one, and at last as many as `pmsm convert` takes by itself.
+WORK, FEWEST, MOST, USUAL = 50e9, 64, 256, 512
 WEIGHTS = ("made", "revived")  # kinds of weights, each converted
 STEPS = (1, 2, 4, 8)
 STEPPED = {"regnet": 7, "deit": 7, "levit": 7}  # a CNN, a transformer, a hybrid; with so many levels
@@ -86,7 +86,9 @@ class Measurement:
     def calibrate_on(self, images: int) -> None:
         """How many images conversions read from now on."""
         self.images = images
-        np.save(self.calibration, self._images(range(images)))
+        np.save(
+            self.calibration, self._images([*range(MOST), *range(MOST + TEST_IMAGES, USUAL + TEST_IMAGES)][:images])
+        )
 
     def convert(self, levels: int, *options: object) -> Path:
         """A checkpoint of the model."""
@@ -106,9 +108,10 @@ def measure(choice: Record, weights: str, pictures: Path | None, keep: Path | No
     with tempfile.TemporaryDirectory() as folder:
         model = Measurement(choice, weights, pictures, keep or Path(folder))
         checkpoint, seconds, error = _converted(model)
-        if error >= WITHIN and model.images < MOST:
-            model.calibrate_on(MOST)
-            checkpoint, seconds, error = _converted(model)
+        for images in (MOST, USUAL):
+            if error >= WITHIN and model.images < images:
+                model.calibrate_on(images)
+                checkpoint, seconds, error = _converted(model)
         return {
             "sites": len(model.plan["sites"]),
             "share": model.plan["spiking_share"],
@@ -293,9 +296,9 @@ are 0, layer scales 1e-5. "Revived" are the same weights, but for such ones, whi
 network's size, and batch norms, which get the power of what they read as variance; `benchmarks/timm_models.py` has the
 rules. Of models above 150 million parameters two blocks are taken ("depth 2"), for memory's sake. Images are those of
 `--images` (else made up) in the model's own preprocessing. Thresholds are set on so many (images): {FEWEST} or more, as
-many as {WORK / 1e9:.0f} billion multiply-accumulates pay for, and {MOST} where the error is {WITHIN:g} % or more with
-fewer; `pmsm convert` takes 512 unless it is told otherwise. {TEST_IMAGES} others, which calibration has not seen, are
-what errors are measured on. In percent:
+many as {WORK / 1e9:.0f} billion multiply-accumulates pay for; where the error is {WITHIN:g} % or more then, {MOST}, and
+where it still is, {USUAL}, as many as `pmsm convert` takes by itself. {TEST_IMAGES} others, which calibration has not
+seen, are what errors are measured on. In percent:
 
 - error: what `pmsm eval --against` calls output error, the L2 norm of the difference over that of the source's output,
   over all test images together. A single one that drives activations beyond what calibration saw can make most of it.

@@ -7,6 +7,7 @@ variance (its mean stays 0), so that every block counts. Everything else stays w
 """
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _set_power(norm: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     norm.running_var.fill_(float(inputs[0].square().mean()))
 
 
-def images(numbers: range, choice: Choice, folder: Path | None) -> Array:
+def images(numbers: Iterable[int], choice: Choice, folder: Path | None) -> Array:
     """Images in the model's own preprocessing, by number: of a folder, in seeded order; None: made up."""
     config = get_pretrained_cfg(choice.model)
     preprocessing = Preprocessing(
