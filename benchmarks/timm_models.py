@@ -27,7 +27,7 @@ from pmsm_cli.sources.synthetic import SyntheticImages
 Array = npt.NDArray[np.float32]
 
 SEED = 0
-MADE_UP = 512  # images, where there is no folder: calibration and test draw from one order of them
+MADE_UP = 544  # images, where there is no folder: calibration and test draw from one order of them
 MOST_PARAMETERS = 150_000_000  # of larger ones two blocks are taken: several copies would not fit into memory
 FEW_BLOCKS = {"depth": 2}
 _SIZES = (128, 160, 192, 224, 256)  # pixels, tried from the smallest on

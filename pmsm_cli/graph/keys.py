@@ -17,7 +17,6 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.operators import is_standard
-from pmsm_cli.graph.rest import ABOVE_REST
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Floats
 
@@ -43,7 +42,8 @@ def keys_of(network: Network, plan: SitePlan, shapes: Mapping[str, Shape]) -> tu
     return tuple(
         Keys(site=site.name, shape=shape)
         for site in plan.sites
-        if all(reader.operand == _KEYS and _ends_in_softmax(nodes[reader.node], shapes) for reader in site.readers)
+        if site.relative_axis is None  # an average's weights, whose sum has to stay
+        and all(reader.operand == _KEYS and _ends_in_softmax(nodes[reader.node], shapes) for reader in site.readers)
         and (shape := _shape_of_centre(nodes[site.readers[0].node].inputs[_KEYS], site, shapes, sized=sized))
     )
 
@@ -53,7 +53,7 @@ def with_centred_keys(
 ) -> tuple[Network, dict[str, Shape]]:
     """A copy with sites among `centres` (by name) less these constants, and its shapes; outputs stay what they are.
 
-    The site's name is that of what its readers now read; what was called so before is NAME/raw, for all others.
+    The site's name is that of what its readers now read; what was called so before is NAME/uncentred, for all others.
     Precondition: the sites are among `keys_of`.
     """
     if not centres:
@@ -74,16 +74,20 @@ def centre_name(site: str) -> str:
     return f"{site}/centre"
 
 
+def centring_name(site: str) -> str:
+    """The name of the node that takes it off."""
+    return f"{site}/centred"
+
+
 def _centre(graph: ir.Graph, raw: ir.Value, site: Site, centre: Floats) -> None:
     readers = {(reader.node, reader.operand) for reader in site.readers}
     reading = [(user, index) for user, index in raw.uses() if (user.name, index) in readers]
     constant = add_constant(graph, centre_name(site.name), centre)
-    raw.name = f"{site.name}/raw"
+    raw.name = f"{site.name}/uncentred"
     centred = ir.Value(name=site.name, type=ir.TensorType(ir.DataType.FLOAT), shape=raw.shape)
     producer = raw.producer()
     assert producer is not None
-    # Named like the node that takes off what neurons rest at: it is work of the same kind, beside the source's.
-    node = ir.Node("", "Sub", [raw, constant], outputs=[centred], name=f"{site.name}{ABOVE_REST}")
+    node = ir.Node("", "Sub", [raw, constant], outputs=[centred], name=centring_name(site.name))
     graph.insert_after(producer, node)
     for user, index in reading:
         user.replace_input_with(index, centred)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.captures import SHAPE_ONLY, values_read
 from pmsm_cli.graph.insert import product_scale_name
+from pmsm_cli.graph.keys import centring_name
 from pmsm_cli.graph.matching import is_correcting
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.operations import ELEMENTWISE, MOVING, Operations, operations_of
@@ -206,7 +207,7 @@ def _added_by_conversion(model: ir.Model, plan: SitePlan) -> dict[str, str]:
     """The nodes that serve the spikes and that the source does without, with what they are for."""
     added = {node.name or "": MOMENTS for node in model.graph if is_correcting(node)}
     for site in plan.sites:
-        added[f"{site.name}{ABOVE_REST}"] = RESTING
+        added |= {f"{site.name}{ABOVE_REST}": RESTING, centring_name(site.name): RESTING}
         added |= {name(site.name): AVERAGES for name in (peaks_name, relative_name)}
         for reader in site.readers:
             added[f"{reader.node}{AT_REST}"] = RESTING

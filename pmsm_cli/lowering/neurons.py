@@ -160,7 +160,7 @@ def _quantise(graph: ir.Graph, site: SpikingSite, value: ir.Value, zero: Whole) 
 
 
 def _replace_spikes(graph: ir.Graph, site: SpikingSite, code: ir.Value, zero: int) -> None:
-    name = f"{site.tensor}/counts"
+    name = f"{site.tensor}/code_counts"  # a product's own counts have the shorter name
     one, offset = (
         add_constant(graph, f"{name}/{kind}", array)
         for kind, array in (("one", np.ones((), np.float32)), ("zero", np.asarray(zero, np.uint8)))

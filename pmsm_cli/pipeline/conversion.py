@@ -43,7 +43,7 @@ from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.refit import Refitted, can_refit
 from pmsm_cli.runtime.session import Array, model_bytes, open_session
 from pmsm_cli.runtime.shapes import known_shapes
-from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches, sample_images
+from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches, shuffled
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
@@ -150,9 +150,8 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         warnings.append(data_free.warning(normalised=normalised))
     else:
         images = open_sample(settings.data, settings.samples, settings.seed)
-    read = functools.partial(
-        read_batches, images, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch)
-    )
+    size = batch_size(loaded.plan, loaded.network.image.batch)
+    read = functools.partial(read_batches, images, loaded.preprocessing, size)
     # What is observed, and what moments are matched to: the source as it is on real images, or brought near that, its
     # keys about their mean.
     teacher, shapes = loaded.network, loaded.shapes
@@ -162,10 +161,15 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     keys = keys_of(teacher, loaded.plan, shapes) if settings.method is Method.ENTROPY else ()
     centres: dict[str, Array] = {}
     if keys:
-        some = sample_images(images, _CENTRED_BY, settings.seed)
-        progress.start("Centring attention's keys", len(some))
-        batches = read_batches(some, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch))
-        centres = mean_keys(teacher, keys, batches, threads=settings.threads, on_batch=progress.advance)
+        progress.start("Centring attention's keys", min(_CENTRED_BY, len(images)))
+        centres = mean_keys(
+            teacher,
+            keys,
+            read_batches(shuffled(images, settings.seed), loaded.preprocessing, size),
+            images=_CENTRED_BY,
+            threads=settings.threads,
+            on_batch=progress.advance,
+        )
         teacher, shapes = with_centred_keys(teacher, loaded.plan, centres, shapes)
     progress.start("Observing the source network", PASSES * len(images))
     seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)

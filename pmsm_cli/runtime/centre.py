@@ -16,10 +16,13 @@ def mean_keys(
     keys: Sequence[Keys],
     batches: Iterable[Batch],
     *,
+    images: int,
     threads: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> dict[str, Array]:
-    """One pass: the mean of each site of keys over images, their windows and the keys themselves, by the site's name.
+    """The mean of each site of keys over its first images, their windows and the keys themselves, by the site's name.
+
+    It stops behind the batch with which it has seen so many `images`.
 
     Raises:
         UnsupportedGraphError: onnxruntime cannot run the network.
@@ -28,14 +31,16 @@ def mean_keys(
         with_outputs(network.model, (each.site for each in keys)), subject=network.subject, threads=threads
     )
     totals = {each.site: np.zeros(each.shape) for each in keys}
-    images = 0
+    seen = 0
     for batch in batches:
         if len(batch.inputs):
-            images += len(batch.inputs)
+            seen += len(batch.inputs)
             for each, values in zip(keys, session.run(batch.inputs), strict=True):
                 totals[each.site] += len(batch.inputs) * _mean(values, each)
         on_batch(len(batch.inputs) + len(batch.skipped))
-    return {site: np.asarray(total / max(images, 1), np.float32) for site, total in totals.items()}
+        if seen >= images:
+            break
+    return {site: np.asarray(total / max(seen, 1), np.float32) for site, total in totals.items()}
 
 
 def _mean(values: Array, keys: Keys) -> np.typing.NDArray[np.float64]:

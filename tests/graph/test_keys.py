@@ -78,7 +78,7 @@ def test_what_is_taken_off_all_keys_changes_no_softmax_over_them(scores):
     assert keys == (Keys(site="k", shape=(2, 4, 1)),)
     centres = {"k": tiny.weights(2, 4, 1, scale=2.0)}
     centred, known = with_centred_keys(network, plan, centres, shapes)
-    assert known["k/raw"] == known["k"] == shapes["k"]
+    assert known["k/uncentred"] == known["k"] == shapes["k"]
     (expected,), (got,) = (open_session(each.model, subject="net").run(IMAGES) for each in (network, centred))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
     before, after = (
@@ -110,6 +110,18 @@ def test_channels_must_be_as_many_for_every_size_of_the_image():
     assert keys_of(*unknown) == ()
 
 
+def test_keys_that_are_weights_of_an_average_stay_what_they_are():
+    proto = attending(SEEN[0])
+    for node in proto.graph.node:
+        if node.output[0] == "k":
+            node.output[0] = "scores"
+    softmax = onnx.helper.make_node("Softmax", ["scores"], ["k"], axis=2)
+    proto.graph.node.insert(4, softmax)
+    network, plan, shapes = spiking.read(proto, (3, 8, 8))
+    assert next(site for site in plan.sites if site.name == "k").relative_axis == -2
+    assert keys_of(network, plan, shapes) == ()
+
+
 def test_keys_without_heads_have_one_centre_a_channel():
     network, plan, shapes = spiking.read(attention(), (3, 8, 8))
     assert keys_of(network, plan, shapes) == (Keys(site="kt", shape=(8, 1)),)
@@ -118,7 +130,7 @@ def test_keys_without_heads_have_one_centre_a_channel():
 def test_the_mean_is_that_of_all_keys_of_all_images():
     network, plan, shapes = spiking.read(attending(SEEN[0]), (3, 8, 8))
     keys = keys_of(network, plan, shapes)
-    found = mean_keys(network, keys, spiking.batches_of(IMAGES, 4))
+    found = mean_keys(network, keys, spiking.batches_of(IMAGES, 4), images=6)
     (values,) = open_session(with_outputs(network.model, ["k"]), subject="net").run(IMAGES)
     np.testing.assert_allclose(found["k"], values.mean(axis=(0, 3))[:, :, None], rtol=1e-5)
     assert np.abs(found["k"]).mean() > 1  # a bias that all keys have
@@ -134,7 +146,7 @@ def neurons(levels: int, *, reach: float = 4.0) -> dict[str, NeuronParameters]:
 def test_at_few_levels_keys_about_their_mean_are_nearer_to_the_source():
     network, plan, shapes = spiking.read(attending("e = Mul (d, root)  a = Softmax (e)"), (3, 8, 8))
     (expected,) = open_session(network.model, subject="net").run(IMAGES)
-    centres = mean_keys(network, keys_of(network, plan, shapes), spiking.batches_of(IMAGES, 6))
+    centres = mean_keys(network, keys_of(network, plan, shapes), spiking.batches_of(IMAGES, 6), images=6)
     errors = []
     for each in ({}, centres):
         centred, known = with_centred_keys(network, plan, each, shapes)
@@ -148,7 +160,7 @@ def test_at_few_levels_keys_about_their_mean_are_nearer_to_the_source():
 def test_the_output_tends_to_the_source_s_with_the_timesteps(coding):
     network, plan, shapes = spiking.read(attending("e = Mul (d, root)  a = Softmax (e)"), (3, 8, 8))
     (expected,) = open_session(network.model, subject="net").run(IMAGES)
-    centres = mean_keys(network, keys_of(network, plan, shapes), spiking.batches_of(IMAGES, 6))
+    centres = mean_keys(network, keys_of(network, plan, shapes), spiking.batches_of(IMAGES, 6), images=6)
     centred, known = with_centred_keys(network, plan, centres, shapes)
     made = insert_neurons(centred, plan, neurons(15, reach=8), known)
     counted = with_outputs(made, [spikes_name("k")])

@@ -6,6 +6,7 @@ import onnx
 import pytest
 import spiking
 import tiny
+from trainable import attention
 
 from pmsm_cli.lowering.lower import Use, lower, tidy
 
@@ -162,6 +163,13 @@ def test_without_the_library_convolutions_of_float_weights_stay_floats(tmp_path)
     assert not {node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node} & {"QLinearConv", "ConvInteger"}
     (got,), (expected,) = (integers.outputs(model, tiny.images(4)) for model in (after, checkpoint.model))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_product_whose_result_becomes_spikes_itself_runs_without_the_library():
+    checkpoint = spiking.checkpoint_of(attention(), tiny.images(16))
+    after, _ = tidy(checkpoint.model, None)
+    (got,), (expected,) = (integers.outputs(model, tiny.images(4)) for model in (after, checkpoint.model))
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_neurons_of_more_than_256_levels_stay_neurons_without_the_library():
