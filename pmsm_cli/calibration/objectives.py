@@ -48,7 +48,8 @@ def divergence(spread: Spread, neurons: Neurons) -> Floats:
     After S. Migacz, "8-bit inference with TensorRT" (GTC 2017): clipped values are counted in the outermost bins that
     are not clipped; the quantised distribution spreads the unclipped values of a level evenly over the bins that they
     fill. Zeros count as no more than the bin beside theirs holds, as in the implementations: with all zeros of ReLU in
-    one bin the least divergence is that of levels which tell nothing but zeros apart. Infinite where all is clipped.
+    one bin the least divergence is that of levels which tell nothing but zeros apart. Infinite where no more bins are
+    kept than there are levels (his search begins there): a bin does not differ from its level, whatever is clipped.
     """
     statistics = spread.statistics
     counts, rows = _without_zeros(statistics), np.arange(len(statistics.counts))
@@ -66,7 +67,8 @@ def divergence(spread: Spread, neurons: Neurons) -> Floats:
     even = (held / np.maximum(filled, 1))[place].reshape(counts.shape) / np.maximum(kept.sum(axis=1), 1)[:, None]
     reference /= np.maximum(counts.sum(axis=1), 1)[:, None]
     ratio = np.log2(np.divide(reference, even, out=np.ones_like(reference), where=seen))
-    return np.where(seen.any(axis=1), (reference * ratio).sum(axis=1), np.inf).astype(np.float32)
+    enough = seen.sum(axis=1) > max(negative, positive)
+    return np.where(enough, (reference * ratio).sum(axis=1), np.inf).astype(np.float32)
 
 
 def _without_zeros(statistics: SiteStatistics) -> Counts:

@@ -88,6 +88,8 @@ def by_hand(counts: np.ndarray, wanted: np.ndarray, levels: int) -> float:
     counts = counts.astype(float).copy()
     counts[0] = min(counts[0], counts[1])  # the zeros
     kept = np.where(wanted <= levels, counts, 0)
+    if np.count_nonzero(kept) <= levels:
+        return np.inf
     reference = kept.copy()
     reference[np.flatnonzero(kept)[-1]] += counts[wanted > levels].sum()
     found = 0.0
@@ -121,6 +123,13 @@ def test_kl_finds_the_least_divergence_that_brute_force_finds_on_a_small_histogr
 def test_kl_is_not_drawn_to_tiny_thresholds_by_the_zeros_of_relu():
     chosen = choose_parameters(observe(SPARSE[None]), Method.KL, 7)
     assert 7 * chosen.threshold > np.quantile(SPARSE, 0.95)
+
+
+@pytest.mark.parametrize("levels", [7, 63])
+def test_kl_does_not_clip_a_busy_channel_to_a_bin_that_its_level_is_no_different_from(levels):
+    busy = np.concatenate([np.clip(RANDOM.normal(4, 0.5, 20_000), 0, 6), [0.01, 0.3]])
+    chosen = choose_parameters(observe(busy[None]), Method.KL, levels)
+    assert levels * chosen.threshold > np.quantile(busy, 0.9)
 
 
 def test_percentile_leaves_one_value_in_a_thousand_beyond_its_reach():
