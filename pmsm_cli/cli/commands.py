@@ -14,6 +14,7 @@ from pmsm_cli.errors import CheckFailedError, UsageError
 
 if TYPE_CHECKING:
     from pmsm_cli.checkpoint.file import Checkpoint
+    from pmsm_cli.sources.images import ImageSet
     from pmsm_cli.sources.records import Source
 
 
@@ -107,10 +108,11 @@ def evaluate(
     weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
-        images = pipeline.open_sample(path, samples, seed)
+        images = pipeline.open_sample(path, samples, seed, classes=opened.manifest.labels)
         source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
+    _warn_of_labels(images, opened)
     if source:
         _warn_of_source(source, opened)
     if json:
@@ -167,10 +169,10 @@ def report(
         raise UsageError("--against measures the source's accuracy", hint="pass --data IMAGES as well")
     weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     check_outputs([output], inputs=[checkpoint, data, Path(profile), against, weights_file])
-    written = report_form(output) if form is ReportFormat.TABLE else form
+    written = report_form(output, stated=form)
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
-        images = pipeline.open_sample(data, samples, seed) if data else None
+        images = pipeline.open_sample(data, samples, seed, classes=opened.manifest.labels) if data else None
         source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.report_checkpoint(
             opened, images, profile=profile, threads=threads, progress=progress, against=source
@@ -178,6 +180,8 @@ def report(
     console.warn_skipped(result.skipped)
     if source:
         _warn_of_source(source, opened)
+    if images:
+        _warn_of_labels(images, opened)
     if images and images.labels is not None and not pipeline.has_labels(opened, images):
         console.warn(f"{data}: its labels need more classes than the network has, so that there is no accuracy")
     if output:
@@ -191,11 +195,16 @@ def report(
         console.print_text(rendered(result, form))
 
 
+def _warn_of_labels(images: "ImageSet", opened: "Checkpoint") -> None:
+    from pmsm_cli import pipeline
+
+    remark = pipeline.label_remark(images, opened.model)
+    if remark:
+        console.warn(remark)
+
+
 def _warn_of_source(source: "Source", opened: "Checkpoint") -> None:
     from pmsm_cli import pipeline
 
-    for warning in source.warnings:
-        console.warn(warning)
-    if not pipeline.is_source(source, opened):
-        name = opened.manifest.source_name
-        console.warn(f"{source.path} is not the network that the checkpoint was made from ({name})")
+    for remark in pipeline.source_remarks(source, opened):
+        console.warn(remark)

@@ -12,7 +12,7 @@ import typer
 
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.cli import console, options
-from pmsm_cli.cli.tuning import EpochProgress, check_tuning, say_if_stopped, tune_conversion
+from pmsm_cli.cli.tuning import EpochProgress, Training, check_tuning, tune_conversion
 from pmsm_cli.cli.written import check_outputs, plot_form, rendered, report_form
 from pmsm_cli.errors import CheckFailedError, UsageError
 from pmsm_cli.lowering.precision import Precision
@@ -98,7 +98,7 @@ def convert(
     if calibration:
         # Images beside it are for its weights, for training, or for the range of what int8 carries.
         images_serve = (refit and timesteps == 1) or bool(finetune) or weights is Precision.INT8
-        _check_calibration(data if not images_serve else None, levels, target_drop, match_moments)
+        _check_calibration(data if not images_serve else None, levels, target_drop, match_moments, method)
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
     check_outputs([target, report], inputs=[source, calibration, labels, weights_file])
@@ -117,10 +117,10 @@ def convert(
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
         refitted = pipeline.refit_weights(loaded, calibrated, settings, progress)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names, refitted=refitted)
-        tuned = None
+        training = Training(made=made)
         if finetune and data:
-            tuned = tune_conversion(made, loaded, data, target, finetune, seed, threads, progress)
-            made = replace(made, model=tuned.model, data=tuned.data, manifest=tuned.manifest)
+            training = tune_conversion(made, loaded, data, target, finetune, seed, threads, progress)
+            made = training.made
         if weights is Precision.INT8:
             made = pipeline.round_to_int8(made, loaded, settings, progress)
         files: dict[Path, bytes | str] = {target: made.data}
@@ -136,13 +136,12 @@ def convert(
             files[report] = rendered(energy, form)
         write_files(files)
     _say_how_calibrated(calibrated, made.warnings)
-    summary = pipeline.summarise(made, target, tuned)
+    summary = pipeline.summarise(made, target, training.tuned)
     if json:
         console.print_json(to_json(summary))
     else:
         console.print_result(tables.summary_table(summary))
-    if tuned:
-        say_if_stopped(tuned, target)
+    training.say_how_it_ended(target)
     _check_drop(calibrated, target_drop, target)
 
 
@@ -223,11 +222,21 @@ def calibrate(
     _check_drop(calibrated, target_drop, target)
 
 
-def _check_calibration(data: Path | None, levels: str | None, target_drop: float | None, match_moments: bool) -> None:
-    if data or levels or target_drop is not None or not match_moments:
+def _check_calibration(
+    data: Path | None, levels: str | None, target_drop: float | None, match_moments: bool, method: Method
+) -> None:
+    stated = {
+        "--data": data is not None,
+        "--levels": levels is not None,
+        "--target-drop": target_drop is not None,
+        "--no-match-moments": not match_moments,
+        "--method": method is not Method.ENTROPY,
+    }
+    left_out = [option for option, given in stated.items() if given]
+    if left_out:
         raise UsageError(
-            "--calibration brings its own thresholds, levels and moments: "
-            "leave out --data, --levels, --target-drop and --no-match-moments"
+            f"--calibration brings its own thresholds, levels and moments: leave out {' and '.join(left_out)}",
+            hint="images beside it refit weights, at one timestep" if data else None,
         )
 
 

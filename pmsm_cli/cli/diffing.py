@@ -54,16 +54,18 @@ def diff(
     weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     opened = open_checkpoint(checkpoint)
     with console.ProgressBar() as progress:
+        images = pipeline.open_sample(data, samples, seed, classes=opened.manifest.labels)
         result = diff_checkpoint(
             opened,
-            pipeline.open_sample(data, samples, seed),
+            images,
             pipeline.open_source_of(opened, against, weights, progress),
             target_drop=allowed if bisect else None,
             seed=seed,
             threads=threads,
             progress=progress,
         )
-    for warning in result.warnings:
+    remark = pipeline.label_remark(images, opened.model)
+    for warning in (*result.warnings, *([remark] if remark else ())):
         console.warn(warning)
     console.warn_skipped(result.skipped)
     if json:

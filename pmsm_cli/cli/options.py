@@ -77,7 +77,14 @@ ImageSize = Annotated[
 SpikingInput = Annotated[
     bool, typer.Option("--spiking-input", help="Turn the image itself into spikes, so that no layer reads it directly.")
 ]
-Samples = Annotated[int, typer.Option(min=1, metavar="N", help="How many images to draw for calibration.")]
+Samples = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="How many images to draw for calibration; --levels auto measures on more.",
+    ),
+]
 SomeSamples = Annotated[
     int | None, typer.Option("--samples", min=1, metavar="N", help="How many images to draw.  [default: all]")
 ]
@@ -94,6 +101,7 @@ TargetDrop = Annotated[
     float | None,
     typer.Option(
         min=0,
+        max=100,
         metavar="PCT",
         help="Points of top-1 (agreement, without labels) that --levels auto may cost; exit with code 5 where that "
         "cannot be kept.  [default: 0.5, kept as well as can be]",

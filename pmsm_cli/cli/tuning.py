@@ -1,6 +1,7 @@
 """`pmsm finetune`, and what `pmsm convert --finetune` shares with it."""
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,12 +96,15 @@ def finetune(
         threads=threads,
     )
     with EpochProgress() as progress:
-        images = pipeline.open_sample(data, samples, seed)
+        images = pipeline.open_sample(data, samples, seed, classes=opened.manifest.labels)
         stated = pipeline.open_source_of(opened, source, weights, progress) if source else None
         guide = pipeline.find_guide(opened, images, source=stated)
         for warning in guide.warnings:
             progress.say(f"warning: {warning}")
-        tuned = pipeline.finetune_checkpoint(opened, images, guide, settings, progress)
+        try:
+            tuned = pipeline.finetune_checkpoint(opened, images, guide, settings, progress)
+        except CheckFailedError as error:
+            raise in_vain(error, "nothing was written") from error
         write_file(target, tuned.data)
     summary = pipeline.summarise_tuning(tuned, target)
     console.warn_skipped(summary.skipped)
@@ -138,7 +142,7 @@ def tune_conversion(
     seed: int,
     threads: int | None,
     progress: EpochProgress,
-) -> "Tuned":
+) -> "Training":
     """Train a conversion towards the source that it was made from, on all images of a path."""
     from pmsm_cli import pipeline
     from pmsm_cli.checkpoint.file import Checkpoint
@@ -149,7 +153,38 @@ def tune_conversion(
     images = pipeline.open_sample(data, None, seed)
     rate = default_learning_rate(made.manifest.calibration.usual_levels)
     settings = TuningSettings(epochs=epochs, learning_rate=rate, seed=seed, threads=threads)
-    return pipeline.finetune_checkpoint(checkpoint, images, guide, settings, progress)
+    try:
+        tuned = pipeline.finetune_checkpoint(checkpoint, images, guide, settings, progress)
+    except CheckFailedError as error:
+        hint = f"more images, or `pmsm finetune {target} --data {data}` with another --learning-rate"
+        return Training(made=made, vain=in_vain(error, "it was written without training", hint=hint))
+    return Training(made=replace(made, model=tuned.model, data=tuned.data, manifest=tuned.manifest), tuned=tuned)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What became of a conversion in training."""
+
+    made: "Conversion"  # as it was before, where there was no training, or it was in vain
+    tuned: "Tuned | None" = None
+    vain: CheckFailedError | None = None
+
+    def say_how_it_ended(self, target: Path) -> None:
+        """Fail, after what there is was written, where training was in vain or ended early.
+
+        Raises:
+            InterruptedRunError: the user interrupted it.
+            CheckFailedError: it diverged, or came no closer to the source.
+        """
+        if self.vain:
+            raise self.vain
+        if self.tuned:
+            say_if_stopped(self.tuned, target)
+
+
+def in_vain(error: CheckFailedError, left: str, *, hint: str | None = None) -> CheckFailedError:
+    """What to say where training gave nothing to keep: why, and what is `left`."""
+    return CheckFailedError(f"{error.problem}; {left}", subject=error.subject, hint=hint or error.hint)
 
 
 def say_if_stopped(tuned: "Tuned", target: Path) -> None:

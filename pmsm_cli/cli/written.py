@@ -39,9 +39,17 @@ def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | Non
             taken.add(path.resolve())
 
 
-def report_form(path: Path | None) -> ReportFormat:
-    """The form that a report's ending means."""
+def report_form(path: Path | None, *, stated: ReportFormat = ReportFormat.TABLE) -> ReportFormat:
+    """The form of a report: the stated one, or else what its file's ending means.
+
+    Raises:
+        UsageError: the ending means nothing, or another form than the stated one.
+    """
     forms = {f".{form}": form for form in (ReportFormat.JSON, ReportFormat.MD, ReportFormat.HTML)}
+    if stated is not ReportFormat.TABLE:
+        if path is not None and forms.get(path.suffix, stated) is not stated:
+            raise UsageError(f"--format {stated} and the ending of {path} contradict each other")
+        return stated
     if path is not None and path.suffix not in forms:
         raise UsageError(
             f"a report is written as {', '.join(forms)}, not {path.suffix or 'without an ending'}", subject=str(path)

@@ -24,6 +24,7 @@ from pmsm_cli.sources.preprocessing import Preprocessing
 
 HELD_OUT_SHARE, MOST_HELD_OUT = 0.1, 2000
 _LARGEST_BATCH, _SMALLEST_BATCH, _STEPS_AN_EPOCH = 64, 16, 64
+_FEW_IMAGES = 2000  # of fewer, training seldom comes closer to the source than refitted weights
 _MEASURED = 512  # images that give the moments before training
 _WARM_UP, _LONGEST_WARM_UP = 0.05, 200  # share of all steps, and steps
 _LARGEST_GRADIENT = 5.0  # norm over all parameters
@@ -258,7 +259,9 @@ class _Run:
 
     def _failure(self, subject: str, *, diverged: bool) -> CheckFailedError:
         rate = self.settings.learning_rate
-        hint = f"a smaller learning rate: --learning-rate {rate / 10:g}"
+        few = len(self.images.readable)
+        more = f"more images than {few}, or " if few < _FEW_IMAGES and not diverged else ""
+        hint = f"{more}a smaller learning rate: --learning-rate {rate / 10:g}"
         if diverged:
             fact = (
                 f"training diverged at learning rate {rate:g}: the loss left {self.epochs[0].loss:.3g}, where it began"
@@ -269,7 +272,7 @@ class _Run:
                 f"no epoch at learning rate {rate:g} came closer than the start "
                 f"(loss {losses:.3g}, before training {self.epochs[0].loss:.3g})"
             )
-        return CheckFailedError(f"{fact}; nothing was written", subject=subject, hint=hint)
+        return CheckFailedError(fact, subject=subject, hint=hint)
 
 
 def _schedule(steps: int) -> Callable[[int], float]:

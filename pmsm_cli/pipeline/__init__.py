@@ -13,11 +13,12 @@ from pmsm_cli.pipeline.conversion import (
 from pmsm_cli.pipeline.inputs import (
     Progress,
     is_checkpoint,
-    is_source,
+    label_remark,
     open_network,
     open_sample,
     open_source_of,
     read_labels,
+    source_remarks,
 )
 from pmsm_cli.pipeline.measurement import (
     evaluate_checkpoint,
@@ -44,7 +45,7 @@ __all__ = [
     "finetune_checkpoint",
     "has_labels",
     "is_checkpoint",
-    "is_source",
+    "label_remark",
     "load_source",
     "open_network",
     "open_reference",
@@ -56,6 +57,7 @@ __all__ = [
     "refit_weights",
     "report_checkpoint",
     "round_to_int8",
+    "source_remarks",
     "summarise",
     "summarise_tuning",
 ]

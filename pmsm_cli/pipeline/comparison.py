@@ -166,7 +166,7 @@ def _run_trained(bench: Bench, ours: _Ours) -> Contender:
     try:
         tuned = trained_ours(bench, made)
     except CheckFailedError as error:
-        return replace(contender, reason=error.problem.removesuffix("; nothing was written"))
+        return replace(contender, reason=error.problem)
     checkpoint = Checkpoint(subject=bench.loaded.network.subject, model=tuned.model, manifest=tuned.manifest)
     setting = f"{_setting(tuned.manifest)}, trained for {tuned.outcome.best} epochs"
     _, run = _measure(bench, checkpoint, _TRAINED_TITLE)

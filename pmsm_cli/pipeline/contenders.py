@@ -70,7 +70,7 @@ def run_baselines(bench: Bench, statistics: Mapping[str, SiteStatistics]) -> lis
         try:
             contenders.append(ran(absent[-1], trained_qcfs(bench, neurons, observed)))
         except CheckFailedError as error:
-            contenders.append(replace(absent[-1], reason=error.problem.removesuffix("; nothing was written")))
+            contenders.append(replace(absent[-1], reason=error.problem))
     return contenders
 
 

@@ -43,7 +43,7 @@ from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.refit import Refitted, can_refit
 from pmsm_cli.runtime.session import Array, model_bytes, open_session
 from pmsm_cli.runtime.shapes import known_shapes
-from pmsm_cli.sources.images import ImageSet, SkippedImage, open_images, read_batches, shuffled
+from pmsm_cli.sources.images import ImageSet, SkippedImage, labelled_as, open_images, read_batches, shuffled
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
@@ -188,7 +188,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             shapes=shapes,
             statistics=expected,
             resting=resting if settings.horizon == 1 else frozenset(),
-            images=open_images(settings.data),
+            images=labelled_as(open_images(settings.data), loaded.network.class_names),
             preprocessing=loaded.preprocessing,
             match_moments=settings.match_moments,
             threads=settings.threads,

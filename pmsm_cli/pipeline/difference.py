@@ -10,7 +10,7 @@ from pmsm_cli.graph.sites import Site
 from pmsm_cli.neuron.last_step import after_all_steps
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.pipeline.bisection import Trial, bisect, check_can_bisect
-from pmsm_cli.pipeline.inputs import Progress, is_source
+from pmsm_cli.pipeline.inputs import Progress, source_remarks
 from pmsm_cli.report.difference import Difference, SiteFigures
 from pmsm_cli.runtime.differences import SiteDifference, measure_differences
 from pmsm_cli.runtime.fit import check_comparable, check_labels, check_same_tensors
@@ -69,7 +69,6 @@ def diff_checkpoint(
     bisection = None
     if target_drop is not None:
         bisection = bisect(trial, [site.name for site in sites], target_drop, measured)
-    other = not is_source(against, checkpoint)
     return Difference(
         checkpoint=subject,
         source=name,
@@ -83,10 +82,7 @@ def diff_checkpoint(
         sites=sites,
         bisection=bisection,
         skipped=measured.skipped,
-        warnings=(
-            *against.warnings,
-            *(f"{name} is not the network that the checkpoint was made from ({manifest.source_name})",) * other,
-        ),
+        warnings=source_remarks(against, checkpoint),
     )
 
 

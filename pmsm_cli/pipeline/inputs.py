@@ -1,5 +1,6 @@
 """What the jobs are handed beside a network: images, class names, files of either kind."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -8,7 +9,7 @@ import onnx_ir as ir
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.errors import DataError
 from pmsm_cli.graph.sites import SitePlan
-from pmsm_cli.sources.images import ImageSet, open_images, sample_images
+from pmsm_cli.sources.images import ImageSet, labelled_as, open_images, sample_images
 from pmsm_cli.sources.onnx_file import open_onnx
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 from pmsm_cli.sources.source import open_source
@@ -57,9 +58,20 @@ def open_source_of(checkpoint: Checkpoint, path: Path, weights: Weights, progres
     return open_network(path, weights, image_size=preprocessing.height if square else None, progress=progress)
 
 
-def open_sample(path: Path, samples: int | None, seed: int) -> ImageSet:
-    """The images of a path, or so many of them."""
-    return sample_images(open_images(path), samples, seed)
+def open_sample(path: Path, samples: int | None, seed: int, *, classes: Sequence[str] = ()) -> ImageSet:
+    """The images of a path, or so many of them; labels are those of `classes`, where folders have their names."""
+    return sample_images(labelled_as(open_images(path), classes), samples, seed)
+
+
+def label_remark(images: ImageSet, model: ir.Model) -> str | None:
+    """What to say of class folders that are fewer than a network's classes and have not their names."""
+    names, classes = images.class_names, class_count(model)
+    if images.labels is None or not names or classes is None or len(names) >= classes:
+        return None
+    return (
+        f"{images.origin}: its {len(names)} class folders are taken for classes 0 to {len(names) - 1} of {classes}: "
+        "the network's classes do not have their names"
+    )
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -92,6 +104,16 @@ def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
 def is_source(source: Source, checkpoint: Checkpoint) -> bool:
     """Whether a network is the very one that a checkpoint was made from."""
     return source.sha256 == checkpoint.manifest.source_sha256
+
+
+def source_remarks(source: Source, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What to say of a network that a checkpoint is held against: how it was read, and whether it is another one."""
+    name = checkpoint.manifest.source_name
+    if is_source(source, checkpoint):
+        return source.warnings
+    if source.name == name:
+        return (*source.warnings, f"{source.path} is another {name} than the one that the checkpoint was made from")
+    return (*source.warnings, f"{source.path} is not the network that the checkpoint was made from ({name})")
 
 
 def batch_size(plan: SitePlan, fixed: int | None) -> int:

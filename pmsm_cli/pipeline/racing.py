@@ -10,7 +10,7 @@ from pmsm_cli.errors import PmsmError, UsageError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network
 from pmsm_cli.pipeline import data_free
-from pmsm_cli.pipeline.inputs import Progress, batch_size, is_source, open_sample
+from pmsm_cli.pipeline.inputs import Progress, batch_size, open_sample, source_remarks
 from pmsm_cli.runtime.fit import check_comparable
 from pmsm_cli.runtime.library import find_library, library_status
 from pmsm_cli.runtime.processor import processor_name
@@ -127,10 +127,7 @@ def _source_forms(
     checkpoint: Checkpoint, source: Source, settings: BenchSettings, folder: Path, progress: Progress
 ) -> tuple[list[Racer], list[str]]:
     """The source in floats, its batch norms folded as any exporter would, and as onnxruntime quantises it."""
-    subject, warnings = str(source.path), list(source.warnings)
-    if not is_source(source, checkpoint):
-        name = checkpoint.manifest.source_name
-        warnings.append(f"{subject} is not the network that the checkpoint was made from ({name})")
+    subject, warnings = str(source.path), list(source_remarks(source, checkpoint))
     network = ingest(source.proto, subject=subject)
     check_comparable(
         open_session(checkpoint.model, subject=checkpoint.subject),

@@ -15,7 +15,7 @@ from pmsm_cli.finetune.records import Listener, Outcome, Teacher, TuningSettings
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network, find_image_input
 from pmsm_cli.lowering.precision import Precision
-from pmsm_cli.pipeline.inputs import batch_size, is_source
+from pmsm_cli.pipeline.inputs import batch_size, is_source, source_remarks
 from pmsm_cli.report.summary import TuningSummary
 from pmsm_cli.runtime.fit import check_comparable, check_labels
 from pmsm_cli.runtime.observe import observe
@@ -90,9 +90,9 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
     if source is not None:
         subject = str(source.path)
         network = ingest(source.proto, subject=subject)
-        check_comparable(spiking, open_session(network.model, subject=subject), source_name=manifest.source_name)
-        warning = f"{subject} is not the network that the checkpoint was made from ({manifest.source_name})"
-        warnings = source.warnings if is_source(source, checkpoint) else (*source.warnings, warning)
+        teacher = open_session(network.model, subject=subject)
+        check_comparable(spiking, teacher, source_name=manifest.source_name, option="--source")
+        warnings = source_remarks(source, checkpoint)
         return Guide(kind=Teacher.SOURCE, name=subject, model=network.model, warnings=warnings)
     origin = source_path(manifest.source_name)
     absent = f"{origin} is not stated" if is_timm(origin) else f"{origin} does not lie beside the checkpoint"

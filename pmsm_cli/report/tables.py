@@ -47,7 +47,7 @@ def summary_table(summary: ConversionSummary) -> RenderableType:
 def allocation_table(allocation: Allocation) -> RenderableType:
     """What can be had for how many spikes, the point that was chosen in bold."""
     table = titled_table(f"accuracy against spikes, on {allocation.images} calibration images")
-    for name in ("spikes per neuron", "levels, mean", "most", "top-1", "agreement", "output error"):
+    for name in ("spikes per neuron", "levels, both signs", "most of one", "top-1", "agreement", "output error"):
         table.add_column(name, justify="right")
     for point in allocation.curve:
         table.add_row(

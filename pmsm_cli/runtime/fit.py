@@ -85,8 +85,10 @@ def check_labels(images: ImageSet, session: Session) -> None:
         )
 
 
-def check_comparable(spiking: Session, source: Session, *, source_name: str) -> None:
+def check_comparable(spiking: Session, source: Session, *, source_name: str, option: str = "--against") -> None:
     """Fail where two networks do not read and give tensors of the same sizes; any form of the source will do.
+
+    `option` is what named it on the command line.
 
     Raises:
         BadInputError: they cannot be the same network.
@@ -107,7 +109,7 @@ def check_comparable(spiking: Session, source: Session, *, source_name: str) -> 
             f"is not the network that the checkpoint was made from ({source_name})",
             subject=source.subject,
             details=different,
-            hint="--against takes the source network, as one ONNX file or another",
+            hint=f"{option} takes the source network, as one ONNX file or another",
         )
 
 

@@ -139,6 +139,8 @@ def _run_lane(lane: Connection, racer: Racer, shape: tuple[int, ...], threads: i
                 session.run(inputs)
                 lane.send(time.perf_counter() - start)
             lane.send(float(max(_memory("VmHWM") - bare, 0)))
+    except MemoryError:
+        lane.close()  # as if it had been killed for it, which is how it ends as often
     except PmsmError as error:
         lane.send("; ".join([error.problem, *error.details]))
 

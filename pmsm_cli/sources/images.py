@@ -8,7 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -204,6 +204,21 @@ def open_images(path: Path) -> ImageSet:
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageFiles(origin=str(path), paths=(path,))
     raise DataError("is neither a folder, an image nor an .npy or .npz file", subject=str(path))
+
+
+def labelled_as(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """The same with labels that count in `classes`, where class folders have names among these; else unchanged.
+
+    A folder that lacks some of a network's classes then counts right.
+    """
+    names = images.class_names
+    if not isinstance(images, ImageFiles | ImageArray) or images.labels is None or not names or names == tuple(classes):
+        return images
+    place = {name: index for index, name in enumerate(classes)}
+    if not place.keys() >= set(names) or len(place) != len(classes):
+        return images
+    labels = np.array([place[name] for name in names])[images.labels]
+    return replace(images, labels=labels, class_names=tuple(classes))
 
 
 def join_images(sets: Sequence[ImageSet]) -> ImageSet:

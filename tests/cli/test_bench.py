@@ -1,6 +1,8 @@
 """`pmsm bench`: who runs, what is measured, and what goes wrong."""
 
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,14 @@ def test_the_table_names_every_contender_and_the_circumstances(pmsm, rounded, ne
     out = pmsm("bench", rounded, "--against", network, *FEW).out
     assert all(name in out for name in (SOURCE, STATIC, PORTABLE, INTEGERS))
     assert "3 runs of 1 image(s) each, in turn, 1 thread(s)" in out
+
+
+def test_a_batch_beyond_the_memory_ends_with_a_message_alone(checkpoint):
+    command = [sys.executable, "-m", "pmsm_cli", "bench", checkpoint, *FEW, "--batch", str(10**9)]
+    shown = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert shown.returncode == 4
+    assert "is there enough memory? try a smaller --batch" in shown.stderr
+    assert "Traceback" not in shown.stderr
 
 
 def test_a_network_of_fixed_batch_runs_with_that(pmsm, pictures, tmp_path):

@@ -225,6 +225,20 @@ def test_a_learning_rate_that_cannot_be_is_refused(pmsm, tmp_path, rate: str):
     fails(shown, 2, f"a learning rate must be above 0 and finite, not {rate}")
 
 
+def test_a_conversion_that_training_does_not_help_is_written_without_it(pmsm, tmp_path, monkeypatch):
+    monkeypatch.setattr("pmsm_cli.cli.tuning.default_learning_rate", lambda levels: 1000.0)
+    plain, target = tmp_path / "plain.onnx", tmp_path / "d.onnx"
+    options = ["--data", OTHERS, "--preprocess", "none", "--levels", 7, "--threads", 1]
+    assert pmsm("convert", SOURCE, *options, "-o", plain).code == 0
+    shown = pmsm("convert", SOURCE, *options, "--finetune", 1, "-o", target)
+    assert shown.code == 5
+    assert str(target) in shown.out.replace("\n", "")
+    last = shown.err[shown.err.index("error: ") :].replace("\n", " ")
+    assert last.startswith(f"error: {target}: training diverged at learning rate 1000: ")
+    assert "; it was written without training hint: more images, or `pmsm finetune" in last
+    assert target.read_bytes() == plain.read_bytes()
+
+
 def test_an_interruption_writes_the_best_epoch_and_says_so(pmsm, beside, tmp_path, monkeypatch):
     # The first steps are large, and what they leave is worse than what there was.
     monkeypatch.setattr(EpochProgress, "epoch", raising_after(4))

@@ -1,13 +1,14 @@
 """`pmsm inspect`, `eval`, `run` and `report`: tables, JSON keys and files."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 import tiny
-from conftest import CLASSES, write_images
+from conftest import CLASSES, fails, write_images
 from PIL import Image
 
 from pmsm_cli.sources.images import open_images, read_batches
@@ -89,6 +90,45 @@ def test_eval_gives_accuracy_and_agreement_as_the_outputs_have_it(pmsm, checkpoi
     assert record["agreement"] == percent(spiking.argmax(1) == source.argmax(1))
     error = 100 * np.linalg.norm(spiking - source) / np.linalg.norm(source)
     assert record["outputs"][0]["relative_error"] == pytest.approx(error, rel=1e-3)
+
+
+def test_a_folder_that_lacks_a_class_is_measured_by_its_folders_names(pmsm, checkpoint, pictures, tmp_path: Path):
+    some = tmp_path / "some"
+    shutil.copytree(pictures, some)
+    shutil.rmtree(some / CLASSES[0])
+    shown = pmsm("eval", checkpoint, some, "--json")
+    predicted = outputs_of(checkpoint, pictures)["scores"].argmax(1)
+    assert (shown.err, shown.record["images"]) == ("", 32)
+    assert shown.record["snn"]["top1"] == percent(predicted[8:] == LABELS[8:])
+    accuracy = pmsm("report", checkpoint, "--data", some, "--json").record["accuracy"]
+    assert accuracy["top1_per_step"] == [shown.record["snn"]["top1"]]
+
+
+@pytest.mark.parametrize("command", ["eval", "report", "diff"])
+def test_a_folder_of_fewer_classes_of_other_names_is_warned_of(pmsm, checkpoint, network, tmp_path: Path, command):
+    for name in ("one", "two"):
+        write_images(tmp_path / "other" / name, 4)
+    path = tmp_path / "other"
+    options = {"eval": [path], "report": ["--data", path], "diff": ["--data", path, "--against", network]}[command]
+    shown = pmsm(command, checkpoint, *options)
+    assert shown.code == 0
+    assert shown.err == (
+        f"warning: {path}: its 2 class folders are taken for classes 0 to 1 of 5: the network's classes do not have their "
+        "names\n"
+    )
+
+
+def test_another_network_of_the_same_name_is_warned_of(pmsm, checkpoint, pictures, tmp_path: Path):
+    twin = tiny.save(tiny.convolutional(seed=40), tmp_path / "convolutional.onnx")
+    shown = pmsm("eval", checkpoint, pictures, "--against", twin)
+    assert shown.err == f"warning: {twin} is another convolutional than the one that the checkpoint was made from\n"
+
+
+def test_a_report_s_form_and_its_file_s_ending_may_not_contradict_each_other(pmsm, checkpoint, tmp_path: Path):
+    target = tmp_path / "r.json"
+    shown = pmsm("report", checkpoint, "--format", "html", "-o", target)
+    fails(shown, 2, f"--format html and the ending of {target} contradict each other")
+    assert not target.exists()
 
 
 def test_eval_gives_every_step_of_a_checkpoint_with_several(pmsm, stepwise, network, pictures):

@@ -174,18 +174,20 @@ def test_a_value_out_of_range_is_refused(pmsm, command, option, value):
 CONTRADICTIONS = {
     "two sources of thresholds": (
         "convert {network} --calibration {calibration} --data {pictures} --timesteps 2",
-        "--calibration brings its own thresholds, levels and moments: "
-        "leave out --data, --levels, --target-drop and --no-match-moments",
+        "--calibration brings its own thresholds, levels and moments: leave out --data\nhint: images beside it refit "
+        "weights, at one timestep",
     ),
     "levels for a calibration": (
         "convert {network} --calibration {calibration} --levels 3",
-        "--calibration brings its own thresholds, levels and moments: "
-        "leave out --data, --levels, --target-drop and --no-match-moments",
+        "--calibration brings its own thresholds, levels and moments: leave out --levels",
     ),
     "moments for a calibration": (
         "convert {network} --calibration {calibration} --no-match-moments",
-        "--calibration brings its own thresholds, levels and moments: "
-        "leave out --data, --levels, --target-drop and --no-match-moments",
+        "--calibration brings its own thresholds, levels and moments: leave out --no-match-moments",
+    ),
+    "a method and a target for a calibration": (
+        "convert {network} --calibration {calibration} --method max --target-drop 1",
+        "--calibration brings its own thresholds, levels and moments: leave out --target-drop and --method",
     ),
     "a report of later steps without images": (
         "convert {network} -T 2 --report {here}/r.md -o {here}/x.onnx",

@@ -10,7 +10,7 @@ from conftest import write_images
 from PIL import Image
 
 from pmsm_cli.errors import DataError
-from pmsm_cli.sources.images import ImageFiles, join_images, open_images, read_batches, sample_images
+from pmsm_cli.sources.images import ImageFiles, join_images, labelled_as, open_images, read_batches, sample_images
 from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 
 RGB = Preprocessing(height=8, width=8, channels=Channels.RGB, layout=Layout.NCHW)
@@ -51,6 +51,26 @@ def test_an_empty_class_folder_keeps_its_index(tmp_path: Path):
     found = open_images(tmp_path)
     assert found.class_names == ("a", "b", "c")
     assert found.labels.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "known"),
+    [
+        (("zebra", "ant", "cow", "bee"), [1, 3], True),  # some of a network's classes, in its own order
+        (("ant", "bee"), [0, 1], True),
+        (("bee", "ant"), [1, 0], True),
+        (("ant", "cow", "dog"), [0, 1], False),  # one of the folders has another name
+        (("bee", "ant", "ant"), [0, 1], False),  # which of the two?
+        ((), [0, 1], False),
+    ],
+)
+def test_labels_follow_the_folders_names_where_a_network_knows_them(tmp_path: Path, classes, labels, known):
+    for name in ("ant", "bee"):
+        image(tmp_path / name / "1.png")
+    found = labelled_as(open_images(tmp_path), classes)
+    assert found.labels.tolist() == labels
+    assert found.class_names == (classes if known else ("ant", "bee"))
+    assert sample_images(found, 1, 0).class_names == found.class_names
 
 
 def test_images_below_a_class_folder_belong_to_it_however_deep_they_lie(tmp_path: Path):
