@@ -112,7 +112,8 @@ def source_remarks(source: Source, checkpoint: Checkpoint) -> tuple[str, ...]:
     if is_source(source, checkpoint):
         return source.warnings
     if source.name == name:
-        return (*source.warnings, f"{source.path} is another {name} than the one that the checkpoint was made from")
+        than = "than the one that the checkpoint was made from, by its weights or its export"
+        return (*source.warnings, f"{source.path} is another {name} {than}")
     return (*source.warnings, f"{source.path} is not the network that the checkpoint was made from ({name})")
 
 

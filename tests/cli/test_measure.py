@@ -121,7 +121,9 @@ def test_a_folder_of_fewer_classes_of_other_names_is_warned_of(pmsm, checkpoint,
 def test_another_network_of_the_same_name_is_warned_of(pmsm, checkpoint, pictures, tmp_path: Path):
     twin = tiny.save(tiny.convolutional(seed=40), tmp_path / "convolutional.onnx")
     shown = pmsm("eval", checkpoint, pictures, "--against", twin)
-    assert shown.err == f"warning: {twin} is another convolutional than the one that the checkpoint was made from\n"
+    assert shown.err == (
+        f"warning: {twin} is another convolutional than the one that the checkpoint was made from, by its weights or its export\n"
+    )
 
 
 def test_a_report_s_form_and_its_file_s_ending_may_not_contradict_each_other(pmsm, checkpoint, tmp_path: Path):

@@ -85,7 +85,8 @@ def test_the_source_is_recognised_by_its_weights_wherever_they_come_from(pmsm, m
     shown = pmsm(*against, f"{PLAIN}.made_up", "--weights-file", weights)
     assert (shown.code, shown.err) == (0, "")
     shown = pmsm(*against, PLAIN, "--random-weights", "--seed", 1)
-    stranger = f"warning: {PLAIN} is not the network that the checkpoint was made from ({PLAIN})\n"
+    than = "than the one that the checkpoint was made from, by its weights or its export"
+    stranger = f"warning: {PLAIN} is another {PLAIN} {than}\n"
     assert (shown.code, shown.err) == (0, stranger)
 
 
