@@ -86,9 +86,8 @@ class Measurement:
     def calibrate_on(self, images: int) -> None:
         """How many images conversions read from now on."""
         self.images = images
-        np.save(
-            self.calibration, self._images([*range(MOST), *range(MOST + TEST_IMAGES, USUAL + TEST_IMAGES)][:images])
-        )
+        numbers = [*range(MOST), *range(MOST + TEST_IMAGES, USUAL + TEST_IMAGES)]  # those between are for the test
+        np.save(self.calibration, self._images(numbers[:images]))
 
     def convert(self, levels: int, *options: object) -> Path:
         """A checkpoint of the model."""

@@ -112,9 +112,7 @@ def evaluate(
         source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
-    _warn_of_labels(images, opened)
-    if source:
-        _warn_of_source(source, opened)
+    _warn_of_inputs(opened, images, source)
     if json:
         console.print_json(to_json(result))
     else:
@@ -178,10 +176,7 @@ def report(
             opened, images, profile=profile, threads=threads, progress=progress, against=source
         )
     console.warn_skipped(result.skipped)
-    if source:
-        _warn_of_source(source, opened)
-    if images:
-        _warn_of_labels(images, opened)
+    _warn_of_inputs(opened, images, source)
     if images and images.labels is not None and not pipeline.has_labels(opened, images):
         console.warn(f"{data}: its labels need more classes than the network has, so that there is no accuracy")
     if output:
@@ -195,16 +190,10 @@ def report(
         console.print_text(rendered(result, form))
 
 
-def _warn_of_labels(images: "ImageSet", opened: "Checkpoint") -> None:
+def _warn_of_inputs(opened: "Checkpoint", images: "ImageSet | None", source: "Source | None") -> None:
     from pmsm_cli import pipeline
 
-    remark = pipeline.label_remark(images, opened.model)
-    if remark:
-        console.warn(remark)
-
-
-def _warn_of_source(source: "Source", opened: "Checkpoint") -> None:
-    from pmsm_cli import pipeline
-
-    for remark in pipeline.source_remarks(source, opened):
+    of_labels = pipeline.label_remarks(images, opened.model) if images else ()
+    of_source = pipeline.source_remarks(source, opened) if source else ()
+    for remark in (*of_labels, *of_source):
         console.warn(remark)

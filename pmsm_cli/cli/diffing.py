@@ -64,8 +64,7 @@ def diff(
             threads=threads,
             progress=progress,
         )
-    remark = pipeline.label_remark(images, opened.model)
-    for warning in (*result.warnings, *([remark] if remark else ())):
+    for warning in (*result.warnings, *pipeline.label_remarks(images, opened.model)):
         console.warn(warning)
     console.warn_skipped(result.skipped)
     if json:

@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
-from pmsm_cli.graph.operators import is_standard
+from pmsm_cli.graph.operators import is_standard, subtract_constant
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import Floats
 
@@ -82,13 +81,9 @@ def centring_name(site: str) -> str:
 def _centre(graph: ir.Graph, raw: ir.Value, site: Site, centre: Floats) -> None:
     readers = {(reader.node, reader.operand) for reader in site.readers}
     reading = [(user, index) for user, index in raw.uses() if (user.name, index) in readers]
-    constant = add_constant(graph, centre_name(site.name), centre)
-    raw.name = f"{site.name}/uncentred"
-    centred = ir.Value(name=site.name, type=ir.TensorType(ir.DataType.FLOAT), shape=raw.shape)
-    producer = raw.producer()
-    assert producer is not None
-    node = ir.Node("", "Sub", [raw, constant], outputs=[centred], name=centring_name(site.name))
-    graph.insert_after(producer, node)
+    name = centring_name(site.name)
+    centred = subtract_constant(graph, raw, centre, name=name, constant=centre_name(site.name))
+    raw.name, centred.name = f"{site.name}/uncentred", site.name
     for user, index in reading:
         user.replace_input_with(index, centred)
 

@@ -31,6 +31,20 @@ def reduction(
     return ir.Node("", op_type, inputs, attributes, outputs=[output], name=output.name)
 
 
+def subtract_constant(
+    graph: ir.Graph, value: ir.Value, array: npt.NDArray[np.float32], *, name: str, constant: str
+) -> ir.Value:
+    """A value less a constant of that name, behind what makes it; the new value and its node are called `name`."""
+    less = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
+    node = ir.Node("", "Sub", [value, add_constant(graph, constant, array)], outputs=[less], name=name)
+    producer = value.producer()
+    if producer is None:  # the image itself
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return less
+
+
 class Pieces:
     """The nodes that are to stand for one, while they are put together; they are named after it."""
 

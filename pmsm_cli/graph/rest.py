@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.operators import subtract_constant
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Floats, Synapse, contracted_weights, kernel_reach, synapse_of
 
@@ -59,15 +60,7 @@ def rest_name(site: str) -> str:
 
 def subtract_rest(graph: ir.Graph, value: ir.Value, site: str, resting: Floats) -> ir.Value:
     """The value of a site above its resting one, for the neurons to read; `resting` broadcasts against it."""
-    constant = add_constant(graph, rest_name(site), resting)
-    above = ir.Value(name=f"{site}{ABOVE_REST}", type=ir.TensorType(ir.DataType.FLOAT), shape=value.shape)
-    node = ir.Node("", "Sub", [value, constant], outputs=[above], name=f"{site}{ABOVE_REST}")
-    producer = value.producer()
-    if producer is None:
-        graph.insert_before(graph[0], node)
-    else:
-        graph.insert_after(producer, node)
-    return above
+    return subtract_constant(graph, value, resting, name=f"{site}{ABOVE_REST}", constant=rest_name(site))
 
 
 def add_drive(graph: ir.Graph, synapse: Synapse, drive: Floats) -> None:

@@ -13,7 +13,7 @@ from pmsm_cli.pipeline.conversion import (
 from pmsm_cli.pipeline.inputs import (
     Progress,
     is_checkpoint,
-    label_remark,
+    label_remarks,
     open_network,
     open_sample,
     open_source_of,
@@ -45,7 +45,7 @@ __all__ = [
     "finetune_checkpoint",
     "has_labels",
     "is_checkpoint",
-    "label_remark",
+    "label_remarks",
     "load_source",
     "open_network",
     "open_reference",

@@ -100,7 +100,8 @@ class Bench:
         names = [settings.profile, *([_BESIDE[settings.profile]] if settings.profile in _BESIDE else [])]
         self.profiles = {name: open_profile(name) for name in names}
         self.loaded, self.settings, self.progress = loaded, settings, progress
-        self.images = open_sample(settings.data, settings.samples, settings.seed)
+        classes = loaded.network.class_names
+        self.images = open_sample(settings.data, settings.samples, settings.seed, classes=classes)
         self.calibration = open_sample(settings.calibrated_on, settings.calibration_samples, settings.seed)
         self.source = self.open(loaded.network.model)
         for images in (self.images, self.calibration):

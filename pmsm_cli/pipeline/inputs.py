@@ -63,15 +63,16 @@ def open_sample(path: Path, samples: int | None, seed: int, *, classes: Sequence
     return sample_images(labelled_as(open_images(path), classes), samples, seed)
 
 
-def label_remark(images: ImageSet, model: ir.Model) -> str | None:
+def label_remarks(images: ImageSet, model: ir.Model) -> tuple[str, ...]:
     """What to say of class folders that are fewer than a network's classes and have not their names."""
     names, classes = images.class_names, class_count(model)
     if images.labels is None or not names or classes is None or len(names) >= classes:
-        return None
-    return (
+        return ()
+    remark = (
         f"{images.origin}: its {len(names)} class folders are taken for classes 0 to {len(names) - 1} of {classes}: "
         "the network's classes do not have their names"
     )
+    return (remark,)
 
 
 def is_checkpoint(path: Path) -> bool:
