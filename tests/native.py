@@ -8,7 +8,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pmsm_cli.runtime.library import find_library, register
 
-_KINDS = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
+_KINDS = {
+    "float32": TensorProto.FLOAT,
+    "uint8": TensorProto.UINT8,
+    "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
+}
 
 
 def run_operator(
@@ -20,15 +25,20 @@ def run_operator(
     threads: int = 2,
     **attributes: int,
 ) -> list[np.ndarray]:
-    """What it gives for inputs in order, of which the named ones are constants; `outputs` are names with their types."""
+    """What it gives for inputs in order, of which the named ones are constants; `outputs` are names with their types.
+
+    Inputs whose names begin with "none" are left out.
+    """
+    order = ["" if name.startswith("none") else name for name in inputs]
+    inputs = {name: array for name, array in inputs.items() if name in order}
     fed = {name: array for name, array in inputs.items() if name not in constant}
     given = [helper.make_tensor_value_info(name, _KINDS[str(array.dtype)], None) for name, array in fed.items()]
     graph = helper.make_graph(
-        [helper.make_node(op_type, list(inputs), list(outputs), domain="ai.pmsm", **attributes)],
+        [helper.make_node(op_type, order, list(outputs), domain="ai.pmsm", **attributes)],
         "one",
         given,
         [helper.make_tensor_value_info(name, _KINDS[kind], None) for name, kind in outputs.items()],
-        [numpy_helper.from_array(inputs[name], name) for name in constant],
+        [numpy_helper.from_array(inputs[name], name) for name in constant if name in inputs],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]
     options = onnxruntime.SessionOptions()

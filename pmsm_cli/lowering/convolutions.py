@@ -17,7 +17,8 @@ from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
 
 CONTRIB = "com.microsoft"
 _CHANNELS = 1  # the axis of a convolution's channels, from the left
-_IDENTITY = 64  # the weight of an identity: a unit of its bias is this part of a code
+_LARGEST_BIAS = 2**30
+IDENTITY = 64  # the weight of an identity: a unit of its bias is this part of a code
 
 
 def pools_behind_quantisers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -67,7 +68,7 @@ def convolutions_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]
         if code is None or tail is None or own.axis != 0 or not _along_channels(tail.quantiser, node):
             continue
         bias = np.zeros(len(own.scale), np.float32) if len(node.inputs) < 3 else constant(read(node, 2))
-        _integer_convolution(graph, node, code, own.values, own.scale, bias, tail)
+        integer_convolution(graph, node, code, own.values, own.scale, bias, tail)
         changed = True
     return changed
 
@@ -86,12 +87,11 @@ def carried_values_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights])
         if quantiser.axis not in (_CHANNELS, _CHANNELS - 4):
             continue
         channels = len(quantiser.scale)
-        identity = np.full((channels, 1, 1, 1), _IDENTITY, np.int8)
-        scale = np.full(channels, 1 / _IDENTITY, np.float32)
+        identity = np.full((channels, 1, 1, 1), IDENTITY, np.int8)
+        scale = np.full(channels, 1 / IDENTITY, np.float32)
         each = ir.Node("", "Conv", [read(node, 0)], [ir.AttrInt64("group", channels)], name=f"{node.name}/by_channel")
         graph.insert_before(node, each)
-        tail = _Tail(nodes=(), quantiser=quantiser, lowest=-math.inf, highest=math.inf)
-        _integer_convolution(graph, each, code, identity, scale, np.zeros(channels, np.float32), tail)
+        integer_convolution(graph, each, code, identity, scale, np.zeros(channels, np.float32), Tail.of(quantiser))
         changed = True
     return changed
 
@@ -116,21 +116,26 @@ def sums_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Tail:
+class Tail:
     """What follows a layer up to the codes of its output: clipping, then the one quantiser that reads it."""
 
     nodes: tuple[ir.Node, ...]
     quantiser: Quantiser
-    lowest: float
-    highest: float
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+    @staticmethod
+    def of(quantiser: Quantiser) -> "Tail":
+        """A quantiser with nothing before it."""
+        return Tail(nodes=(), quantiser=quantiser)
 
 
-def _tail_of(value: ir.Value) -> _Tail | None:
+def _tail_of(value: ir.Value) -> Tail | None:
     nodes: list[ir.Node] = []
     lowest, highest = -math.inf, math.inf
     while (node := only_reader(value)) is not None:
         if quantiser := quantiser_of(node):
-            return _Tail(nodes=tuple(nodes), quantiser=quantiser, lowest=lowest, highest=highest)
+            return Tail(nodes=tuple(nodes), quantiser=quantiser, lowest=lowest, highest=highest)
         limits = _limits(node)
         if limits is None:
             return None
@@ -157,14 +162,14 @@ def _along_channels(quantiser: Quantiser, node: ir.Node) -> bool:
     return quantiser.scale.ndim == 0 or quantiser.axis in (_CHANNELS, _CHANNELS - rank)
 
 
-def _integer_convolution(
+def integer_convolution(
     graph: ir.Graph,
     node: ir.Node,
     code: Code,
     values: npt.NDArray[np.int8],
     scale: Floats,
     bias: Floats,
-    tail: _Tail,
+    tail: Tail,
 ) -> None:
     """QLinearConv in the place of a convolution and of what follows it, up to the codes of its output."""
     quantiser, name = tail.quantiser, f"{node.name}/of_codes"
@@ -172,7 +177,8 @@ def _integer_convolution(
     zero = int(quantiser.zero.max())
     unit = np.asarray(scale, np.float64) * np.float64(code.step)  # of the sums
     shifted = bias.astype(np.float64) + (quantiser.zero - zero) * quantiser.scale.astype(np.float64)
-    whole = np.clip(np.round(shifted / unit), -(2**31), 2**31 - 1).astype(np.int32)
+    # Sums must not run over behind the bias of a channel that hardly has any weights.
+    whole = np.clip(np.round(shifted / unit), -_LARGEST_BIAS, _LARGEST_BIAS).astype(np.int32)
     one_step = quantiser.scale if quantiser.scale.ndim == 0 else np.float32(1)
     scales = np.asarray(scale / (quantiser.scale if quantiser.scale.ndim else np.float32(1)), np.float32)
     constants: dict[str, npt.NDArray[Any]] = {
@@ -194,7 +200,7 @@ def _integer_convolution(
     _replace(graph, node, tail, result)
 
 
-def _replace(graph: ir.Graph, node: ir.Node, tail: _Tail, result: ir.Value) -> None:
+def _replace(graph: ir.Graph, node: ir.Node, tail: Tail, result: ir.Value) -> None:
     """Let the readers of the old codes read the new ones, clipped as the floats were."""
     quantiser = tail.quantiser
     ir.convenience.replace_all_uses_with(quantiser.node.outputs[0], result, replace_graph_outputs=True)

@@ -19,10 +19,17 @@ from pmsm_cli.lowering.events import later_products_by_events, products_by_event
 from pmsm_cli.lowering.int8 import Int8Weights, Pattern
 from pmsm_cli.lowering.moves import neurons_before_moves
 from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_native, quantisers_to_native
+from pmsm_cli.lowering.native_convolutions import (
+    bounds_before_pools,
+    convolutions_to_native,
+    neurons_into_convolutions,
+    sums_into_convolutions,
+)
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
 from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
 from pmsm_cli.lowering.resting import counts_to_neurons, rests_to_neurons
+from pmsm_cli.lowering.shortcuts import shortcuts_to_integers
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
 
 # In this order: each finds what those before it have left.
@@ -30,6 +37,7 @@ PATTERNS: tuple[Pattern, ...] = (
     neurons_to_codes,
     pools_behind_quantisers,
     convolutions_to_integers,
+    shortcuts_to_integers,
     sums_to_integers,
     carried_values_to_codes,
     steps_into_norms,
@@ -50,6 +58,14 @@ ON_THE_LIBRARY: tuple[Pattern, ...] = (
     integers_channels_last,
 )
 
+# Behind those, where the processor multiplies bytes as fast as onnxruntime does.
+CONVOLUTIONS: tuple[Pattern, ...] = (
+    bounds_before_pools,
+    convolutions_to_native,
+    sums_into_convolutions,
+    neurons_into_convolutions,
+)
+
 # What serves graphs with float weights too: it leaves the synapses as they are.
 IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
 
@@ -60,6 +76,7 @@ class Use:
 
     batch: int = 1  # images at a time
     firing: Mapping[str, float] = field(default_factory=dict)  # percent of the neurons of sites, by name
+    multiplies_fast: bool = False  # the library has kernels for this processor's products of bytes
 
 
 def tidy(model: ir.Model, library: Use | None) -> tuple[ir.Model, bool]:
@@ -89,7 +106,9 @@ def lower_further(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
 
     Codes and outputs are those of the model, apart from ties. Precondition: the library is there to run it.
     """
-    return _applied(model, (*ON_THE_LIBRARY, products_by_events(library.firing, batch=library.batch)), {})
+    convolutions = CONVOLUTIONS if library.multiplies_fast else ()
+    patterns = (*ON_THE_LIBRARY, *convolutions, products_by_events(library.firing, batch=library.batch))
+    return _applied(model, patterns, {})
 
 
 def tidy_steps(model: ir.Model, library: Use, image: Shape) -> tuple[ir.Model, bool]:

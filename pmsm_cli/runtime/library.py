@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 # The operators that this version of the package knows how to use (`pmsm_library_version` in the C++ source).
-LIBRARY_VERSION = 5
+LIBRARY_VERSION = 6
 # Setting this environment variable to 0 turns the library off.
 SWITCH = "PMSM_NATIVE"
 # The first onnxruntime with the version of the C interface that the library asks for.
@@ -28,6 +28,7 @@ class NativeLibrary:
 
     path: Path
     version: int
+    multiplies_fast: bool  # it has kernels for this processor's products of bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +52,7 @@ def find_library() -> NativeLibrary | None:
     status = library_status()
     if not status.available or status.path is None:
         return None
-    return NativeLibrary(path=status.path, version=LIBRARY_VERSION)
+    return NativeLibrary(path=status.path, version=LIBRARY_VERSION, multiplies_fast=_multiplies_fast(status.path))
 
 
 def library_status() -> LibraryStatus:
@@ -80,6 +81,13 @@ def _status_beside_this_module() -> LibraryStatus:
     if path is None:
         return LibraryStatus(available=False, path=None, reason="not built: no C++ compiler when pmsm was installed")
     return inspect_library(path)
+
+
+@functools.cache
+def _multiplies_fast(path: Path) -> bool:
+    asked = ctypes.CDLL(str(path)).pmsm_multiplies_fast
+    asked.argtypes, asked.restype = (), ctypes.c_int
+    return bool(asked())
 
 
 def _why_unusable(path: Path) -> str | None:

@@ -28,7 +28,8 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
     """
     sites = checkpoint.manifest.calibration.sites
     firing = {site.name: site.quality.firing for site in sites if site.quality is not None}
-    library = Use(batch=batch, firing=firing) if native and find_library() else None
+    found = find_library() if native else None
+    library = Use(batch=batch, firing=firing, multiplies_fast=found.multiplies_fast) if found else None
     if checkpoint.manifest.timesteps > 1:
         image = checkpoint.manifest.preprocessing.shape
         model = tidy_steps(checkpoint.model, library, image)[0] if library else checkpoint.model

@@ -1,5 +1,6 @@
 // What onnxruntime and Python look up in the library: its registration and its version.
 
+#include "convolution_kernels.h"
 #include "operators.h"
 #include "ort_abi.h"
 #include "tensors.h"
@@ -35,7 +36,10 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 5; }
+PMSM_EXPORT int pmsm_library_version() { return 6; }
+
+// Whether convolutions of codes are worth taking from onnxruntime on this processor.
+PMSM_EXPORT int pmsm_multiplies_fast() { return pmsm::MultipliesFast() ? 1 : 0; }
 
 // onnxruntime calls this once for each SessionOptions that the library is registered on.
 PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
@@ -53,6 +57,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddSoftmaxCodes(ort, api, made);
       pmsm::AddNeuronSteps(ort, api, made);
       pmsm::AddEventProducts(ort, api, made);
+      pmsm::AddConvolutions(ort, api, made);
       pmsm::AddSpikeCounts(ort, api, made);
       return made;
     }();

@@ -17,6 +17,7 @@ using ElementType = ONNXTensorElementDataType;
 constexpr ElementType kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr ElementType kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr ElementType kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+constexpr ElementType kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 
 // One operator and the interface that made it.
 struct Operator : OrtCustomOp {
@@ -127,6 +128,7 @@ void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain)
 void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddNeuronSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddEventProducts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddConvolutions(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 
 }  // namespace pmsm

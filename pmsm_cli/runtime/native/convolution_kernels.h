@@ -1,0 +1,44 @@
+// The sums of convolutions of codes, and what becomes of them, for processors that multiply bytes in words (VNNI), and for others.
+
+#ifndef PMSM_CONVOLUTION_KERNELS_H
+#define PMSM_CONVOLUTION_KERNELS_H
+
+#include "convolution.h"
+
+namespace pmsm {
+
+// Neighbouring places of one block of output channels, each of which reads all the bytes of a run.
+struct DenseTile {
+  const uint8_t* const* rows;  // the first run of the first place
+  size_t stride;               // from one run's pointers to the next one's
+  size_t runs, words;
+  const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord]
+  Block block;
+  size_t place, count;  // the first one, and how many
+};
+
+// Neighbouring places of one block of channels, each of which has a kernel of its own. What is kept for the block is in the
+// order of `InterleavedChannel`, but for bounds.
+struct DepthwiseTile {
+  const uint8_t* const* taps;  // of the first place
+  size_t count_of_taps, step;  // step: bytes from one place to the next one
+  const int8_t* weights;       // of the block: [taps / kWord up, vectors, lanes, kWord]
+  Block block;
+  size_t place, count;
+};
+
+// Places that kernels take at a time, at the most: so many pointers more are read than there are places.
+constexpr size_t kMostPlaces = 12;
+
+// Which channel of a block is in a lane of a vector once four taps of 64 channels are shuffled into words.
+inline size_t InterleavedChannel(size_t vector, size_t lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }
+
+// Whether this processor multiplies fast what the kernels for it multiply.
+bool MultipliesFast();
+
+void Dense(const DenseTile& tile, const Becoming& becoming, const Results& results);
+void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Results& results);
+
+}  // namespace pmsm
+
+#endif

@@ -1,0 +1,205 @@
+// What a ConvolutionCodes node keeps from one call to the next: everything constant, in the order that kernels read it.
+
+#ifndef PMSM_CONVOLUTION_LAYER_H
+#define PMSM_CONVOLUTION_LAYER_H
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "convolution.h"
+#include "convolution_kernels.h"
+#include "convolution_rows.h"
+#include "operators.h"
+#include "tensors.h"
+
+namespace pmsm {
+
+// The node's inputs; of codes, sums and neurons `zero`, `lowest` and `highest` follow one another.
+struct ConvolutionInputs {
+  enum : size_t { kCodes, kWeights, kPadding, kBias, kFactor, kCode, kOthers = 8, kOwn, kOther, kTerm, kSum,
+                  kFiring = 15, kResting, kNeuron };
+};
+
+// Weights as ONNX lays them out, [outputs, inputs, taps].
+struct GivenWeights {
+  const int8_t* values;
+  size_t outputs, inputs, taps;
+
+  int8_t At(size_t output, size_t input, size_t tap) const { return values[(output * inputs + input) * taps + tap]; }
+};
+
+class Layer {
+ public:
+  Window window;
+  size_t outputs, inputs;  // channels
+  bool depthwise;
+  uint8_t padding;
+  std::vector<Block> blocks;
+  std::vector<int8_t> weights;
+  std::vector<size_t> weights_at;  // of each block
+  Becoming becoming;
+
+  Layer(const Ort& ort, const OrtKernelInfo* info) {
+    const OrtValue* value = nullptr;
+    int is_constant = 0;
+    Check(ort.KernelInfoGetConstantInput_tensor(info, ConvolutionInputs::kWeights, &is_constant, &value));
+    if (!is_constant || !value) throw Failure("weights must be constant");
+    const auto given = InputOf<int8_t>(ort, value);
+    if (given.shape.size() != 4 || given.Count() == 0) throw Failure("weights of shape " + Text(given.shape));
+    const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
+    ReadAttributes(ort, info, size(2), size(3));
+    const GivenWeights all{given.data, size(0), size(1), size(2) * size(3)};
+    outputs = all.outputs;
+    const size_t group = static_cast<size_t>(IntegerAttribute(ort, info, "group"));
+    depthwise = group != 1;
+    inputs = depthwise ? outputs : all.inputs;
+    if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
+    CutIntoBlocks();
+    ReadNumbers(ort, info);
+    TakePaddingOff(all);
+    for (const Block& block : blocks) {
+      weights_at.push_back(weights.size());
+      depthwise ? PackByTap(all, block) : PackByRun(all, block);
+    }
+  }
+
+  Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
+
+ private:
+  static constexpr size_t kNone = ~size_t{0};
+
+  void ReadAttributes(const Ort& ort, const OrtKernelInfo* info, size_t height, size_t width) {
+    const auto number = [&](const char* name) { return static_cast<size_t>(IntegerAttribute(ort, info, name)); };
+    window = {height,        width,          number("stride_y"), number("stride_x"), number("step_y"), number("step_x"),
+              number("top"), number("left"), number("bottom"),   number("right")};
+    if (window.stride_y * window.stride_x * window.step_y * window.step_x == 0) throw Failure("a stride or dilation of 0");
+  }
+
+  // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
+  void CutIntoBlocks() {
+    const size_t vectors = UpTo(kLanes, outputs) / kLanes, count = UpTo(kBlock, outputs) / kBlock;
+    for (size_t i = 0; i < count; ++i) {
+      size_t first = vectors * i / count * kLanes, last = std::min(outputs, vectors * (i + 1) / count * kLanes);
+      if (depthwise) {
+        first = std::min(i * kBlock, outputs < kBlock ? 0 : outputs - kBlock);
+        last = std::min(outputs, first + kBlock);
+      }
+      blocks.push_back({i * kBlock, first, last - first});
+    }
+  }
+
+  // The channel of each slot, in the order of channels or in that in which sums are made.
+  std::vector<size_t> Slots(bool as_summed) const {
+    std::vector<size_t> channels(blocks.size() * kBlock, kNone);
+    for (const Block& block : blocks) {
+      for (size_t slot = 0; slot < kBlock; ++slot) {
+        const size_t channel = as_summed && depthwise ? InterleavedChannel(slot / kLanes, slot % kLanes) : slot;
+        if (channel < block.channels) channels[block.slot + slot] = block.channel + channel;
+      }
+    }
+    return channels;
+  }
+
+  void ReadNumbers(const Ort& ort, const OrtKernelInfo* info) {
+    using In = ConvolutionInputs;
+    const std::vector<size_t> summed = Slots(true), in_order = Slots(false);
+    const auto floats = [&](size_t index) { return At<float, float>(ort, info, index, summed); };
+    const auto rounding = [&](size_t index) {
+      return Rounding{At<int32_t, uint8_t>(ort, info, index, summed), At<uint8_t, uint8_t>(ort, info, index + 1, in_order),
+                      At<uint8_t, uint8_t>(ort, info, index + 2, in_order)};
+    };
+    padding = ConstantAt<uint8_t>(ort, info, In::kPadding).at(0);
+    becoming.bias = At<int32_t, int32_t>(ort, info, In::kBias, summed);
+    becoming.factor = floats(In::kFactor);
+    becoming.code = rounding(In::kCode);
+    becoming.adds = IntegerAttribute(ort, info, "adds") != 0;
+    becoming.fires = IntegerAttribute(ort, info, "fires") != 0;
+    if (depthwise && (becoming.adds || becoming.fires)) throw Failure("kernels of each channel neither add nor fire");
+    if (becoming.adds) {
+      becoming.own = floats(In::kOwn);
+      becoming.other = floats(In::kOther);
+      becoming.term = floats(In::kTerm);
+      becoming.sum = rounding(In::kSum);
+    }
+    if (becoming.fires) {
+      becoming.firing = floats(In::kFiring);
+      becoming.resting = floats(In::kResting);
+      becoming.neuron = rounding(In::kNeuron);
+    }
+  }
+
+  // The constants at an input, one element for all outputs or one for each, spread over slots.
+  template <typename Kept, typename Given>
+  std::vector<Kept> At(const Ort& ort, const OrtKernelInfo* info, size_t index, const std::vector<size_t>& slots) const {
+    const std::vector<Given> given = ConstantAt<Given>(ort, info, index);
+    if (given.size() != 1 && given.size() != outputs) {
+      throw Failure("input " + std::to_string(index) + " has " + std::to_string(given.size()) +
+                    " elements, where there are " + std::to_string(outputs) + " output channels");
+    }
+    std::vector<Kept> values(slots.size(), Kept{0});
+    for (size_t slot = 0; slot < slots.size(); ++slot) {
+      if (slots[slot] != kNone) values[slot] = static_cast<Kept>(given[given.size() == 1 ? 0 : slots[slot]]);
+    }
+    return values;
+  }
+
+  // Sums of codes instead of sums of what lies above the padding; and whether all numbers keep within bounds.
+  void TakePaddingOff(const GivenWeights& all) {
+    const std::vector<size_t> slots = Slots(true);
+    double largest = 0;
+    for (size_t slot = 0; slot < slots.size(); ++slot) {
+      if (slots[slot] == kNone) continue;
+      int64_t total = 0, sizes = 0;
+      for (size_t i = 0; i < all.inputs * all.taps; ++i) {
+        const int8_t weight = all.values[slots[slot] * all.inputs * all.taps + i];
+        total += weight;
+        sizes += std::abs(weight);
+      }
+      becoming.bias[slot] = static_cast<int32_t>(becoming.bias[slot] - padding * total);
+      const double sum = 255.0 * static_cast<double>(sizes) + std::fabs(static_cast<double>(becoming.bias[slot]));
+      largest = std::max(largest, sum * std::fabs(becoming.factor[slot]));
+      if (becoming.adds) {
+        const double terms = std::fabs(becoming.own[slot]) + std::fabs(becoming.other[slot]);
+        largest = std::max(largest, 255.0 * terms + std::fabs(becoming.term[slot]));
+      }
+      if (becoming.fires) {
+        largest = std::max(largest, 255.0 * std::fabs(becoming.firing[slot]) + std::fabs(becoming.resting[slot]));
+      }
+    }
+    becoming.tame = largest < 1e9;  // not so where a number is none, either
+  }
+
+  // [runs, words, vectors, lanes, kWord]
+  void PackByRun(const GivenWeights& all, const Block& block) {
+    const Runs runs = RunsOfWindow();
+    for (size_t run = 0; run < runs.count; ++run) {
+      for (size_t word = 0; word < runs.bytes; word += kWord) {
+        for (size_t lane = 0; lane < block.Vectors() * kLanes; ++lane) {
+          for (size_t byte = word; byte < word + kWord; ++byte) {
+            const bool there = lane < block.channels && byte < runs.bytes;
+            weights.push_back(
+                there ? all.At(block.channel + lane, byte % inputs, run * runs.taps + byte / inputs) : 0);
+          }
+        }
+      }
+    }
+  }
+
+  // [taps / kWord up, vectors, lanes, kWord]
+  void PackByTap(const GivenWeights& all, const Block& block) {
+    for (size_t first = 0; first < all.taps; first += kWord) {
+      for (size_t slot = 0; slot < kBlock; ++slot) {
+        const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
+        for (size_t tap = first; tap < first + kWord; ++tap) {
+          const bool there = channel < block.channels && tap < all.taps;
+          weights.push_back(there ? all.At(block.channel + channel, 0, tap) : 0);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace pmsm
+
+#endif

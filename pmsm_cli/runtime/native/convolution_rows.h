@@ -1,0 +1,185 @@
+// Where kernels of a convolution find what the windows of neighbouring output places hold.
+
+#ifndef PMSM_CONVOLUTION_ROWS_H
+#define PMSM_CONVOLUTION_ROWS_H
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "convolution.h"
+
+namespace pmsm {
+
+// The input of a convolution, [images, height, width, channels].
+struct Map {
+  const uint8_t* codes;
+  size_t images, height, width, channels;
+  uint8_t padding;  // the code that stands for nothing
+
+  const uint8_t* At(size_t image, size_t y, size_t x) const {
+    return codes + ((image * height + y) * width + x) * channels;
+  }
+  const uint8_t* End() const { return At(images, 0, 0); }
+};
+
+// A window as runs of bytes: taps that lie side by side in the input are one run.
+struct Runs {
+  size_t count, taps, bytes;  // runs, taps of each, bytes of each
+
+  Runs(const Window& window, size_t channels, bool together)
+      : count(window.height * (together && window.step_x == 1 ? 1 : window.width)),
+        taps(together && window.step_x == 1 ? window.width : 1),
+        bytes(taps * channels) {}
+
+  size_t Padded() const { return UpTo(kWord, bytes); }
+};
+
+// Neighbouring places of an output row. `top` and `left` are where the first one's window begins in the padded input;
+// `inside`: no window reaches over an edge, nor does what kernels read beyond it reach past the input.
+struct Stretch {
+  size_t image, top, left, place, count;
+  bool inside;
+};
+
+class Windows {
+ public:
+  Windows(const Map& map, const Window& window, const Runs& runs) : map_(map), window_(window), runs_(runs) {}
+
+  // Calls visit(stretch) for the places begin to end, one after the other; places at edges come one by one.
+  template <typename Visit>
+  void InStretches(size_t begin, size_t end, Visit&& visit) const {
+    const size_t width = window_.OutputWidth(map_.width), places = width * window_.OutputHeight(map_.height);
+    for (size_t at = begin; at < end;) {
+      const size_t image = at / places, y = at % places / width, first = at % width;
+      const size_t last = std::min(width, first + end - at), top = y * window_.stride_y;
+      const size_t from = std::clamp((window_.left + window_.stride_x - 1) / window_.stride_x, first, last);
+      const size_t to = std::max(from, std::min(last, EndInside(image, top)));
+      const auto stretch = [&](size_t x, size_t count, bool inside) {
+        visit(Stretch{image, top, x * window_.stride_x, at + x - first, count, inside});
+      };
+      for (size_t x = first; x < from; ++x) stretch(x, 1, false);
+      if (from < to) stretch(from, to - from, true);
+      for (size_t x = to; x < last; ++x) stretch(x, 1, false);
+      at += last - first;
+    }
+  }
+
+  // What a tap of a stretch's first window reads; null where that is padding.
+  const uint8_t* Tap(const Stretch& stretch, size_t tap) const {
+    const size_t y = stretch.top + tap / window_.width * window_.step_y;
+    const size_t x = stretch.left + tap % window_.width * window_.step_x;
+    const bool beyond = y < window_.top || y - window_.top >= map_.height || x < window_.left || x - window_.left >= map_.width;
+    return beyond ? nullptr : map_.At(stretch.image, y - window_.top, x - window_.left);
+  }
+
+  // Bytes from one place of a stretch to the next one.
+  size_t Step() const { return window_.stride_x * map_.channels; }
+
+  const Map& map() const { return map_; }
+  const Runs& runs() const { return runs_; }
+
+ private:
+  // The output place of a row before which windows lie wholly inside the input.
+  size_t EndInside(size_t image, size_t top) const {
+    const size_t reach_y = (window_.height - 1) * window_.step_y, reach_x = (window_.width - 1) * window_.step_x;
+    const size_t bottom = top + reach_y - window_.top;
+    if (top < window_.top || bottom >= map_.height || window_.left + map_.width <= reach_x) return 0;
+    size_t end = (window_.left + map_.width - reach_x - 1) / window_.stride_x + 1;
+    const size_t over = runs_.Padded() - runs_.bytes;  // read, and multiplied by nothing
+    const auto past_the_input = [&](size_t x) {
+      return map_.At(image, bottom, x * window_.stride_x + reach_x - window_.left) + map_.channels + over > map_.End();
+    };
+    while (over && end > 0 && (end - 1) * window_.stride_x >= window_.left && past_the_input(end - 1)) --end;
+    return end;
+  }
+
+  const Map& map_;
+  const Window& window_;
+  const Runs& runs_;
+};
+
+// Pointers to the runs of windows, [runs, places]. Behind the last place it is repeated, for kernels that take several at
+// once. Runs that are not as they lie in the input are copies.
+class Rows {
+ public:
+  void Find(const Windows& windows, size_t begin, size_t end, size_t beyond) {
+    const Runs& runs = windows.runs();
+    stride_ = end - begin + beyond;
+    pointers_.resize(runs.count * stride_);
+    copies_.resize((end - begin) * runs.count * runs.Padded());
+    nothing_.assign(runs.Padded(), windows.map().padding);
+    uint8_t* copy = copies_.data();
+    windows.InStretches(begin, end, [&](const Stretch& stretch) {
+      for (size_t run = 0; run < runs.count; ++run) {
+        const uint8_t** row = pointers_.data() + run * stride_ + stretch.place - begin;
+        if (stretch.inside) {
+          const uint8_t* codes = windows.Tap(stretch, run * runs.taps);
+          for (size_t i = 0; i < stretch.count; ++i) row[i] = codes + i * windows.Step();
+        } else {
+          *row = AtAnEdge(windows, stretch, run, copy);
+          copy += runs.Padded();
+        }
+      }
+    });
+    for (size_t run = 0; run < runs.count; ++run) {
+      const uint8_t** row = pointers_.data() + run * stride_;
+      std::fill(row + (end - begin), row + stride_, row[end - begin - 1]);
+    }
+  }
+
+  // Of the first run; those of the next one are `Stride` further on.
+  const uint8_t* const* Pointers() const { return pointers_.data(); }
+  size_t Stride() const { return stride_; }
+
+ private:
+  const uint8_t* AtAnEdge(const Windows& windows, const Stretch& stretch, size_t run, uint8_t* copy) const {
+    const Runs& runs = windows.runs();
+    const Map& map = windows.map();
+    if (runs.taps == 1) {
+      const uint8_t* codes = windows.Tap(stretch, run);
+      if (!codes) return nothing_.data();
+      if (codes + runs.Padded() <= map.End()) return codes;
+    }
+    std::memset(copy, map.padding, runs.Padded());
+    for (size_t tap = 0; tap < runs.taps; ++tap) {
+      const uint8_t* codes = windows.Tap(stretch, run * runs.taps + tap);
+      if (codes) std::memcpy(copy + tap * map.channels, codes, map.channels);
+    }
+    return copy;
+  }
+
+  std::vector<const uint8_t*> pointers_;
+  std::vector<uint8_t> copies_, nothing_;
+  size_t stride_ = 0;
+};
+
+// Stretches of windows whose taps are read each on its own, and pointers to the taps of the first place of each.
+class Taps {
+ public:
+  void Find(const Windows& windows, size_t begin, size_t end) {
+    const size_t taps = windows.runs().count;
+    nothing_.assign(windows.map().channels, windows.map().padding);
+    stretches_.clear();
+    pointers_.clear();
+    windows.InStretches(begin, end, [&](const Stretch& stretch) {
+      stretches_.push_back(stretch);
+      for (size_t tap = 0; tap < taps; ++tap) {
+        const uint8_t* codes = windows.Tap(stretch, tap);
+        pointers_.push_back(codes ? codes : nothing_.data());
+      }
+    });
+  }
+
+  const std::vector<Stretch>& stretches() const { return stretches_; }
+  const uint8_t* const* Pointers() const { return pointers_.data(); }
+
+ private:
+  std::vector<Stretch> stretches_;
+  std::vector<const uint8_t*> pointers_;
+  std::vector<uint8_t> nothing_;
+};
+
+}  // namespace pmsm
+
+#endif

@@ -1,0 +1,221 @@
+"""Convolutions of codes on the library against their definition, on every kind of shape, with and without what follows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from native import run_operator
+
+from pmsm_cli.runtime.library import find_library, library_status
+
+LIBRARY = find_library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The shape of a layer."""
+
+    image: tuple[int, int] = (6, 7)  # height, width
+    channels: int = 16
+    outputs: int = 16
+    kernel: tuple[int, int] = (3, 3)
+    depthwise: bool = False
+    strides: tuple[int, int] = (1, 1)
+    steps: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1)  # top, left, bottom, right
+
+    @property
+    def attributes(self) -> dict[str, int]:
+        names = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
+        numbers = dict(zip(names, (*self.strides, *self.steps, *self.pads), strict=True))
+        return {**numbers, "group": self.channels if self.depthwise else 1, "adds": 0, "fires": 0}
+
+
+LAYERS = {
+    "one channel": Layer(image=(1, 1), channels=1, outputs=1, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "channels that fill no word": Layer(channels=3, outputs=5),
+    "a word and a part of one": Layer(channels=13, outputs=20, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "one block": Layer(channels=64, outputs=64, kernel=(1, 1), pads=(0, 0, 0, 0)),
+    "several blocks, the last one with few": Layer(channels=24, outputs=144),
+    "a part of a vector": Layer(channels=17, outputs=33, strides=(2, 1)),
+    "many places": Layer(image=(40, 33), channels=8, outputs=96),
+    "heavy weights": Layer(image=(4, 4), channels=256, outputs=200),
+    "not square": Layer(channels=8, outputs=100, kernel=(3, 1), pads=(1, 0, 1, 0)),
+    "dilated": Layer(image=(12, 12), channels=5, outputs=48, steps=(2, 2), pads=(2, 2, 2, 2)),
+    "dilated across": Layer(image=(9, 12), channels=6, outputs=16, steps=(1, 3), pads=(1, 3, 1, 3)),
+    "padded on one side": Layer(channels=2, outputs=16, pads=(2, 0, 1, 3)),
+    "padded further than its kernel": Layer(image=(2, 2), channels=4, outputs=16, pads=(4, 4, 4, 4)),
+    "strides that leave out": Layer(image=(9, 9), channels=4, outputs=16, kernel=(1, 1), strides=(3, 2), pads=(0,) * 4),
+    "each channel": Layer(channels=70, outputs=70, depthwise=True),
+    "each of few channels": Layer(
+        image=(12, 12), channels=40, outputs=40, kernel=(5, 5), depthwise=True, pads=(2,) * 4
+    ),
+    "each channel, strides": Layer(image=(11, 10), channels=128, outputs=128, depthwise=True, strides=(2, 2)),
+    "each channel, dilated": Layer(
+        image=(9, 9), channels=64, outputs=64, kernel=(2, 3), depthwise=True, steps=(2, 2), pads=(1, 2, 1, 2)
+    ),
+}
+DENSE = {name: layer for name, layer in LAYERS.items() if not layer.depthwise}
+
+
+def sums(layer: Layer, codes: np.ndarray, weights: np.ndarray, padding: int) -> np.ndarray:
+    """The sums of (codes - padding) x weights, [images, height, width, outputs]."""
+    top, left, bottom, right = layer.pads
+    above = np.pad(codes.astype(np.int64) - padding, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    (kernel_y, kernel_x), (step_y, step_x), (stride_y, stride_x) = layer.kernel, layer.steps, layer.strides
+    height = (above.shape[1] - (kernel_y - 1) * step_y - 1) // stride_y + 1
+    width = (above.shape[2] - (kernel_x - 1) * step_x - 1) // stride_x + 1
+    total = np.zeros((len(codes), height, width, layer.outputs), np.int64)
+    for y in range(kernel_y):
+        for x in range(kernel_x):
+            rows, columns = slice(y * step_y, None, stride_y), slice(x * step_x, None, stride_x)
+            seen = above[:, rows, columns][:, :height, :width]
+            tap = weights[:, :, y, x].astype(np.int64)
+            total += seen * tap[:, 0] if layer.depthwise else seen @ tap.T
+    return total
+
+
+def rounded(numbers: np.ndarray, zero: np.ndarray, lowest: np.ndarray, highest: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(numbers) + zero, lowest, highest)
+
+
+class Made:
+    """A layer's constants: numbers that float32 holds exactly, so that there is one right answer."""
+
+    def __init__(self, layer: Layer, *, images: int = 2, padding: int = 0, wild: bool = False) -> None:
+        random = np.random.default_rng((layer.channels, layer.outputs, padding))
+        outputs, inputs = layer.outputs, 1 if layer.depthwise else layer.channels
+        self.layer, self.padding = layer, padding
+        self.codes = random.integers(0, 256, (images, *layer.image, layer.channels)).astype(np.uint8)
+        self.weights = random.integers(-127, 128, (outputs, inputs, *layer.kernel)).astype(np.int8)
+        self.bias = random.integers(-999, 999, outputs).astype(np.int32)
+        self.factor = 2.0 ** -random.integers(8, 11, outputs).astype(np.float32)
+        if wild:  # a channel that hardly needs anything to spike as much as it can
+            self.factor[-1] = 2.0**40
+        self.rounding = [self._bounds(random) for _ in range(3)]
+        one = np.ones(outputs, np.float32)
+        self.own, self.other, self.term = one / 4, one / 2, random.integers(-40, 40, outputs).astype(np.float32) / 4
+        self.firing = random.choice([-0.5, 0.125, 2.0], outputs).astype(np.float32)
+        self.resting = random.integers(-40, 40, outputs).astype(np.float32) / 8
+
+    def _bounds(self, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        ranges = ((0, 99), (0, 60), (60, 256))
+        return tuple(random.integers(*each, self.layer.outputs).astype(np.uint8) for each in ranges)
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        named = dict(zip(("zero", "lowest", "highest"), self.rounding[0], strict=True))
+        padding = np.array([self.padding], np.uint8)
+        layer = {"weights": self.weights, "padding": padding, "bias": self.bias, "factor": self.factor}
+        return {"codes": self.codes, **layer, **named}
+
+    def expected(self) -> np.ndarray:
+        total = sums(self.layer, self.codes, self.weights, self.padding) + self.bias
+        return rounded(total * self.factor.astype(np.float64), *self.rounding[0])
+
+
+def run(made: Made, inputs: dict[str, np.ndarray], *, outputs: int = 1, threads: int = 2, **attributes: int):
+    fed = ("codes", "others")
+    constant = [name for name in inputs if name not in fed]
+    results = dict([("y", "uint8"), ("neurons", "uint8")][:outputs])
+    return run_operator(
+        "ConvolutionCodes", inputs, results, constant=constant, threads=threads, **(made.layer.attributes | attributes)
+    )
+
+
+@pytest.mark.parametrize("wild", [False, True])
+@pytest.mark.parametrize("padding", [0, 77])
+@pytest.mark.parametrize("name", LAYERS)
+def test_codes_are_those_of_the_definition(name, padding, wild):
+    made = Made(LAYERS[name], padding=padding, wild=wild)
+    (got,) = run(made, made.inputs())
+    np.testing.assert_array_equal(got, made.expected())
+
+
+def with_sum(made: Made, inputs: dict[str, np.ndarray], others: np.ndarray) -> dict[str, np.ndarray]:
+    named = dict(zip(("sum_zero", "sum_lowest", "sum_highest"), made.rounding[1], strict=True))
+    return {**inputs, "others": others, "own": made.own, "other": made.other, "term": made.term, **named}
+
+
+def with_neurons(made: Made, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    named = dict(zip(("n_zero", "n_lowest", "n_highest"), made.rounding[2], strict=True))
+    return {**inputs, "firing": made.firing, "resting": made.resting, **named}
+
+
+@pytest.mark.parametrize("wild", [False, True])
+@pytest.mark.parametrize("fires", [False, True])
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("name", DENSE)
+def test_sums_and_neurons_come_of_the_same_pass(name, adds, fires, wild):
+    made = Made(DENSE[name], padding=3, wild=wild)
+    inputs, expected = made.inputs(), made.expected()
+    if adds:
+        others = np.random.default_rng(5).integers(0, 256, expected.shape).astype(np.uint8)
+        inputs = with_sum(made, inputs, others)
+        expected = rounded(expected * made.own + others * made.other + made.term, *made.rounding[1])
+    if fires:
+        left_out = {} if adds else {f"none{index}": np.empty(0, np.uint8) for index in range(7)}
+        inputs = with_neurons(made, {**inputs, **left_out})
+    got = run(made, inputs, outputs=1 + fires, adds=int(adds), fires=int(fires))
+    np.testing.assert_array_equal(got[0], expected)
+    if fires:
+        np.testing.assert_array_equal(got[1], rounded(expected * made.firing + made.resting, *made.rounding[2]))
+
+
+@pytest.mark.parametrize("name", ["many places", "heavy weights", "each of few channels"])
+def test_threads_make_no_difference(name):
+    made = Made(LAYERS[name], images=5)
+    one, three = (run(made, made.inputs(), threads=threads)[0] for threads in (1, 3))
+    np.testing.assert_array_equal(one, three)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_no_image_gives_no_codes(name):
+    made = Made(LAYERS[name], images=0)
+    (got,) = run(made, made.inputs())
+    assert got.shape == made.expected().shape
+
+
+def test_an_image_smaller_than_the_kernel_gives_no_codes():
+    made = Made(Layer(image=(2, 5), pads=(0, 0, 0, 0)))
+    (got,) = run(made, made.inputs())
+    assert got.shape == (2, 0, 3, 16)
+
+
+def test_a_bias_as_large_as_can_be_stays_one():
+    made = Made(Layer(kernel=(1, 1), pads=(0, 0, 0, 0)))
+    made.bias = np.full(16, 2**30, np.int32)
+    made.factor = np.full(16, 2.0**-24, np.float32)
+    (got,) = run(made, made.inputs())
+    np.testing.assert_array_equal(got, made.expected())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"codes": np.zeros((1, 6, 7, 5), np.uint8)}, "do not have 16 channels last"),
+        ({"codes": np.zeros((6, 7, 16), np.uint8)}, "do not have 16 channels last"),
+        ({"factor": np.zeros(3, np.float32)}, "has 3 elements, where there are 16 output channels"),
+        ({"weights": np.zeros((16, 16, 3), np.int8)}, "weights of shape"),
+    ],
+)
+def test_what_does_not_fit_is_said(wrong, message):
+    made = Made(Layer())
+    with pytest.raises(Exception, match=message):
+        run(made, {**made.inputs(), **wrong})
+
+
+@pytest.mark.parametrize(
+    ("attribute", "message"), [("group", "groups of more than one"), ("stride_x", "dilation of 0")]
+)
+def test_windows_that_make_no_sense_are_said(attribute, message):
+    made = Made(Layer())
+    with pytest.raises(Exception, match=message):
+        run(made, made.inputs(), **{attribute: 4 if attribute == "group" else 0})
+
+
+def test_a_tensor_of_another_shape_is_not_added():
+    made = Made(Layer())
+    inputs = with_sum(made, made.inputs(), np.zeros((2, 6, 6, 16), np.uint8))
+    with pytest.raises(Exception, match="what is added has shape"):
+        run(made, inputs, adds=1)
