@@ -54,6 +54,7 @@ struct Neurons {
   float lowest, highest;
 
   bool Alike() const { return threshold.Alike() && rest.Alike(); }
+  bool OneForAll() const { return threshold.channels == 1 && rest.channels == 1; }
   size_t Longest(size_t at) const { return std::min({kRun, threshold.Longest(at), rest.Longest(at)}); }
 };
 

@@ -34,7 +34,7 @@ constexpr size_t kTile = 1024, kShortestTile = 96;
 constexpr size_t kElementsPerThread = 16384;
 constexpr size_t kMostParts = 8;
 constexpr int32_t kLimit = 1 << 16;
-constexpr size_t kRowsAtOnce = 4;
+constexpr size_t kRowsAtOnce = 4, kMostRows = kLimit / 2 - kRowsAtOnce;  // kMostRows: whose sums fit one number
 
 struct Attributes : Levels {
   size_t axis;
@@ -46,8 +46,17 @@ struct Attributes : Levels {
         positions(IntegerAttribute(ort, info, "positions") != 0) {}
 };
 
+// How thresholds and rests lie along the rows of a tile.
+enum class Lying {
+  kNone,      // the spikes are there already
+  kByRow,     // one for each row
+  kByColumn,  // the same in every row
+  kAnyhow,
+};
+
 struct Task {
   const float* value;  // null: the spikes are there already
+  Lying lying;
   float* spikes;
   Neurons neurons;  // their levels are what limits spikes
   size_t images, first, rest, axis, channels;
@@ -66,30 +75,70 @@ struct Task {
   size_t Width() const { return BeforeChannels() + 2 * channels; }
 };
 
+Lying LyingOf(const Task& task) {
+  if (!task.value) return Lying::kNone;
+  if (std::max(task.neurons.highest, -task.neurons.lowest) > kFew) return Lying::kAnyhow;
+  const auto alike_in_rows = [&](const Along& of) { return of.channels == 1 || of.inner % task.rest == 0; };
+  const auto alike_in_columns = [&](const Along& of) { return task.rest % (of.channels * of.inner) == 0 || of.channels == 1; };
+  const Along &threshold = task.neurons.threshold, &rest = task.neurons.rest;
+  if (alike_in_rows(threshold) && alike_in_rows(rest)) return Lying::kByRow;
+  return alike_in_columns(threshold) && alike_in_columns(rest) ? Lying::kByColumn : Lying::kAnyhow;
+}
+
+// The numbers of some columns of every row: in place where they lie so, else in the tile.
+const float* OfColumns(const Along& along, size_t at, size_t length, float* tile) {
+  const size_t first = at % along.channels;
+  if (along.inner == 1 && first + length <= along.channels) return along.data + first;
+  if (along.channels == 1) {
+    std::fill_n(tile, length, *along.data);
+  } else {
+    for (size_t i = 0; i < length; ++i) tile[i] = along.At(at + i);
+  }
+  return tile;
+}
+
+// Where the rows of a tile are summed up, and the thresholds and rests of its columns.
+struct Sums {
+  float* sizes;
+  int32_t* both;  // neurons that fire, and kLimit x neurons at their limit
+  const float *thresholds, *rests;
+};
+
 // What some rows of a tile add to the sums of its positions, and how many of their neurons fire and are at the limit.
-// Several rows at once: the sums are then read and written once for all of them. A neuron that fires counts 1 and one at
-// its limit 2^16: both are summed up in one number, which a tile is too short to overflow. `kAlike`: as much of either
-// sign is the limit.
-template <size_t kRows, bool kByRow, bool kAlike, bool kFiring>
-PMSM_INLINE void AddRows(const Task& task, const float* spikes, size_t length, float* count, float* firing, float* limit,
-                         int32_t* fired, int32_t* limited) {
-  const float highest = task.neurons.highest, lowest = task.neurons.lowest < 0 ? task.neurons.lowest : -INFINITY;
+// Several rows at once: the sums are then read and written once for all of them. `kAlike`: as much of either sign is the
+// limit. Spikes are emitted on the way, unless they are there.
+template <size_t kRows, bool kByRow, bool kAlike, bool kFiring, Lying kLying>
+PMSM_INLINE void AddRows(const Task& task, size_t line, size_t at, size_t length, const Sums sums, int32_t* fired,
+                         int32_t* limited) {
+  const size_t start = line * task.rest + at, step = task.rest;
+  const float* value = task.value + (task.value ? start : 0);
+  float* spikes = task.spikes + start;
+  const float most = task.neurons.highest, least = task.neurons.lowest, lowest = least < 0 ? least : -INFINITY;
+  float threshold[kRows] = {}, rest[kRows] = {};
+  for (size_t row = 0; kLying == Lying::kByRow && row < kRows; ++row) {
+    threshold[row] = task.neurons.threshold.At(start + row * step);
+    rest[row] = task.neurons.rest.At(start + row * step);
+  }
   int32_t of_rows[kRows] = {};
   PMSM_INDEPENDENT
   for (size_t i = 0; i < length; ++i) {
     float sizes = 0.0f;
     int32_t both = 0;
     for (size_t row = 0; row < kRows; ++row) {
-      const float spike = spikes[row * task.rest + i], size = std::fabs(spike);
-      const bool limits = kAlike ? size >= highest : (spike >= highest) | (spike <= lowest);
+      if (kLying == Lying::kByRow) {
+        spikes[row * step + i] = EmitFew((value[row * step + i] - rest[row]) / threshold[row], least, most);
+      } else if (kLying == Lying::kByColumn) {
+        spikes[row * step + i] = EmitFew((value[row * step + i] - sums.rests[i]) / sums.thresholds[i], least, most);
+      }
+      const float spike = spikes[row * step + i], size = std::fabs(spike);
+      const bool limits = kAlike ? size >= most : (spike >= most) | (spike <= lowest);
       const int32_t one = (size > 0.0f ? 1 : 0) + (limits ? kLimit : 0);
       sizes += size;
       both += one;
       if (kByRow) of_rows[row] += one;
     }
-    count[i] += sizes;
-    if (kFiring) firing[i] += static_cast<float>(both & (kLimit - 1));
-    if (!kByRow) limit[i] += static_cast<float>(both / kLimit);
+    sums.sizes[i] += sizes;
+    if (kFiring) sums.both[i] += both;
   }
   for (size_t row = 0; row < kRows; ++row) {
     fired[row] += of_rows[row] & (kLimit - 1);
@@ -97,56 +146,62 @@ PMSM_INLINE void AddRows(const Task& task, const float* spikes, size_t length, f
   }
 }
 
-// Where the rows of a tile are summed up.
-struct Sums {
-  float *count, *firing, *limit;
-};
+template <size_t kRows, bool kByRow, bool kFiring, Lying kLying>
+PMSM_INLINE void AddRows(Task& task, size_t part, size_t line, size_t at, size_t length, const Sums sums) {
+  int32_t* fired = task.of_rows.data() + part * 2 * task.Lines() + line;
+  if (task.neurons.lowest == 0.0f || task.neurons.lowest == -task.neurons.highest) {
+    AddRows<kRows, kByRow, true, kFiring, kLying>(task, line, at, length, sums, fired, fired + task.Lines());
+  } else {
+    AddRows<kRows, kByRow, false, kFiring, kLying>(task, line, at, length, sums, fired, fired + task.Lines());
+  }
+}
 
 template <size_t kRows, bool kByRow, bool kFiring>
 PMSM_INLINE void WorkOnRows(Task& task, size_t part, size_t line, size_t at, size_t length, const Sums sums) {
-  const size_t start = line * task.rest + at;
-  if (task.value) {
-    for (size_t row = 0; row < kRows; ++row) {
-      const size_t begin = start + row * task.rest;
-      if (task.neurons.Alike()) {
-        EmitOnce<true>(task.neurons, task.value, task.spikes, begin, begin + length);
-      } else {
+  switch (task.lying) {
+    case Lying::kByRow: return AddRows<kRows, kByRow, kFiring, Lying::kByRow>(task, part, line, at, length, sums);
+    case Lying::kByColumn: return AddRows<kRows, kByRow, kFiring, Lying::kByColumn>(task, part, line, at, length, sums);
+    case Lying::kAnyhow:
+      for (size_t row = line; row < line + kRows; ++row) {
+        const size_t begin = row * task.rest + at;
         EmitOnce<false>(task.neurons, task.value, task.spikes, begin, begin + length);
       }
-    }
-  }
-  int32_t* fired = task.of_rows.data() + part * 2 * task.Lines() + line;
-  if (task.neurons.lowest == 0.0f || task.neurons.lowest == -task.neurons.highest) {
-    AddRows<kRows, kByRow, true, kFiring>(task, task.spikes + start, length, sums.count, sums.firing, sums.limit, fired,
-                                          fired + task.Lines());
-  } else {
-    AddRows<kRows, kByRow, false, kFiring>(task, task.spikes + start, length, sums.count, sums.firing, sums.limit, fired,
-                                           fired + task.Lines());
+      [[fallthrough]];
+    case Lying::kNone: return AddRows<kRows, kByRow, kFiring, Lying::kNone>(task, part, line, at, length, sums);
   }
 }
 
 template <bool kByRow, bool kPositions>
 PMSM_INLINE void WorkOnPart(Task& task, size_t part) {
   constexpr bool kFiring = kPositions || !kByRow;
-  float tile[kTile + 16];
+  float tile[kTile + 16], numbers[2][kTile + 16];
+  int32_t both[kTile + 16];
   const size_t tiles = task.tiles, all = task.images * tiles;
   const size_t begin = all * part / task.parts, end = all * (part + 1) / task.parts;
+  const bool by_column = task.lying == Lying::kByColumn;
   for (size_t unit = begin; unit < end; ++unit) {
     const size_t image = unit / tiles, at = task.TileAt(unit % tiles), length = task.TileAt(unit % tiles + 1) - at;
-    float* places = kByRow ? nullptr : task.at_place.get() + 2 * image * task.rest + at;
     float* outside = task.counts + image * task.Width() + at;
-    const Sums sums = {kPositions ? outside : tile, kPositions ? outside + task.rest : places,
-                       kByRow ? nullptr : places + task.rest};
-    std::fill_n(sums.count, length, 0.0f);
-    if (kFiring) std::fill_n(sums.firing, length, 0.0f);
-    if (!kByRow) std::fill_n(sums.limit, length, 0.0f);
-    size_t line = image * task.first;
-    const size_t behind = line + task.first;
-    for (; line + kRowsAtOnce <= behind; line += kRowsAtOnce) {
-      WorkOnRows<kRowsAtOnce, kByRow, kFiring>(task, part, line, at, length, sums);
+    float* places = kByRow ? outside : task.at_place.get() + 2 * image * task.rest + at;
+    const Sums sums = {kPositions ? outside : tile, both,
+                       by_column ? OfColumns(task.neurons.threshold, at, length, numbers[0]) : nullptr,
+                       by_column ? OfColumns(task.neurons.rest, at, length, numbers[1]) : nullptr};
+    std::fill_n(sums.sizes, length, 0.0f);
+    if (kFiring) std::fill_n(places + (kByRow ? task.rest : 0), length, 0.0f);
+    if (!kByRow) std::fill_n(places + task.rest, length, 0.0f);
+    for (size_t line = image * task.first, behind = line + task.first; line < behind;) {
+      const size_t until = std::min(behind, line + kMostRows);
+      if (kFiring) std::fill_n(both, length, 0);
+      for (; line + kRowsAtOnce <= until; line += kRowsAtOnce) {
+        WorkOnRows<kRowsAtOnce, kByRow, kFiring>(task, part, line, at, length, sums);
+      }
+      for (; line < until; ++line) WorkOnRows<1, kByRow, kFiring>(task, part, line, at, length, sums);
+      for (size_t i = 0; kFiring && i < length; ++i) {
+        places[i + (kByRow ? task.rest : 0)] += static_cast<float>(both[i] % kLimit);
+        if (!kByRow) places[i + task.rest] += static_cast<float>(both[i] / kLimit);
+      }
     }
-    for (; line < behind; ++line) WorkOnRows<1, kByRow, kFiring>(task, part, line, at, length, sums);
-    if (kPositions && !kByRow) std::copy_n(sums.firing, length, places);
+    if (kPositions && !kByRow) std::copy_n(places, length, outside + task.rest);
     if (!kPositions) {
       int64_t total = 0;
       for (size_t i = 0; i < length; ++i) total += static_cast<int32_t>(tile[i]);
@@ -166,8 +221,12 @@ PMSM_WIDER_VECTORS void Work(Task& task, size_t part) {
 // Sums of [outer, channels, inner] over all but channels.
 void AddUp(const float* sums, size_t outer, size_t channels, size_t inner, float* result) {
   std::fill_n(result, channels, 0.0f);
-  for (size_t line = 0; line < outer * channels; ++line) {
-    for (size_t i = 0; i < inner; ++i) result[line % channels] += sums[line * inner + i];
+  for (size_t line = 0; line < outer; ++line, sums += channels * inner) {
+    if (inner == 1) {
+      for (size_t channel = 0; channel < channels; ++channel) result[channel] += sums[channel];
+    } else {
+      for (size_t i = 0; i < channels * inner; ++i) result[i / inner] += sums[i];
+    }
   }
 }
 
@@ -212,9 +271,15 @@ void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& s
   task.images = static_cast<size_t>(shape[0]);
   task.first = rank > 1 ? static_cast<size_t>(shape[1]) : 1;
   task.rest = rank > 1 ? Product(shape, 2, rank) : 1;
+  const bool in_all = axis == 0 && !attributes.positions && task.neurons.OneForAll();
+  if (const size_t neurons = task.first * task.rest; in_all && neurons % kRowsAtOnce == 0) {
+    task.first = kRowsAtOnce;  // where a neuron is does not matter: as rows are added up fastest
+    task.rest = neurons / kRowsAtOnce;
+  }
   task.axis = axis;
   task.channels = axis == 0 ? 1 : static_cast<size_t>(shape[axis]);
   task.positions = attributes.positions;
+  task.lying = LyingOf(task);
   task.counts = OutputAt(ort, context, output,
                          {static_cast<int64_t>(task.images), static_cast<int64_t>(task.Width())});
   if (!task.ByRow()) task.at_place.reset(new float[2 * task.images * task.rest]);

@@ -67,6 +67,15 @@ PMSM_INLINE float Emit(float wanted, float lowest, float highest) {
   return wanted == wanted ? spikes : 0.0f;  // not a number: no spike
 }
 
+// `Emit` with bounds of at most `kFew`: so near 0 that one sum leaves no room for a fraction, whichever the sign.
+constexpr float kFew = 4194304.0f;
+PMSM_INLINE float EmitFew(float wanted, float lowest, float highest) {
+  const float raised = wanted > lowest ? wanted : lowest;
+  const float clipped = raised < highest ? raised : highest;
+  const float spikes = (clipped + 12582912.0f) - 12582912.0f;
+  return wanted == wanted ? spikes : 0.0f;
+}
+
 }  // namespace pmsm
 
 #endif
