@@ -25,9 +25,10 @@ _WIDER = 4.0  # how much wider the tail is that it is compared with
 # exponential one fall short, since an image unlike those that were seen is so in many channels at once.
 _STEEPEST = 0.43
 # The tail is cut where half of it is left, again and again, until what is left is too rare to matter. With 255 levels,
-# the most, reaching dx further adds R dx / (6 255^2) to the error of rounding over a range R. It takes 2 p s dx off
-# that of clipping at most, where a share p of the values lies beyond, by s on average. It never pays where p is 1e-6.
-_NEGLIGIBLE, _MOST_PLACES = 1e-6, 12
+# the most, reaching dx further adds R dx / (6 255^2) to the error of rounding over a range R, and takes 2 p s dx off
+# that of clipping at most, where a share p of the values lies beyond, by s on average: it may pay down to a p of 1e-6.
+# But so far out a tail is a guess. Followed to 4e-5 it costs less on most networks (docs/calibration.md).
+_NEGLIGIBLE, _MOST_PLACES = 4e-5, 12
 _A_VALUE = 2**_MOST_PLACES  # counts are in such parts of a value, so that a part of one can be expected
 
 
