@@ -12,12 +12,11 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.codes import LARGEST_CODE, Code, Quantiser, add_code, code_of, quantiser_of, tighten
-from pmsm_cli.lowering.int8 import Int8Weights, weights_of
+from pmsm_cli.lowering.int8 import LARGEST_BIAS, Int8Weights, weights_of
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
 
 CONTRIB = "com.microsoft"
 _CHANNELS = 1  # the axis of a convolution's channels, from the left
-_LARGEST_BIAS = 2**30
 IDENTITY = 64  # the weight of an identity: a unit of its bias is this part of a code
 
 
@@ -177,8 +176,7 @@ def integer_convolution(
     zero = int(quantiser.zero.max())
     unit = np.asarray(scale, np.float64) * np.float64(code.step)  # of the sums
     shifted = bias.astype(np.float64) + (quantiser.zero - zero) * quantiser.scale.astype(np.float64)
-    # Sums must not run over behind the bias of a channel that hardly has any weights.
-    whole = np.clip(np.round(shifted / unit), -_LARGEST_BIAS, _LARGEST_BIAS).astype(np.int32)
+    whole = np.clip(np.round(shifted / unit), -LARGEST_BIAS, LARGEST_BIAS).astype(np.int32)
     one_step = quantiser.scale if quantiser.scale.ndim == 0 else np.float32(1)
     scales = np.asarray(scale / (quantiser.scale if quantiser.scale.ndim else np.float32(1)), np.float32)
     constants: dict[str, npt.NDArray[Any]] = {

@@ -18,6 +18,7 @@ from pmsm_cli.lowering.parts import constant, read
 from pmsm_cli.neuron.onnx_function import NEURON
 
 LARGEST = 127
+LARGEST_BIAS = 2**30  # in units of a layer's sums, which have as much room again in 32 bits
 # Shares of the largest weight that the scale may stand for: beyond it is clipped, below it resolved more finely.
 _SHARES = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.8)
 
@@ -71,6 +72,21 @@ def quantise(weights: Floats, axis: int | None) -> Int8Weights:
     spread = scale[0] if axis is None else scale.reshape(shape)
     values = np.asarray(_nearest(weights, spread), np.int8)
     return Int8Weights(values=values, scale=np.array(scale[0] if axis is None else scale), axis=axis)
+
+
+def with_room_for(bias: Floats, weights: Floats, rounded: Int8Weights) -> Int8Weights:
+    """Integers whose rows have a scale that lets the bias be a whole number of them, [output channels].
+
+    A channel with hardly any weights is nothing but its bias: in units of such weights that would not fit 32 bits.
+    """
+    dwarfed = np.abs(bias) > LARGEST_BIAS * rounded.scale
+    if not dwarfed.any() or rounded.axis is None:
+        return rounded
+    scale = np.where(dwarfed, np.abs(bias) / np.float32(2**24), rounded.scale).astype(np.float32)
+    shape = [-1 if dimension == rounded.axis else 1 for dimension in range(weights.ndim)]
+    anew = np.asarray(_nearest(weights, scale.reshape(shape)), np.int8)
+    values = np.where(dwarfed.reshape(shape), anew, rounded.values)
+    return Int8Weights(values=values, scale=scale, axis=rounded.axis)
 
 
 def spiking_synapses(graph: ir.Graph) -> list[Synapse]:

@@ -28,7 +28,7 @@ from pmsm_cli.lowering.parts import constant, only_reader, read
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 CONVOLUTION_CODES = "ConvolutionCodes"
-_OTHERS, _FIRING, _END = 8, 15, 20  # where the inputs of what it adds, and of neurons, begin (`convolution_layer.h`)
+_OTHERS, _FIRING = 8, 15  # where the inputs of what it adds, and of neurons, begin (`convolution_layer.h`)
 _WINDOW = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
 
 _Array = npt.NDArray[Any]
@@ -39,7 +39,7 @@ def bounds_before_pools(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> 
     changed = False
     for pool in list(graph):
         bounds = only_reader(pool.outputs[0]) if _is_pool(pool) else None
-        if bounds is None or not _is_native(bounds, BOUND_CODES) or only_reader(read(pool, 0)) is not pool:
+        if bounds is None or not _bounds_channels(bounds) or not _is_behind_layer(pool):
             continue
         pooled, given, bounded = pool.outputs[0], read(pool, 0), bounds.outputs[0]
         ir.convenience.replace_all_uses_with(bounded, pooled, replace_graph_outputs=True)
@@ -83,17 +83,18 @@ def sums_into_convolutions(graph: ir.Graph, weights: Mapping[str, Int8Weights]) 
             continue
         layer, own, other = found
         step, zero = (constant(each) for each in node.inputs[6:8])
-        factors = [np.float32(constant(read(node, at + 1))) / np.float32(step) for at in (own, other)]
-        zeros = [float(constant(read(node, at + 2))) for at in (own, other)]
+        factors = [_float32(constant(read(node, at + 1))) / _float32(step) for at in (own, other)]
+        zeros = [_float32(constant(read(node, at + 2))) for at in (own, other)]
         bounds = _bounds_behind(node.outputs[0])
         numbers: dict[str, _Array] = {
             "own": np.asarray(factors[0]),
             "other": np.asarray(factors[1]),
-            "term": np.asarray(-(float(factors[0]) * zeros[0] + float(factors[1]) * zeros[1]), np.float32),
-            **bounds.rounding("sum", zero),
+            "term": np.asarray(_float32(zero) - (factors[0] * zeros[0] + factors[1] * zeros[1])),
+            **bounds.rounding("sum", np.zeros(1, np.uint8)),  # part of the term
         }
         inputs = [*layer.inputs, read(node, other), *_constants(graph, node.name or "", numbers)]
-        _replace(graph, [layer, node, *bounds.nodes], inputs, {**layer.attributes, "adds": ir.AttrInt64("adds", 1)})
+        adds = ir.AttrInt64("adds", 1 if own == 0 else 2)
+        _replace(graph, [layer, node, *bounds.nodes], inputs, {**layer.attributes, "adds": adds})
         changed = True
     return changed
 
@@ -121,8 +122,9 @@ def _alike(one: ir.Shape | None, other: ir.Shape | None) -> bool:
     """Whether two images are of one shape, [N, height, width, channels]; N may have two names."""
     if one is None or other is None or len(one) != 4 or len(other) != 4:
         return False
-    batches = one[0] == other[0] or not (isinstance(one[0], int) or isinstance(other[0], int))
-    return batches and one[1:] == other[1:]
+    known = all(isinstance(size, int) for size in one[1:]) and one[1:] == other[1:]
+    fixed = [size for size in (one[0], other[0]) if isinstance(size, int)]
+    return known and (one[0] == other[0] if fixed else True)
 
 
 def _is_pool(node: ir.Node) -> bool:
@@ -148,15 +150,23 @@ def _is_layer(node: ir.Node) -> bool:
         and not kernel_zero.any()
         and out_step.size == 1
         and (group == 1 or (group == len(kernel) and kernel.shape[1] == 1))
-        and node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+        and _pads(node) is not None
     )
+
+
+def _pads(node: ir.Node) -> tuple[int, ...] | None:
+    """Top, left, bottom, right; None: they depend on the image, or cut it."""
+    pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
+    how = node.attributes.get_string("auto_pad", "NOTSET")
+    if how not in ("NOTSET", "VALID") or min(pads) < 0 or (how == "VALID" and any(pads)):
+        return None
+    return pads
 
 
 def _attributes(node: ir.Node) -> dict[str, ir.Attr]:
     """Those of ConvolutionCodes, a number each."""
     strides, steps = (node.attributes.get_ints(name, (1, 1)) for name in ("strides", "dilations"))
-    pads = node.attributes.get_ints("pads", (0, 0, 0, 0))
-    numbers = dict(zip(_WINDOW, (*strides, *steps, *pads), strict=True))
+    numbers = dict(zip(_WINDOW, (*strides, *steps, *(_pads(node) or ())), strict=True))
     numbers |= {"group": node.attributes.get_int("group", 1), "adds": 0, "fires": 0}
     return {name: ir.AttrInt64(name, int(number)) for name, number in numbers.items()}
 
@@ -190,13 +200,35 @@ class _Bounds:
         return {f"{kind}_zero": zero, f"{kind}_lowest": self.lowest, f"{kind}_highest": self.highest}
 
 
+def _bounds_channels(node: ir.Node) -> bool:
+    """Whether a node bounds all codes alike, or those of each channel."""
+    if not _is_native(node, BOUND_CODES):
+        return False
+    alike = all(constant(each).size == 1 for each in node.inputs[1:])
+    return alike or node.attributes["axis"].as_int() == -1
+
+
+def _is_behind_layer(pool: ir.Node) -> bool:
+    """Whether a pooling alone reads a layer, with bounds of its own or without."""
+    value = read(pool, 0)
+    while only_reader(value) is not None and (node := value.producer()) is not None:
+        if _is_layer(node):
+            return True
+        if not _bounds_channels(node):
+            return False
+        value = read(node, 0)
+    return False
+
+
+def _float32(number: _Array) -> np.float32:
+    return np.float32(number.reshape(()))
+
+
 def _bounds_behind(code: ir.Value) -> _Bounds:
     nodes: list[ir.Node] = []
     lowest, highest = np.asarray([0], np.uint8), np.asarray([LARGEST_CODE], np.uint8)
-    while (node := only_reader(code)) is not None and _is_native(node, BOUND_CODES):
+    while (node := only_reader(code)) is not None and _bounds_channels(node):
         low, high = constant(node.inputs[1]), constant(node.inputs[2])
-        if max(low.size, high.size) > 1 and node.attributes["axis"].as_int() != -1:
-            break
         lowest, highest = np.clip(lowest, low, high), np.clip(highest, low, high)
         nodes.append(node)
         code = node.outputs[0]

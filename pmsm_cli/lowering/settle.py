@@ -17,7 +17,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.rest import drive_node, resting_drive
 from pmsm_cli.graph.synapse import Floats, Synapse, output_dimension, synapse_of
-from pmsm_cli.lowering.int8 import Int8Weights, quantise, spiking_synapses, weights_of
+from pmsm_cli.lowering.int8 import LARGEST_BIAS, Int8Weights, quantise, spiking_synapses, weights_of, with_room_for
 from pmsm_cli.lowering.parts import SpikingSite, constant, read, replace_constant, site_of
 from pmsm_cli.lowering.rounding import Moments, round_by_moments
 from pmsm_cli.neuron.parameters import Correction
@@ -41,22 +41,26 @@ def settle_weights(
         seen = moments.get(synapse.node.name or "")
         if seen is not None and rounded.axis is not None:
             rounded = round_by_moments(synapse, rounded, seen)
+        if (bias := _bias_of(synapse)) is not None:
+            rounded = with_room_for(constant(bias), synapse.weights, rounded)
         replace_constant(graph, read(synapse.node, synapse.weight_index), rounded.floats())
         weights[name] = rounded
         _settle_drive(graph, synapse, shapes)
-        if synapse.node.op_type == "Conv":
-            _settle_bias(graph, synapse, rounded)
+        _settle_bias(graph, synapse, rounded)
     return copy, weights
+
+
+def _bias_of(synapse: Synapse) -> ir.Value | None:
+    """A convolution's bias."""
+    there = synapse.node.op_type == "Conv" and len(synapse.node.inputs) > 2
+    return read(synapse.node, 2) if there else None
 
 
 def _settle_bias(graph: ir.Graph, synapse: Synapse, weights: Int8Weights) -> None:
     """A convolution's bias in whole units of its sums, which hold spikes times integers."""
-    bias = read(synapse.node, 2) if len(synapse.node.inputs) > 2 else None
-    if bias is None:
-        return
-    limit = np.float32(2**31 - 2**8)  # of 32 bits, as float32 holds it
-    units = np.clip(np.round(constant(bias) / weights.scale), -limit, limit)
-    replace_constant(graph, bias, units * weights.scale)
+    if (bias := _bias_of(synapse)) is not None:
+        units = np.clip(np.round(constant(bias) / weights.scale), -LARGEST_BIAS, LARGEST_BIAS)
+        replace_constant(graph, bias, units * weights.scale)
 
 
 def _settle_drive(graph: ir.Graph, synapse: Synapse, shapes: Mapping[str, Shape]) -> None:
@@ -99,15 +103,15 @@ def correct_weights(
         name, own = read(node, 1).name or "", weights_of(node, corrected)
         if node.op_type != "Conv" or own is None:
             continue
+        bias = np.float32(0) if len(node.inputs) < 3 else constant(read(node, 2))
+        total = np.asarray(bias * correction.scale + correction.shift, np.float32)
         own = replace(own, scale=np.asarray(own.scale * correction.scale, np.float32))
-        corrected[name] = own
+        own = corrected[name] = with_room_for(total, own.floats(), own)
         replace_constant(copy.graph, read(node, 1), own.floats())
         if (adding := drive_node(node)) is not None:
             by_channel = correction.scale.reshape(-1, *(1,) * (len(own.values.shape) - 2))
             replace_constant(copy.graph, read(adding, 1), constant(read(adding, 1)) * by_channel)
-        bias = np.float32(0) if len(node.inputs) < 3 else constant(read(node, 2))
         node.resize_inputs(3)
-        total = np.asarray(bias * correction.scale + correction.shift, np.float32)
         node.replace_input_with(2, add_constant(copy.graph, f"{node.name}/int8_matched_bias", total))
         synapse = synapse_of(node)
         assert synapse is not None

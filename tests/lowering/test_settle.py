@@ -2,12 +2,14 @@
 
 import integers
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import tiny
 
 from pmsm_cli.graph.rest import AT_REST
 from pmsm_cli.graph.synapse import synapse_of
+from pmsm_cli.lowering.lower import lower
 from pmsm_cli.lowering.settle import correct_weights
 from pmsm_cli.neuron.parameters import Correction
 
@@ -69,3 +71,19 @@ def test_corrections_scale_and_shift_what_a_layer_gives_without_rounding_again(r
     (got,), (before,) = (integers.outputs(each, integers.images(2)) for each in (model, made.model))
     step = (weights[name].scale).max()  # the bias is rounded again
     np.testing.assert_allclose(got, before * scale[:, None, None] + shift[:, None, None], atol=step)
+
+
+def test_a_channel_with_hardly_any_weights_keeps_its_bias():
+    network = padded()
+    for each in network.graph.initializer:
+        array = onnx.numpy_helper.to_array(each).copy()
+        if each.name == "w1":
+            array[0] *= 2.0**-40
+        if each.name == "b1":
+            array[0] = 1.9
+        each.CopyFrom(onnx.numpy_helper.from_array(array, each.name))
+    made = integers.definition(network)
+    low, _ = lower(made.model, made.weights)
+    (got,), (expected,) = (integers.outputs(model, integers.images(2)) for model in (low, made.model))
+    np.testing.assert_allclose(expected[:, 0], 1.9, rtol=1e-6)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)

@@ -143,3 +143,14 @@ def test_scores_of_any_size_give_weights():
     codes, sums = run_all("SoftmaxCodes", given, unit, unit / 16, zero, zero, np.full(1, 255, np.uint8), outputs=2)
     assert codes.tolist() == [[16, 0, 0], [16, 16, 16], [16, 6, 0]]
     assert sums.tolist() == [[16], [48], [22]]
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 0), (0, 3, 4), (2, 0, 5)])
+def test_no_neurons_are_counted_where_there_are_none(shape):
+    threshold = np.ones((3, 1), np.float32) if shape[1] == 3 else np.ones(1, np.float32)
+    given = {"value": np.zeros(shape, np.float32), "threshold": threshold, "rest": np.zeros(1, np.float32)}
+    wanted = {"spikes": "float32", "counts": "float32"}
+    attributes = {"negative_levels": 3, "positive_levels": 4, "axis": 1, "positions": 0}
+    spikes, counts = run_operator("CountedNeuron", given, wanted, constant=("threshold", "rest"), **attributes)
+    assert spikes.shape == shape
+    assert not counts.any()

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+import onnxruntime
 import pytest
 from native import run_operator
+from onnx import TensorProto, helper, numpy_helper
 
 from pmsm_cli.runtime.library import find_library, library_status
 
@@ -206,12 +208,21 @@ def test_what_does_not_fit_is_said(wrong, message):
 
 
 @pytest.mark.parametrize(
-    ("attribute", "message"), [("group", "groups of more than one"), ("stride_x", "dilation of 0")]
+    ("attribute", "message"),
+    [("group", "groups of more than one"), ("stride_x", "dilation of 0"), ("top", "top is below 0")],
 )
 def test_windows_that_make_no_sense_are_said(attribute, message):
     made = Made(Layer())
     with pytest.raises(Exception, match=message):
-        run(made, made.inputs(), **{attribute: 4 if attribute == "group" else 0})
+        run(made, made.inputs(), **{attribute: {"group": 4, "top": -1}.get(attribute, 0)})
+
+
+def test_a_factor_that_is_no_number_leaves_the_other_channels_as_they_are():
+    made = Made(Layer())
+    expected = made.expected()
+    made.factor[3] = np.nan
+    (got,) = run(made, made.inputs())
+    np.testing.assert_array_equal(np.delete(got, 3, axis=3), np.delete(expected, 3, axis=3))
 
 
 def test_a_tensor_of_another_shape_is_not_added():
@@ -219,3 +230,54 @@ def test_a_tensor_of_another_shape_is_not_added():
     inputs = with_sum(made, made.inputs(), np.zeros((2, 6, 6, 16), np.uint8))
     with pytest.raises(Exception, match="what is added has shape"):
         run(made, inputs, adds=1)
+
+
+@pytest.mark.parametrize("wild", [False, True])
+@pytest.mark.parametrize("own_first", [True, False])
+def test_sums_are_rounded_as_onnxruntime_rounds_them(own_first, wild):
+    """All pairs of codes, with steps whose products fall between two codes."""
+    one, other = (each.reshape(1, 256, 256, 1).astype(np.uint8) for each in np.mgrid[0:256, 0:256])
+    steps, zeros = np.float32([0.0371, 0.0518, 0.0612]), [101, 130, 117]
+    operands = [one, other] if own_first else [other, one]
+    expected = _sum_of_codes(operands, steps, zeros)
+    layer = Layer(image=(256, 256), channels=1, outputs=1, kernel=(1, 1), pads=(0, 0, 0, 0))
+    made = Made(layer)
+    made.codes, made.weights, made.bias = one, np.full((1, 1, 1, 1), 1, np.int8), np.zeros(1, np.int32)
+    made.factor, nothing = np.ones(1, np.float32), np.zeros(1, np.uint8)
+    made.rounding = [(nothing, nothing, np.full(1, 255, np.uint8))] * 2
+    factors = steps[:2] / steps[2]
+    term = np.float32(zeros[2]) - (factors[0] * np.float32(zeros[0]) + factors[1] * np.float32(zeros[1]))
+    own, others = (0, 1) if own_first else (1, 0)
+    made.own, made.other, made.term = factors[[own]], factors[[others]], term.reshape(1)
+    inputs = with_sum(made, made.inputs(), other)
+    if wild:  # the kernel for any processor
+        inputs["factor"], inputs["weights"] = np.full(1, 2.0**40, np.float32), np.zeros((1, 1, 1, 1), np.int8)
+        inputs["codes"] = np.zeros_like(one)
+        expected = _sum_of_codes(
+            [np.zeros_like(one), other] if own_first else [other, np.zeros_like(one)], steps, zeros
+        )
+        inputs["bias"] = np.full(1, 0, np.int32)
+    (got,) = run(made, inputs, adds=1 if own_first else 2)
+    np.testing.assert_array_equal(got, expected)
+
+
+def _sum_of_codes(operands: list[np.ndarray], steps: np.ndarray, zeros: list[int]) -> np.ndarray:
+    """What onnxruntime's QLinearAdd makes of them."""
+    names = [(f"{name}_step", f"{name}_zero") for name in "abc"]
+    constants = [
+        numpy_helper.from_array(np.asarray(value, kind), name)
+        for (step, zero), step_value, zero_value in zip(names, steps, zeros, strict=True)
+        for name, value, kind in ((step, step_value, np.float32), (zero, zero_value, np.uint8))
+    ]
+    inputs = ["a", *names[0], "b", *names[1], *names[2]]
+    graph = helper.make_graph(
+        [helper.make_node("QLinearAdd", inputs, ["y"], domain="com.microsoft")],
+        "sum",
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, None) for name in "ab"],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, None)],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return session.run(None, dict(zip("ab", operands, strict=True)))[0]

@@ -45,12 +45,13 @@ struct Rounding {
 
 // What becomes of the sums of an output channel. Codes are (sum + bias) x factor, rounded; where another tensor is added,
 // codes x own + others x other + term, rounded; where neurons fire on that, these are codes x firing + resting, rounded.
+// The addition is onnxruntime's: a product and a sum are rounded once, and the second operand is added to the term first.
 struct Becoming {
   std::vector<int32_t> bias;
   std::vector<float> factor;
   Rounding code;
 
-  bool adds, fires;
+  bool adds, own_first, fires;  // own_first: the codes are the first operand, not the others
   std::vector<float> own, other, term;
   Rounding sum;
   std::vector<float> firing, resting;

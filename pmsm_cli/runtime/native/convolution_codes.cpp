@@ -7,13 +7,15 @@
 // `codes` is [images, height, width, channels], `weights` int8 as ONNX lays them out, [outputs, channels or 1, height,
 // width]. Outputs are round((sum + bias) x factor) + zero within bounds, where the sum is that of (codes - padding) x weights:
 // `padding` is the code that stands for nothing, also beyond the edges. Where the attribute `adds` is set, the tensor `others`
-// is added to that: round(outputs x own + others x other + term) + zero within bounds. Where `fires` is set, `neurons` are
+// is added to that: round(outputs x own + others x other + term) + zero within bounds; 1: outputs are the first operand of
+// the addition, 2: the second one. Where `fires` is set, `neurons` are
 // what AffineCodes would make of the outputs: round(outputs x firing + resting) + zero within bounds. Everything but the two
 // tensors is constant, with one element for all outputs or one for each.
 //
 // Attributes are those of Conv, a number each; `group` is 1, or the number of channels, which is that of outputs, too.
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <string>
 
@@ -43,6 +45,7 @@ struct Task {
   Results results;
   Runs runs;
   size_t places, places_each, blocks_each;
+  std::atomic<bool> failed{false};
 
   Task(const Layer& of, const Map& given, const Results& into, size_t places_in_all)
       : layer(of), map(given), results(into), runs(of.RunsOfWindow()), places(places_in_all) {
@@ -51,7 +54,7 @@ struct Task {
     const size_t wanted = std::clamp<size_t>(work / kWorkPerPart, 1, kMostParts);
     // Whichever is larger is read by few threads: the weights, or the codes. Threads that write to neighbouring channels
     // of the same places are in each other's way.
-    const bool heavy = of.weights.size() > map.images * map.height * map.width * map.channels;
+    const bool heavy = !of.depthwise && of.weights.size() > map.images * map.height * map.width * map.channels;
     const size_t cuts = heavy ? std::min(of.blocks.size(), wanted) : 1;
     blocks_each = Quotient(of.blocks.size(), cuts);
     const size_t reads = of.window.stride_y * of.window.stride_x * map.channels;  // codes of a place that no other reads
@@ -122,12 +125,20 @@ void Compute(const Ort& ort, const Layer& layer, OrtKernelContext* context) {
   const size_t places = map.images * height * width;
   if (places == 0) return;
   Task task(layer, map, {others, codes, neurons, layer.outputs}, places);
-  const auto part = [](void* pointer, size_t index) { Work(*static_cast<const Task*>(pointer), index); };
+  const auto part = [](void* pointer, size_t index) {
+    Task& all = *static_cast<Task*>(pointer);
+    try {  // nothing may leave through onnxruntime's threads
+      Work(all, index);
+    } catch (...) {
+      all.failed = true;
+    }
+  };
   if (task.Parts() == 1) {
-    Work(task, 0);
+    part(&task, 0);
   } else {
     Check(ort.KernelContext_ParallelFor(context, part, task.Parts(), 0, &task));
   }
+  if (task.failed) throw Failure("there is not enough memory");
 }
 
 Operator MakeConvolution(const OrtApi* api) {

@@ -6,7 +6,7 @@
 
 #include "vectors.h"
 
-#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#if defined(__x86_64__) && !defined(_MSC_VER) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 9))
 #define PMSM_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 #include <immintrin.h>
 #endif
@@ -26,14 +26,17 @@ int32_t CodeOf(float wanted, const Rounding& rounding, size_t slot, size_t bound
 }
 
 // The codes of one sum, which wraps around as vectors do. `slot` is where its numbers are, `bounds` where its bounds, `at` where the results go.
-void Become(uint32_t sum, const Becoming& becoming, const Results& results, size_t slot, size_t bounds, size_t at) {
-  const int32_t all = static_cast<int32_t>(sum + static_cast<uint32_t>(becoming.bias[slot]));
+void Become(uint32_t products, const Becoming& becoming, const Results& results, size_t slot, size_t bounds, size_t at) {
+  const int32_t all = static_cast<int32_t>(products + static_cast<uint32_t>(becoming.bias[slot]));
   const float wanted = static_cast<float>(all) * becoming.factor[slot];
   int32_t code = CodeOf(wanted, becoming.code, slot, bounds);
   if (becoming.adds) {
-    const float own = static_cast<float>(code) * becoming.own[slot];
-    const float others = static_cast<float>(results.others[at]) * becoming.other[slot];
-    code = CodeOf(own + others + becoming.term[slot], becoming.sum, slot, bounds);
+    const float own = static_cast<float>(code), other = static_cast<float>(results.others[at]);
+    const float term = becoming.term[slot];
+    const float sum = becoming.own_first
+                          ? std::fma(own, becoming.own[slot], std::fma(other, becoming.other[slot], term))
+                          : std::fma(other, becoming.other[slot], std::fma(own, becoming.own[slot], term));
+    code = CodeOf(sum, becoming.sum, slot, bounds);
   }
   results.codes[at] = static_cast<uint8_t>(code);
   if (becoming.fires) {
@@ -102,12 +105,14 @@ struct BecomingOf {
   const uint8_t* others;
   uint8_t *codes, *neurons;
   size_t channels, stride;  // of the block, of all of them
+  bool own_first;
 
   BecomingOf(const Becoming& all, const Results& results, const Block& block, size_t place)
       : factor(From(all.factor, block.slot)), own(From(all.own, block.slot)), other(From(all.other, block.slot)),
         term(From(all.term, block.slot)), firing(From(all.firing, block.slot)), resting(From(all.resting, block.slot)),
         code(all.code, block.slot), sum(all.sum, block.slot), neuron(all.neuron, block.slot), others(results.others),
-        codes(results.codes), neurons(results.neurons), channels(block.channels), stride(results.channels) {
+        codes(results.codes), neurons(results.neurons), channels(block.channels), stride(results.channels),
+        own_first(all.own_first) {
     const size_t at = place * results.channels + block.channel;
     codes += at;
     if (others) others += at;
@@ -174,9 +179,10 @@ PMSM_VNNI PMSM_INLINE void Become(const __m512i* sums, const BecomingOf& becomin
     Numbers<kOfBlock>(codes, numbers);
     Numbers<kOfBlock>(LoadCodes(becoming.others + at, becoming.channels), others);
     for (size_t n = 0; n < kOfBlock; ++n) {
-      const __m512 own = _mm512_mul_ps(numbers[n], _mm512_loadu_ps(becoming.own + n * kLanes));
-      const __m512 other = _mm512_mul_ps(others[n], _mm512_loadu_ps(becoming.other + n * kLanes));
-      numbers[n] = _mm512_add_ps(_mm512_add_ps(own, other), _mm512_loadu_ps(becoming.term + n * kLanes));
+      const __m512 own = _mm512_loadu_ps(becoming.own + n * kLanes), other = _mm512_loadu_ps(becoming.other + n * kLanes);
+      const __m512 term = _mm512_loadu_ps(becoming.term + n * kLanes);
+      numbers[n] = becoming.own_first ? _mm512_fmadd_ps(numbers[n], own, _mm512_fmadd_ps(others[n], other, term))
+                                      : _mm512_fmadd_ps(others[n], other, _mm512_fmadd_ps(numbers[n], own, term));
     }
     codes = Codes<kOfBlock>(numbers, becoming.sum);
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 
 #include "convolution.h"
@@ -70,7 +71,11 @@ class Layer {
   static constexpr size_t kNone = ~size_t{0};
 
   void ReadAttributes(const Ort& ort, const OrtKernelInfo* info, size_t height, size_t width) {
-    const auto number = [&](const char* name) { return static_cast<size_t>(IntegerAttribute(ort, info, name)); };
+    const auto number = [&](const char* name) {
+      const int64_t value = IntegerAttribute(ort, info, name);
+      if (value < 0) throw Failure(std::string(name) + " is below 0");
+      return static_cast<size_t>(value);
+    };
     window = {height,        width,          number("stride_y"), number("stride_x"), number("step_y"), number("step_x"),
               number("top"), number("left"), number("bottom"),   number("right")};
     if (window.stride_y * window.stride_x * window.step_y * window.step_x == 0) throw Failure("a stride or dilation of 0");
@@ -114,6 +119,7 @@ class Layer {
     becoming.factor = floats(In::kFactor);
     becoming.code = rounding(In::kCode);
     becoming.adds = IntegerAttribute(ort, info, "adds") != 0;
+    becoming.own_first = IntegerAttribute(ort, info, "adds") == 1;
     becoming.fires = IntegerAttribute(ort, info, "fires") != 0;
     if (depthwise && (becoming.adds || becoming.fires)) throw Failure("kernels of each channel neither add nor fire");
     if (becoming.adds) {
@@ -147,7 +153,8 @@ class Layer {
   // Sums of codes instead of sums of what lies above the padding; and whether all numbers keep within bounds.
   void TakePaddingOff(const GivenWeights& all) {
     const std::vector<size_t> slots = Slots(true);
-    double largest = 0;
+    becoming.tame = true;
+    const auto see = [&](double number) { becoming.tame = becoming.tame && number < 1e9; };  // false for what is no number
     for (size_t slot = 0; slot < slots.size(); ++slot) {
       if (slots[slot] == kNone) continue;
       int64_t total = 0, sizes = 0;
@@ -158,16 +165,15 @@ class Layer {
       }
       becoming.bias[slot] = static_cast<int32_t>(becoming.bias[slot] - padding * total);
       const double sum = 255.0 * static_cast<double>(sizes) + std::fabs(static_cast<double>(becoming.bias[slot]));
-      largest = std::max(largest, sum * std::fabs(becoming.factor[slot]));
+      see(sum * std::fabs(becoming.factor[slot]));
       if (becoming.adds) {
         const double terms = std::fabs(becoming.own[slot]) + std::fabs(becoming.other[slot]);
-        largest = std::max(largest, 255.0 * terms + std::fabs(becoming.term[slot]));
+        see(255.0 * terms + std::fabs(becoming.term[slot]));
       }
       if (becoming.fires) {
-        largest = std::max(largest, 255.0 * std::fabs(becoming.firing[slot]) + std::fabs(becoming.resting[slot]));
+        see(255.0 * std::fabs(becoming.firing[slot]) + std::fabs(becoming.resting[slot]));
       }
     }
-    becoming.tame = largest < 1e9;  // not so where a number is none, either
   }
 
   // [runs, words, vectors, lanes, kWord]

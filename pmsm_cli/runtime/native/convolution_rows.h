@@ -106,8 +106,10 @@ class Rows {
   void Find(const Windows& windows, size_t begin, size_t end, size_t beyond) {
     const Runs& runs = windows.runs();
     stride_ = end - begin + beyond;
-    pointers_.resize(runs.count * stride_);
-    copies_.resize((end - begin) * runs.count * runs.Padded());
+    size_t at_edges = 0;
+    windows.InStretches(begin, end, [&](const Stretch& stretch) { at_edges += !stretch.inside; });
+    Grow(pointers_, runs.count * stride_);
+    Grow(copies_, at_edges * runs.count * runs.Padded());
     nothing_.assign(runs.Padded(), windows.map().padding);
     uint8_t* copy = copies_.data();
     windows.InStretches(begin, end, [&](const Stretch& stretch) {
@@ -133,6 +135,12 @@ class Rows {
   size_t Stride() const { return stride_; }
 
  private:
+  // What is written before it is read needs no zeros.
+  template <typename Element>
+  static void Grow(std::vector<Element>& values, size_t count) {
+    if (values.size() < count) values.resize(count);
+  }
+
   const uint8_t* AtAnEdge(const Windows& windows, const Stretch& stretch, size_t run, uint8_t* copy) const {
     const Runs& runs = windows.runs();
     const Map& map = windows.map();

@@ -76,10 +76,12 @@ struct Task {
 };
 
 Lying LyingOf(const Task& task) {
-  if (!task.value) return Lying::kNone;
+  if (!task.value || task.rest == 0) return Lying::kNone;
   if (std::max(task.neurons.highest, -task.neurons.lowest) > kFew) return Lying::kAnyhow;
   const auto alike_in_rows = [&](const Along& of) { return of.channels == 1 || of.inner % task.rest == 0; };
-  const auto alike_in_columns = [&](const Along& of) { return task.rest % (of.channels * of.inner) == 0 || of.channels == 1; };
+  const auto alike_in_columns = [&](const Along& of) {
+    return of.channels == 1 || task.rest % (of.channels * of.inner) == 0;
+  };
   const Along &threshold = task.neurons.threshold, &rest = task.neurons.rest;
   if (alike_in_rows(threshold) && alike_in_rows(rest)) return Lying::kByRow;
   return alike_in_columns(threshold) && alike_in_columns(rest) ? Lying::kByColumn : Lying::kAnyhow;
@@ -222,10 +224,8 @@ PMSM_WIDER_VECTORS void Work(Task& task, size_t part) {
 void AddUp(const float* sums, size_t outer, size_t channels, size_t inner, float* result) {
   std::fill_n(result, channels, 0.0f);
   for (size_t line = 0; line < outer; ++line, sums += channels * inner) {
-    if (inner == 1) {
-      for (size_t channel = 0; channel < channels; ++channel) result[channel] += sums[channel];
-    } else {
-      for (size_t i = 0; i < channels * inner; ++i) result[i / inner] += sums[i];
+    for (size_t channel = 0; channel < channels; ++channel) {
+      for (size_t i = 0; i < inner; ++i) result[channel] += sums[channel * inner + i];
     }
   }
 }
@@ -271,7 +271,7 @@ void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& s
   task.images = static_cast<size_t>(shape[0]);
   task.first = rank > 1 ? static_cast<size_t>(shape[1]) : 1;
   task.rest = rank > 1 ? Product(shape, 2, rank) : 1;
-  const bool in_all = axis == 0 && !attributes.positions && task.neurons.OneForAll();
+  const bool in_all = axis == 0 && !attributes.positions && (!task.value || task.neurons.OneForAll());
   if (const size_t neurons = task.first * task.rest; in_all && neurons % kRowsAtOnce == 0) {
     task.first = kRowsAtOnce;  // where a neuron is does not matter: as rows are added up fastest
     task.rest = neurons / kRowsAtOnce;
