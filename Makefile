@@ -7,6 +7,8 @@ DEMO := out/demo
 
 # A copy of the package whose library is checked while it runs: addresses, and what C++ leaves undefined.
 SANITIZED := build/sanitized
+# FLAGS=-DPMSM_PORTABLE checks the loops for any processor instead of those for this one.
+FLAGS ?=
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 
 .PHONY: demo test lint sanitize clean
@@ -29,7 +31,7 @@ lint: $(VENV)/.test
 sanitize: $(VENV)/.test
 	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED) && cp -r pmsm_cli $(SANITIZED)/
 	rm -f $(SANITIZED)/pmsm_cli/runtime/_native*
-	$(CXX) -std=c++17 -O1 -g $(SANITIZERS) -ffp-contract=off -fno-trapping-math -fPIC -shared -fvisibility=hidden \
+	$(CXX) -std=c++17 -O1 -g $(FLAGS) $(SANITIZERS) -ffp-contract=off -fno-trapping-math -fPIC -shared -fvisibility=hidden \
 		pmsm_cli/runtime/native/*.cpp -o $(SANITIZED)/pmsm_cli/runtime/_native.so
 	PYTHONPATH=$(SANITIZED) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \

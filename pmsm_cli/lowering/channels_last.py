@@ -39,6 +39,7 @@ class _Layout:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.rewritten: list[ir.Node] = []
+        self._emitters: list[ir.Node] = []  # neurons, in the old layout
         self._twins: dict[ir.Value, ir.Value] = {}
 
     def reaches(self, node: ir.Node) -> bool:
@@ -72,6 +73,7 @@ class _Layout:
         new = _remade(node, DOMAIN, SPIKE_CODES_LAST, list(node.inputs))
         new.attributes.pop("axis")
         self.graph.insert_after(node, new)
+        self._emitters.append(node)
         return new.outputs[0]
 
     def _transposed(self, value: ir.Value, order: Sequence[int], after: ir.Node | None) -> ir.Value:
@@ -94,6 +96,9 @@ class _Layout:
                 back = self._transposed(twin, _TO_FIRST, twin.producer())
                 ir.convenience.replace_all_uses_with(old, back, replace_graph_outputs=True)
             self.graph.remove(node, safe=True)
+        for node in self._emitters:
+            if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
+                self.graph.remove(node, safe=True)
 
 
 def _makes_codes(node: ir.Node, op_type: str) -> bool:

@@ -135,7 +135,7 @@ def _tail_of(value: ir.Value) -> Tail | None:
     while (node := only_reader(value)) is not None:
         if quantiser := quantiser_of(node):
             return Tail(nodes=tuple(nodes), quantiser=quantiser, lowest=lowest, highest=highest)
-        limits = _limits(node)
+        limits = limits_of(node)
         if limits is None:
             return None
         lowest, highest = (float(np.clip(each, *limits)) for each in (lowest, highest))
@@ -144,7 +144,8 @@ def _tail_of(value: ir.Value) -> Tail | None:
     return None
 
 
-def _limits(node: ir.Node) -> tuple[float, float] | None:
+def limits_of(node: ir.Node) -> tuple[float, float] | None:
+    """What a ReLU or Clip bounds values to; None: it is another node, or its limits are not constant."""
     if is_op(node, "Relu"):
         return 0.0, math.inf
     if not is_op(node, "Clip"):

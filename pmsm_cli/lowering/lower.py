@@ -22,6 +22,7 @@ from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_na
 from pmsm_cli.lowering.native_convolutions import (
     bounds_before_pools,
     convolutions_to_native,
+    images_to_native,
     neurons_into_convolutions,
     sums_into_convolutions,
 )
@@ -64,6 +65,7 @@ CONVOLUTIONS: tuple[Pattern, ...] = (
     convolutions_to_native,
     sums_into_convolutions,
     neurons_into_convolutions,
+    images_to_native,
 )
 
 # What serves graphs with float weights too: it leaves the synapses as they are.

@@ -9,8 +9,10 @@ values; they are bounded, added up and fired on in passes of their own. Here all
 | QLinearConv, bounds | ConvolutionCodes |
 | ConvolutionCodes, QLinearAdd, bounds | ConvolutionCodes that adds |
 | ConvolutionCodes, AffineCodes on what it gives | ConvolutionCodes with neurons |
+| Conv of few taps in floats, ReLU or Clip, SpikeCodesLast | ImageCodes |
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +23,14 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.codes import LARGEST_CODE, add_code
-from pmsm_cli.lowering.convolutions import CONTRIB
+from pmsm_cli.lowering.convolutions import CONTRIB, limits_of
 from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES
-from pmsm_cli.lowering.parts import constant, only_reader, read
+from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES, SPIKE_CODES_LAST
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
-CONVOLUTION_CODES = "ConvolutionCodes"
+CONVOLUTION_CODES, IMAGE_CODES = "ConvolutionCodes", "ImageCodes"
+_FEW_VALUES = 64  # in a window, beyond which onnxruntime's own layer is as fast
 _OTHERS, _FIRING = 8, 15  # where the inputs of what it adds, and of neurons, begin (`convolution_layer.h`)
 _WINDOW = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
 
@@ -112,6 +115,64 @@ def neurons_into_convolutions(graph: ir.Graph, weights: Mapping[str, Int8Weights
         _replace(graph, [layer], inputs, {**layer.attributes, "fires": ir.AttrInt64("fires", 1)}, neurons=node)
         changed = True
     return changed
+
+
+def images_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Conv in floats, ReLU or Clip, SpikeCodesLast -> ImageCodes: the first layer, where its windows are small."""
+    changed = False
+    for node in list(graph):
+        tail = _image_behind(node)
+        if tail is None:
+            continue
+        layer, clips, low, high = tail
+        kernel = constant(read(layer, 1))
+        bias = constant(read(layer, 2)) if len(layer.inputs) > 2 else np.zeros(len(kernel), np.float32)
+        limits = {"low": np.asarray(low, np.float32), "high": np.asarray(high, np.float32)}
+        numbers = _constants(graph, f"{node.name}/image", {"bias": bias, **limits})
+        attributes = [attribute for name, attribute in _attributes(layer).items() if name in _WINDOW]
+        result = add_code(graph, f"{node.name}/of_image", node.outputs[0])
+        inputs = [read(layer, 0), read(layer, 1), *numbers, *node.inputs[1:]]
+        new = ir.Node(DOMAIN, IMAGE_CODES, inputs, attributes, outputs=[result], name=result.name)
+        graph.insert_before(node, new)
+        ir.convenience.replace_all_uses_with(node.outputs[0], result, replace_graph_outputs=True)
+        graph.remove([node, *reversed(clips), layer], safe=True)
+        changed = True
+    return changed
+
+
+def _image_behind(node: ir.Node) -> tuple[ir.Node, list[ir.Node], float, float] | None:
+    """The layer whose clipped sums alone a SpikeCodesLast reads, what clips them, and the limits."""
+    if not _is_native(node, SPIKE_CODES_LAST):
+        return None
+    clips: list[ir.Node] = []
+    value, reader, low, high = read(node, 0), node, -math.inf, math.inf
+    while only_reader(value) is reader and (maker := value.producer()) is not None:
+        if is_op(maker, "Conv"):
+            return (maker, clips[::-1], low, high) if _is_small(maker) else None
+        limits = limits_of(maker)
+        if limits is None:
+            return None
+        low, high = max(low, limits[0]), min(high, limits[1])
+        if low > high:
+            return None
+        clips.append(maker)
+        value, reader = read(maker, 0), maker
+    return None
+
+
+def _is_small(layer: ir.Node) -> bool:
+    """Whether a convolution of images in floats has few values to a window."""
+    kernel = constant(layer.inputs[1])
+    bias = constant(layer.inputs[2]) if len(layer.inputs) > 2 else np.zeros(0, np.float32)
+    return (
+        kernel is not None
+        and bias is not None
+        and kernel.ndim == 4
+        and kernel.dtype == np.float32
+        and kernel[0].size <= _FEW_VALUES
+        and layer.attributes.get_int("group", 1) == 1
+        and _pads(layer) is not None
+    )
 
 
 def _is_native(node: ir.Node | None, op_type: str) -> bool:

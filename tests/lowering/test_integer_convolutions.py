@@ -95,3 +95,45 @@ def test_groups_of_several_channels_stay_with_onnxruntime():
     ops, got, expected = both(integers.definition(network))
     np.testing.assert_array_equal(got[0], expected[0])
     assert ops["QLinearConv"] == ops["ConvolutionCodes"] == 1
+
+
+def first(kernel: int = 3, *, outputs: str = "float[N, 5] scores", clip: str = "Relu (i)") -> onnx.ModelProto:
+    """A first layer, a second one and a classifier; `j` is what the first one gives."""
+    return tiny.model(
+        f"""
+        g (float[N, 3, 8, 8] image) => ({outputs}) {{
+            i = Conv <pads = [1, 1, 1, 1]> (image, w0, b0)
+            j = {clip}
+            a = Conv (j, w1)
+            b = Relu (a)
+            p = GlobalAveragePool (b)
+            h = Flatten (p)
+            scores = Gemm <transB = 1> (h, w2)
+        }}""",
+        w0=integers.whole(4, 3, kernel, kernel, most=9),
+        b0=integers.whole(4, most=99),
+        w1=integers.whole(6, 4, 1, 1, seed=1),
+        w2=integers.whole(5, 6, seed=2),
+        low=np.float32(-1),
+        high=np.float32(6),
+    )
+
+
+@pytest.mark.parametrize("rest", [0, 4])
+@pytest.mark.parametrize("clip", ["Relu (i)", "Clip (i, low, high)", "Identity (i)"])
+def test_a_first_layer_leaves_codes(clip, rest):
+    ops, got, expected = both(integers.definition(first(clip=clip), levels=(7, 7), rest=rest, ranges=(0.0, 255.0)))
+    np.testing.assert_array_equal(got[0], expected[0])
+    assert ops["ImageCodes"] == 1
+    assert not {"Conv", "SpikeCodesLast"} & ops.keys()
+
+
+@pytest.mark.parametrize(
+    "network", [first(outputs="float[N, 5] scores, float[N, 4, 8, 8] j"), first(kernel=5)], ids=["read", "large"]
+)
+def test_a_first_layer_that_others_read_or_of_large_windows_stays_with_onnxruntime(network):
+    ops, got, expected = both(integers.definition(network, ranges=(0.0, 255.0)))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert "ImageCodes" not in ops
+    assert ops["Conv"] == 1

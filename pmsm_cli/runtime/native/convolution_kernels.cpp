@@ -4,12 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "avx512.h"
 #include "vectors.h"
-
-#if defined(__x86_64__) && !defined(_MSC_VER) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 9))
-#define PMSM_VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
-#include <immintrin.h>
-#endif
 
 namespace pmsm {
 namespace {

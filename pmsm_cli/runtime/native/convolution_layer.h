@@ -30,6 +30,19 @@ struct GivenWeights {
   int8_t At(size_t output, size_t input, size_t tap) const { return values[(output * inputs + input) * taps + tap]; }
 };
 
+// A kernel's size, and the attributes that say how it is moved.
+inline Window WindowOf(const Ort& ort, const OrtKernelInfo* info, size_t height, size_t width) {
+  const auto number = [&](const char* name) {
+    const int64_t value = IntegerAttribute(ort, info, name);
+    if (value < 0) throw Failure(std::string(name) + " is below 0");
+    return static_cast<size_t>(value);
+  };
+  const Window window{height,           width,         number("stride_y"), number("stride_x"), number("step_y"),
+                      number("step_x"), number("top"), number("left"),     number("bottom"),   number("right")};
+  if (window.stride_y * window.stride_x * window.step_y * window.step_x == 0) throw Failure("a stride or dilation of 0");
+  return window;
+}
+
 class Layer {
  public:
   Window window;
@@ -49,7 +62,7 @@ class Layer {
     const auto given = InputOf<int8_t>(ort, value);
     if (given.shape.size() != 4 || given.Count() == 0) throw Failure("weights of shape " + Text(given.shape));
     const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
-    ReadAttributes(ort, info, size(2), size(3));
+    window = WindowOf(ort, info, size(2), size(3));
     const GivenWeights all{given.data, size(0), size(1), size(2) * size(3)};
     outputs = all.outputs;
     const size_t group = static_cast<size_t>(IntegerAttribute(ort, info, "group"));
@@ -69,17 +82,6 @@ class Layer {
 
  private:
   static constexpr size_t kNone = ~size_t{0};
-
-  void ReadAttributes(const Ort& ort, const OrtKernelInfo* info, size_t height, size_t width) {
-    const auto number = [&](const char* name) {
-      const int64_t value = IntegerAttribute(ort, info, name);
-      if (value < 0) throw Failure(std::string(name) + " is below 0");
-      return static_cast<size_t>(value);
-    };
-    window = {height,        width,          number("stride_y"), number("stride_x"), number("step_y"), number("step_x"),
-              number("top"), number("left"), number("bottom"),   number("right")};
-    if (window.stride_y * window.stride_x * window.step_y * window.step_x == 0) throw Failure("a stride or dilation of 0");
-  }
 
   // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
   void CutIntoBlocks() {

@@ -58,6 +58,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddNeuronSteps(ort, api, made);
       pmsm::AddEventProducts(ort, api, made);
       pmsm::AddConvolutions(ort, api, made);
+      pmsm::AddImageCodes(ort, api, made);
       pmsm::AddSpikeCounts(ort, api, made);
       return made;
     }();

@@ -129,6 +129,7 @@ void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domai
 void AddNeuronSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddEventProducts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddConvolutions(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 
 }  // namespace pmsm

@@ -1,0 +1,247 @@
+// The first layer: a convolution of the image, in floats, that leaves codes channels last.
+//
+//   ImageCodes(image, weights, bias, low, high, rest, threshold, zero, lowest, highest) -> codes
+//
+// `image` is [images, channels, height, width], `weights` [outputs, channels, height, width]. Codes, [images, height, width,
+// outputs], are what SpikeCodesLast makes of the sums with their bias, clipped to low and high: round((sum - rest) /
+// threshold) + zero within lowest and highest. Everything but the image is constant; low and high are one number, the others
+// one for all outputs or one for each. Attributes are those of ConvolutionCodes, of one group.
+//
+// onnxruntime computes such a layer with channels in blocks, then turns them back for our neurons. With few taps and few
+// outputs that takes longer than the sums do.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "avx512.h"
+#include "codes.h"
+#include "convolution.h"
+#include "convolution_kernels.h"
+#include "convolution_layer.h"
+#include "convolution_rows.h"
+#include "operators.h"
+#include "tensors.h"
+#include "vectors.h"
+
+namespace pmsm {
+namespace {
+
+constexpr size_t kPlacesPerThread = 512;
+constexpr size_t kMostValues = 1024;  // of a window
+
+struct ImageLayer {
+  Window window;
+  size_t outputs, channels, lanes;  // lanes: outputs up to whole vectors
+  float low, high;
+  std::vector<float> weights;  // [channels x taps, lanes]
+  std::vector<float> bias, rest, threshold, lowest, highest;  // [lanes]; bounds above zero
+  std::vector<uint8_t> zero;
+
+  ImageLayer(const Ort& ort, const OrtKernelInfo* info) {
+    const OrtValue* value = nullptr;
+    int is_constant = 0;
+    Check(ort.KernelInfoGetConstantInput_tensor(info, 1, &is_constant, &value));
+    if (!is_constant || !value) throw Failure("weights must be constant");
+    const auto given = InputOf<float>(ort, value);
+    if (given.shape.size() != 4 || given.Count() == 0) throw Failure("weights of shape " + Text(given.shape));
+    outputs = static_cast<size_t>(given.shape[0]);
+    channels = static_cast<size_t>(given.shape[1]);
+    lanes = UpTo(kLanes, outputs);
+    window = WindowOf(ort, info, static_cast<size_t>(given.shape[2]), static_cast<size_t>(given.shape[3]));
+    const size_t values = channels * window.height * window.width;
+    if (values > kMostValues) throw Failure("weights of shape " + Text(given.shape) + " are more than a first layer's");
+    weights.resize(values * lanes);
+    for (size_t output = 0; output < outputs; ++output) {
+      for (size_t i = 0; i < values; ++i) weights[i * lanes + output] = given.data[output * values + i];
+    }
+    low = ConstantAt<float>(ort, info, 3).at(0);
+    high = ConstantAt<float>(ort, info, 4).at(0);
+    bias = ForLanes<float, float>(ort, info, 2, 0.0f);
+    rest = ForLanes<float, float>(ort, info, 5, 0.0f);
+    threshold = ForLanes<float, float>(ort, info, 6, 1.0f);
+    zero = ForLanes<uint8_t, uint8_t>(ort, info, 7, 0);
+    lowest = ForLanes<float, uint8_t>(ort, info, 8, 0.0f);
+    highest = ForLanes<float, uint8_t>(ort, info, 9, 0.0f);
+    for (size_t i = 0; i < lanes; ++i) lowest[i] -= zero[i], highest[i] -= zero[i];
+  }
+
+ private:
+  template <typename Kept, typename Given>
+  std::vector<Kept> ForLanes(const Ort& ort, const OrtKernelInfo* info, size_t index, Kept beyond) const {
+    const PerChannel<Kept> values =
+        Constants<Kept>(ConstantAt<Given>(ort, info, index), outputs, ("input " + std::to_string(index)).c_str());
+    std::vector<Kept> result(lanes, beyond);
+    for (size_t i = 0; i < outputs; ++i) result[i] = values.Of(i);
+    return result;
+  }
+};
+
+struct ImageTask {
+  const ImageLayer& layer;
+  const Windows& windows;
+  const float* image;
+  size_t height, width;
+  uint8_t* codes;
+  std::vector<size_t> inside, in_turn;  // distances between a window's values, in the image and in a copy
+
+  ImageTask(const ImageLayer& of, const Windows& all, const Input<float>& given, uint8_t* into)
+      : layer(of), windows(all), image(given.data), height(static_cast<size_t>(given.shape[2])),
+        width(static_cast<size_t>(given.shape[3])), codes(into) {
+    const Window& window = layer.window;
+    const size_t taps = window.height * window.width;
+    for (size_t i = 0; i < Values(); ++i) {
+      const size_t y = i % taps / window.width * window.step_y, x = i % window.width * window.step_x;
+      inside.push_back((i / taps * height + y) * width + x);
+      in_turn.push_back(i);
+    }
+  }
+
+  size_t Values() const { return layer.channels * layer.window.height * layer.window.width; }
+};
+
+// The values of a window, [channels, taps]: each lies at a distance from the first one, at the same for all places inside.
+// At an edge they are copied, with zeros for the padding.
+struct Values {
+  const float* first;
+  const size_t* distances;
+  size_t step;  // from one place to the next
+};
+
+void PlaceAnywhere(const ImageTask& task, const Values& values, uint8_t* codes) {
+  const ImageLayer& layer = task.layer;
+  for (size_t output = 0; output < layer.outputs; ++output) {
+    float sum = layer.bias[output];
+    for (size_t i = 0; i < task.Values(); ++i) {
+      sum = std::fma(values.first[values.distances[i]], layer.weights[i * layer.lanes + output], sum);
+    }
+    const float clipped = std::min(std::max(sum, layer.low), layer.high);
+    const float ratio = (clipped - layer.rest[output]) / layer.threshold[output];
+    const float number = ratio == ratio ? ratio : 0.0f;
+    codes[output] = CodeOf(number, layer.lowest[output], layer.highest[output], layer.zero[output]);
+  }
+}
+
+#ifdef PMSM_VNNI
+
+template <size_t kPlaces, size_t kVectorsAtOnce>
+PMSM_VNNI PMSM_INLINE void Sums(const ImageTask& task, const Values& values, size_t lane, uint8_t* codes) {
+  const ImageLayer& layer = task.layer;
+  const size_t lanes = layer.lanes, outputs = layer.outputs, step = values.step, all = task.Values();
+  const float* weights = layer.weights.data() + lane;
+  __m512 sums[kPlaces][kVectorsAtOnce];
+  for (size_t m = 0; m < kPlaces; ++m) {
+    for (size_t n = 0; n < kVectorsAtOnce; ++n) sums[m][n] = _mm512_loadu_ps(layer.bias.data() + lane + n * kLanes);
+  }
+  for (size_t i = 0; i < all; ++i, weights += lanes) {
+    const float* value = values.first + values.distances[i];
+    __m512 weight[kVectorsAtOnce];
+    for (size_t n = 0; n < kVectorsAtOnce; ++n) weight[n] = _mm512_loadu_ps(weights + n * kLanes);
+    for (size_t m = 0; m < kPlaces; ++m) {
+      const __m512 one = _mm512_set1_ps(value[m * step]);
+      for (size_t n = 0; n < kVectorsAtOnce; ++n) sums[m][n] = _mm512_fmadd_ps(one, weight[n], sums[m][n]);
+    }
+  }
+  const __m512 low = _mm512_set1_ps(layer.low), high = _mm512_set1_ps(layer.high);
+  for (size_t n = 0; n < kVectorsAtOnce; ++n) {
+    const size_t at = lane + n * kLanes;
+    const __m512 rest = _mm512_loadu_ps(layer.rest.data() + at), threshold = _mm512_loadu_ps(layer.threshold.data() + at);
+    const __m512 lowest = _mm512_loadu_ps(layer.lowest.data() + at), highest = _mm512_loadu_ps(layer.highest.data() + at);
+    const __m512i zero = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(layer.zero.data() + at)));
+    const __mmask16 there = static_cast<__mmask16>(outputs - at >= kLanes ? 0xffff : (1u << (outputs - at)) - 1);
+    for (size_t m = 0; m < kPlaces; ++m) {
+      // Of a maximum with what is no number the second operand is left, and so of a minimum.
+      const __m512 clipped = _mm512_min_ps(high, _mm512_max_ps(low, sums[m][n]));
+      const __m512 ratio = _mm512_div_ps(_mm512_sub_ps(clipped, rest), threshold);
+      const __m512 number = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(ratio, ratio, _CMP_ORD_Q), ratio);
+      const __m512 bounded = _mm512_min_ps(_mm512_max_ps(number, lowest), highest);
+      const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(bounded), zero));
+      if (there == 0xffff) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(codes + m * outputs + at), bytes);
+      } else {
+        _mm_mask_storeu_epi8(codes + m * outputs + at, there, bytes);
+      }
+    }
+  }
+}
+
+template <size_t kPlaces>
+PMSM_VNNI void AllSums(const ImageTask& task, const Values& values, uint8_t* codes) {
+  size_t lane = 0;
+  for (; lane + 2 * kLanes <= task.layer.lanes; lane += 2 * kLanes) Sums<kPlaces, 2>(task, values, lane, codes);
+  if (lane < task.layer.lanes) Sums<kPlaces, 1>(task, values, lane, codes);
+}
+
+#endif
+
+// Neighbouring places, whose values lie a step apart.
+void Places(const ImageTask& task, Values values, size_t count, uint8_t* codes) {
+#ifdef PMSM_VNNI
+  if (MultipliesFast()) {
+    constexpr size_t kAtOnce = 8;
+    for (; count >= kAtOnce; count -= kAtOnce, values.first += kAtOnce * values.step) {
+      AllSums<kAtOnce>(task, values, codes);
+      codes += kAtOnce * task.layer.outputs;
+    }
+    for (; count; --count, values.first += values.step, codes += task.layer.outputs) AllSums<1>(task, values, codes);
+    return;
+  }
+#endif
+  for (; count; --count, values.first += values.step, codes += task.layer.outputs) PlaceAnywhere(task, values, codes);
+}
+
+void Work(const ImageTask& task, size_t begin, size_t end) {
+  const ImageLayer& layer = task.layer;
+  const Window& window = layer.window;
+  const size_t plane = task.height * task.width, taps = window.height * window.width;
+  float copy[kMostValues];
+  task.windows.InStretches(begin, end, [&](const Stretch& stretch) {
+    const float* image = task.image + stretch.image * layer.channels * plane;
+    uint8_t* codes = task.codes + stretch.place * layer.outputs;
+    if (stretch.inside) {
+      const float* first = image + (stretch.top - window.top) * task.width + stretch.left - window.left;
+      Places(task, {first, task.inside.data(), window.stride_x}, stretch.count, codes);
+      return;
+    }
+    for (size_t i = 0; i < task.Values(); ++i) {
+      const size_t y = stretch.top + i % taps / window.width * window.step_y - window.top;
+      const size_t x = stretch.left + i % window.width * window.step_x - window.left;  // wraps where it is before the image
+      copy[i] = y < task.height && x < task.width ? image[i / taps * plane + y * task.width + x] : 0.0f;
+    }
+    Places(task, {copy, task.in_turn.data(), 0}, 1, codes);
+  });
+}
+
+void Compute(const Ort& ort, const ImageLayer& layer, OrtKernelContext* context) {
+  const auto image = InputAt(ort, context, 0);
+  if (image.shape.size() != 4 || static_cast<size_t>(image.shape[1]) != layer.channels) {
+    throw Failure("an image of shape " + Text(image.shape) + " does not have " + std::to_string(layer.channels) + " channels");
+  }
+  const size_t height = static_cast<size_t>(image.shape[2]), width = static_cast<size_t>(image.shape[3]);
+  const size_t down = layer.window.OutputHeight(height), across = layer.window.OutputWidth(width);
+  uint8_t* codes = OutputAt<uint8_t>(ort, context, 0,
+                                     {image.shape[0], static_cast<int64_t>(down), static_cast<int64_t>(across),
+                                      static_cast<int64_t>(layer.outputs)});
+  // Only where windows lie is asked of these; whole words are read of nothing.
+  const Map map{nullptr, static_cast<size_t>(image.shape[0]), height, width, kWord, 0};
+  const Runs runs(layer.window, kWord, false);
+  const Windows windows(map, layer.window, runs);
+  const ImageTask task(layer, windows, image, codes);
+  InParallel<ImageTask, &Work>(ort, context, task, map.images * down * across, kPlacesPerThread);
+}
+
+}  // namespace
+
+void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
+  static const Operator codes = [api] {
+    Operator op = MakeOperator<ImageLayer, &Compute>(
+        api, "ImageCodes",
+        {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8, kUint8}, {kUint8});
+    return op;
+  }();
+  Check(ort.CustomOpDomain_Add(domain, &codes));
+}
+
+}  // namespace pmsm
