@@ -27,25 +27,29 @@ _STEEPEST = 0.43
 # The tail is cut where half of it is left, again and again, until what is left is too rare to matter. With 255 levels,
 # the most, reaching dx further adds R dx / (6 255^2) to the error of rounding over a range R, and takes 2 p s dx off
 # that of clipping at most, where a share p of the values lies beyond, by s on average: it may pay down to a p of 1e-6.
-# But so far out a tail is a guess. Followed to 4e-5 it costs less on most networks (docs/calibration.md).
-_NEGLIGIBLE, _MOST_PLACES = 4e-5, 12
+# But so far out a tail is a guess, which costs every value precision where rounding is fine: at so many levels and more
+# it is followed less far (docs/calibration.md).
+_NEGLIGIBLE, _MOST_PLACES = 1e-6, 12
+_MANY_LEVELS, _NEGLIGIBLE_AT_MANY = 24, 4e-5
 _A_VALUE = 2**_MOST_PLACES  # counts are in such parts of a value, so that a part of one can be expected
 
 
-def with_unseen(statistics: SiteStatistics, *, weight: float = 1.0) -> SiteStatistics:
+def with_unseen(statistics: SiteStatistics, *, weight: float = 1.0, levels: int | None = None) -> SiteStatistics:
     """The same with the values beyond either limit that as many further images are expected to show.
 
     They are few, often less than one a channel: all is counted in small parts of a value, so that only shares are to be
     read from it. Unchanged where the images were not told apart, or where nothing further is expected. `weight` is how
-    much an expected value counts beside one that was seen.
+    much an expected value counts beside one that was seen; `levels` is for how many thresholds will be chosen (None:
+    that is open).
     """
+    rarest = _NEGLIGIBLE_AT_MANY if levels is not None and levels >= _MANY_LEVELS else _NEGLIGIBLE
     if statistics.even_counts is None or statistics.counts.shape[1] < 2:
         return statistics
     values = float(np.median(statistics.counts.sum(axis=1)))
     even = statistics.even_counts
     odd = statistics.counts.reshape(even.shape[0], even.shape[1], -1).sum(axis=2) - even
     up, down = _share_beyond(even, odd), _share_beyond(even[:, ::-1], odd[:, ::-1])
-    above, below = _shares(up / 2), _shares(down / 2)
+    above, below = _shares(up / 2, rarest), _shares(down / 2, rarest)
     excess_above = _excess(statistics.counts[:, ::-1], statistics.bin_width, up, len(above))
     excess_below = _excess(statistics.counts, statistics.bin_width, down, len(below))
     # A tensor without negative values (behind a ReLU) has none on further images either.
@@ -69,9 +73,9 @@ def _share_beyond(one: Counts, other: Counts) -> float:
     return beyond / max(int(one.sum() + other.sum()), 1)
 
 
-def _shares(beyond: float) -> Doubles:
+def _shares(beyond: float, rarest: float) -> Doubles:
     """The shares of all values that the parts of a tail hold which has so much of them, [places]."""
-    places = min(int(np.log2(max(beyond / _NEGLIGIBLE, 1))), _MOST_PLACES)
+    places = min(int(np.log2(max(beyond / rarest, 1))), _MOST_PLACES)
     return np.asarray(beyond * np.append(0.5 ** np.arange(1, places), 0.5 ** (places - 1))) if places else np.zeros(0)
 
 

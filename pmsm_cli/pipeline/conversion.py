@@ -178,7 +178,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     if settings.data is not None and settings.method is Method.ENTROPY and seen.images >= FEWEST_IMAGES:
         # Where levels are stated what is clipped counts more than once, but not what is only expected to be.
         weight = 1 / objectives.CLIPPED_COUNTS if settings.levels else 1.0
-        expected = {name: with_unseen(each, weight=weight) for name, each in statistics.items()}
+        expected = {name: with_unseen(each, weight=weight, levels=settings.levels) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
     if settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY:

@@ -102,3 +102,11 @@ def test_a_channel_that_never_changes_and_images_not_told_apart_stay_as_they_are
     assert expected.lowest[3] == expected.highest[3] == np.float32(0.5)
     together = observe(values)
     assert with_unseen(together) is together
+
+
+def test_tails_are_followed_less_far_for_many_levels():
+    seen = observe(activations(256, seed=3), images=256)
+    few, many, found = (with_unseen(seen, levels=levels) for levels in (15, 255, None))
+    assert (many.highest < few.highest).any()
+    assert (many.highest > seen.highest).any()
+    np.testing.assert_array_equal(few.highest, found.highest)
