@@ -195,7 +195,7 @@ void Places(const ImageTask& task, Values values, size_t count, uint8_t* codes) 
 void Work(const ImageTask& task, size_t begin, size_t end) {
   const ImageLayer& layer = task.layer;
   const Window& window = layer.window;
-  const size_t plane = task.height * task.width, taps = window.height * window.width;
+  const size_t plane = task.height * task.width;
   float copy[kMostValues];
   task.windows.InStretches(begin, end, [&](const Stretch& stretch) {
     const float* image = task.image + stretch.image * layer.channels * plane;
@@ -205,10 +205,14 @@ void Work(const ImageTask& task, size_t begin, size_t end) {
       Places(task, {first, task.inside.data(), window.stride_x}, stretch.count, codes);
       return;
     }
-    for (size_t i = 0; i < task.Values(); ++i) {
-      const size_t y = stretch.top + i % taps / window.width * window.step_y - window.top;
-      const size_t x = stretch.left + i % window.width * window.step_x - window.left;  // wraps where it is before the image
-      copy[i] = y < task.height && x < task.width ? image[i / taps * plane + y * task.width + x] : 0.0f;
+    float* next = copy;
+    for (size_t row = 0; row < layer.channels * window.height; ++row) {  // places before the image wrap around
+      const size_t y = stretch.top + row % window.height * window.step_y - window.top;
+      const float* values = y < task.height ? image + row / window.height * plane + y * task.width : nullptr;
+      size_t x = stretch.left - window.left;
+      for (size_t tap = 0; tap < window.width; ++tap, x += window.step_x) {
+        *next++ = values && x < task.width ? values[x] : 0.0f;
+      }
     }
     Places(task, {copy, task.in_turn.data(), 0}, 1, codes);
   });
