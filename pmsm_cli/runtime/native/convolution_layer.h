@@ -181,13 +181,16 @@ class Layer {
   // [runs, words, vectors, lanes, kWord]
   void PackByRun(const GivenWeights& all, const Block& block) {
     const Runs runs = RunsOfWindow();
+    std::vector<size_t> lies(runs.bytes);  // where each byte's weight is among those of an output
     for (size_t run = 0; run < runs.count; ++run) {
+      for (size_t byte = 0; byte < runs.bytes; ++byte) {
+        lies[byte] = byte % inputs * all.taps + run * runs.taps + byte / inputs;
+      }
       for (size_t word = 0; word < runs.bytes; word += kWord) {
         for (size_t lane = 0; lane < block.Vectors() * kLanes; ++lane) {
+          const int8_t* own = all.values + (block.channel + lane) * inputs * all.taps;
           for (size_t byte = word; byte < word + kWord; ++byte) {
-            const bool there = lane < block.channels && byte < runs.bytes;
-            weights.push_back(
-                there ? all.At(block.channel + lane, byte % inputs, run * runs.taps + byte / inputs) : 0);
+            weights.push_back(lane < block.channels && byte < runs.bytes ? own[lies[byte]] : 0);
           }
         }
       }
