@@ -239,12 +239,8 @@ void Compute(const Ort& ort, const ImageLayer& layer, OrtKernelContext* context)
 }  // namespace
 
 void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
-  static const Operator codes = [api] {
-    Operator op = MakeOperator<ImageLayer, &Compute>(
-        api, "ImageCodes",
-        {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8, kUint8}, {kUint8});
-    return op;
-  }();
+  static const Operator codes = MakeOperator<ImageLayer, &Compute>(
+      api, "ImageCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8, kUint8}, {kUint8});
   Check(ort.CustomOpDomain_Add(domain, &codes));
 }
 
