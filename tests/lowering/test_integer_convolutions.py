@@ -5,6 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import test_lower
+import test_native
 import tiny
 
 from pmsm_cli.lowering.lower import Use, lower, lower_further
@@ -12,15 +13,13 @@ from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
-IMAGES = integers.images(3)
 REPLACED = {"QLinearConv", "BoundCodes"}
 
 
 def both(made: integers.Definition) -> tuple[dict[str, int], list[np.ndarray], list[np.ndarray]]:
-    """The operators of the graph on the library, its outputs, and those on stock onnxruntime."""
-    low, _ = lower(made.model, made.weights)
-    further, _ = lower_further(low, Use(multiplies_fast=True))
-    return integers.ops(further), integers.outputs(further, IMAGES, library=LIBRARY), integers.outputs(low, IMAGES)
+    """The operators of the graph with the library's convolutions, its outputs, and those on stock onnxruntime."""
+    further, got, expected = test_native.both(made, Use(multiplies_fast=True))
+    return integers.ops(further), got, expected
 
 
 @pytest.mark.parametrize("rest", [0, 4])

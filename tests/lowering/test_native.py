@@ -17,10 +17,12 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {li
 IMAGES = integers.images(3)
 
 
-def both(made: integers.Definition) -> tuple[onnx.ModelProto, list[np.ndarray], list[np.ndarray]]:
+def both(
+    made: integers.Definition, use: Use | None = None
+) -> tuple[onnx.ModelProto, list[np.ndarray], list[np.ndarray]]:
     """The graph on the library, its outputs, and those on stock onnxruntime."""
     low, _ = lower(made.model, made.weights)
-    further, changed = lower_further(low, Use())
+    further, changed = lower_further(low, use or Use())
     assert changed
     return further, integers.outputs(further, IMAGES, library=LIBRARY), integers.outputs(low, IMAGES)
 

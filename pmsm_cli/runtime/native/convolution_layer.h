@@ -22,6 +22,37 @@ struct ConvolutionInputs {
                   kFiring = 15, kResting, kNeuron };
 };
 
+// The weights of a layer of images, which both kinds of it have as their second input; the kernel's info owns them.
+template <typename Element>
+Input<Element> WeightsAt(const Ort& ort, const OrtKernelInfo* info) {
+  const OrtValue* value = nullptr;
+  int is_constant = 0;
+  Check(ort.KernelInfoGetConstantInput_tensor(info, ConvolutionInputs::kWeights, &is_constant, &value));
+  if (!is_constant || !value) throw Failure("weights must be constant");
+  Input<Element> weights = InputOf<Element>(ort, value);
+  if (weights.shape.size() != 4 || weights.Count() == 0) throw Failure("weights of shape " + Text(weights.shape));
+  return weights;
+}
+
+constexpr size_t kNone = ~size_t{0};
+
+// The constants at an input, one element for all outputs or one for each, put where `slots` say whose they are; `beyond`
+// where a slot is nobody's (kNone).
+template <typename Kept, typename Given>
+std::vector<Kept> Spread(const Ort& ort, const OrtKernelInfo* info, size_t index, size_t outputs,
+                         const std::vector<size_t>& slots, Kept beyond = 0) {
+  const std::vector<Given> given = ConstantAt<Given>(ort, info, index);
+  if (given.size() != 1 && given.size() != outputs) {
+    throw Failure("input " + std::to_string(index) + " has " + std::to_string(given.size()) +
+                  " elements, where there are " + std::to_string(outputs) + " output channels");
+  }
+  std::vector<Kept> values(slots.size(), beyond);
+  for (size_t slot = 0; slot < slots.size(); ++slot) {
+    if (slots[slot] != kNone) values[slot] = static_cast<Kept>(given[given.size() == 1 ? 0 : slots[slot]]);
+  }
+  return values;
+}
+
 // Weights as ONNX lays them out, [outputs, inputs, taps].
 struct GivenWeights {
   const int8_t* values;
@@ -55,12 +86,7 @@ class Layer {
   Becoming becoming;
 
   Layer(const Ort& ort, const OrtKernelInfo* info) {
-    const OrtValue* value = nullptr;
-    int is_constant = 0;
-    Check(ort.KernelInfoGetConstantInput_tensor(info, ConvolutionInputs::kWeights, &is_constant, &value));
-    if (!is_constant || !value) throw Failure("weights must be constant");
-    const auto given = InputOf<int8_t>(ort, value);
-    if (given.shape.size() != 4 || given.Count() == 0) throw Failure("weights of shape " + Text(given.shape));
+    const auto given = WeightsAt<int8_t>(ort, info);
     const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
     window = WindowOf(ort, info, size(2), size(3));
     const GivenWeights all{given.data, size(0), size(1), size(2) * size(3)};
@@ -81,8 +107,6 @@ class Layer {
   Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
 
  private:
-  static constexpr size_t kNone = ~size_t{0};
-
   // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
   void CutIntoBlocks() {
     const size_t vectors = UpTo(kLanes, outputs) / kLanes, count = UpTo(kBlock, outputs) / kBlock;
@@ -111,13 +135,14 @@ class Layer {
   void ReadNumbers(const Ort& ort, const OrtKernelInfo* info) {
     using In = ConvolutionInputs;
     const std::vector<size_t> summed = Slots(true), in_order = Slots(false);
-    const auto floats = [&](size_t index) { return At<float, float>(ort, info, index, summed); };
+    const auto floats = [&](size_t index) { return Spread<float, float>(ort, info, index, outputs, summed); };
     const auto rounding = [&](size_t index) {
-      return Rounding{At<int32_t, uint8_t>(ort, info, index, summed), At<uint8_t, uint8_t>(ort, info, index + 1, in_order),
-                      At<uint8_t, uint8_t>(ort, info, index + 2, in_order)};
+      return Rounding{Spread<int32_t, uint8_t>(ort, info, index, outputs, summed),
+                      Spread<uint8_t, uint8_t>(ort, info, index + 1, outputs, in_order),
+                      Spread<uint8_t, uint8_t>(ort, info, index + 2, outputs, in_order)};
     };
     padding = ConstantAt<uint8_t>(ort, info, In::kPadding).at(0);
-    becoming.bias = At<int32_t, int32_t>(ort, info, In::kBias, summed);
+    becoming.bias = Spread<int32_t, int32_t>(ort, info, In::kBias, outputs, summed);
     becoming.factor = floats(In::kFactor);
     becoming.code = rounding(In::kCode);
     becoming.adds = IntegerAttribute(ort, info, "adds") != 0;
@@ -135,21 +160,6 @@ class Layer {
       becoming.resting = floats(In::kResting);
       becoming.neuron = rounding(In::kNeuron);
     }
-  }
-
-  // The constants at an input, one element for all outputs or one for each, spread over slots.
-  template <typename Kept, typename Given>
-  std::vector<Kept> At(const Ort& ort, const OrtKernelInfo* info, size_t index, const std::vector<size_t>& slots) const {
-    const std::vector<Given> given = ConstantAt<Given>(ort, info, index);
-    if (given.size() != 1 && given.size() != outputs) {
-      throw Failure("input " + std::to_string(index) + " has " + std::to_string(given.size()) +
-                    " elements, where there are " + std::to_string(outputs) + " output channels");
-    }
-    std::vector<Kept> values(slots.size(), Kept{0});
-    for (size_t slot = 0; slot < slots.size(); ++slot) {
-      if (slots[slot] != kNone) values[slot] = static_cast<Kept>(given[given.size() == 1 ? 0 : slots[slot]]);
-    }
-    return values;
   }
 
   // Sums of codes instead of sums of what lies above the padding; and whether all numbers keep within bounds.

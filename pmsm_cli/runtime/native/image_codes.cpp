@@ -41,12 +41,7 @@ struct ImageLayer {
   std::vector<uint8_t> zero;
 
   ImageLayer(const Ort& ort, const OrtKernelInfo* info) {
-    const OrtValue* value = nullptr;
-    int is_constant = 0;
-    Check(ort.KernelInfoGetConstantInput_tensor(info, 1, &is_constant, &value));
-    if (!is_constant || !value) throw Failure("weights must be constant");
-    const auto given = InputOf<float>(ort, value);
-    if (given.shape.size() != 4 || given.Count() == 0) throw Failure("weights of shape " + Text(given.shape));
+    const auto given = WeightsAt<float>(ort, info);
     outputs = static_cast<size_t>(given.shape[0]);
     channels = static_cast<size_t>(given.shape[1]);
     lanes = UpTo(kLanes, outputs);
@@ -59,23 +54,18 @@ struct ImageLayer {
     }
     low = ConstantAt<float>(ort, info, 3).at(0);
     high = ConstantAt<float>(ort, info, 4).at(0);
-    bias = ForLanes<float, float>(ort, info, 2, 0.0f);
-    rest = ForLanes<float, float>(ort, info, 5, 0.0f);
-    threshold = ForLanes<float, float>(ort, info, 6, 1.0f);
-    zero = ForLanes<uint8_t, uint8_t>(ort, info, 7, 0);
-    lowest = ForLanes<float, uint8_t>(ort, info, 8, 0.0f);
-    highest = ForLanes<float, uint8_t>(ort, info, 9, 0.0f);
+    std::vector<size_t> slots(lanes, kNone);
+    for (size_t i = 0; i < outputs; ++i) slots[i] = i;
+    const auto floats = [&](size_t index, float beyond) {
+      return Spread<float, float>(ort, info, index, outputs, slots, beyond);
+    };
+    bias = floats(2, 0.0f);
+    rest = floats(5, 0.0f);
+    threshold = floats(6, 1.0f);
+    zero = Spread<uint8_t, uint8_t>(ort, info, 7, outputs, slots);
+    lowest = Spread<float, uint8_t>(ort, info, 8, outputs, slots);
+    highest = Spread<float, uint8_t>(ort, info, 9, outputs, slots);
     for (size_t i = 0; i < lanes; ++i) lowest[i] -= zero[i], highest[i] -= zero[i];
-  }
-
- private:
-  template <typename Kept, typename Given>
-  std::vector<Kept> ForLanes(const Ort& ort, const OrtKernelInfo* info, size_t index, Kept beyond) const {
-    const PerChannel<Kept> values =
-        Constants<Kept>(ConstantAt<Given>(ort, info, index), outputs, ("input " + std::to_string(index)).c_str());
-    std::vector<Kept> result(lanes, beyond);
-    for (size_t i = 0; i < outputs; ++i) result[i] = values.Of(i);
-    return result;
   }
 };
 
