@@ -27,7 +27,7 @@ def run_operator(
 ) -> list[np.ndarray]:
     """What it gives for inputs in order, of which the named ones are constants; `outputs` are names with their types.
 
-    Inputs whose names begin with "none" are left out.
+    Inputs whose names begin with "none" are left out, and so are outputs without a name.
     """
     order = ["" if name.startswith("none") else name for name in inputs]
     inputs = {name: array for name, array in inputs.items() if name in order}
@@ -37,7 +37,7 @@ def run_operator(
         [helper.make_node(op_type, order, list(outputs), domain="ai.pmsm", **attributes)],
         "one",
         given,
-        [helper.make_tensor_value_info(name, _KINDS[kind], None) for name, kind in outputs.items()],
+        [helper.make_tensor_value_info(name, _KINDS[kind], None) for name, kind in outputs.items() if name],
         [numpy_helper.from_array(inputs[name], name) for name in constant if name in inputs],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -32,6 +33,8 @@ from pmsm_cli.lowering.products import products_of_codes_to_integers, products_t
 from pmsm_cli.lowering.resting import counts_to_neurons, rests_to_neurons
 from pmsm_cli.lowering.shortcuts import shortcuts_to_integers
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
+from pmsm_cli.lowering.step_codes import steps_to_codes
+from pmsm_cli.lowering.step_convolutions import convolutions_of_steps
 
 # In this order: each finds what those before it have left.
 PATTERNS: tuple[Pattern, ...] = (
@@ -66,6 +69,18 @@ CONVOLUTIONS: tuple[Pattern, ...] = (
     sums_into_convolutions,
     neurons_into_convolutions,
     images_to_native,
+)
+
+# Several timesteps.
+IN_CODES: tuple[Pattern, ...] = (
+    steps_to_codes,
+    convolutions_of_steps,
+    steps_into_norms,
+    gelus_together,
+    terms_together,
+    products_to_integers,
+    products_of_codes_to_integers,
+    averages_scaled_before,
 )
 
 # What serves graphs with float weights too: it leaves the synapses as they are.
@@ -113,18 +128,22 @@ def lower_further(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
     return _applied(model, patterns, {})
 
 
-def tidy_steps(model: ir.Model, library: Use, image: Shape) -> tuple[ir.Model, bool]:
+def tidy_steps(
+    model: ir.Model, library: Use, image: Shape, weights: Mapping[str, Int8Weights] = MappingProxyType({})
+) -> tuple[ir.Model, bool]:
     """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
 
-    The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Spikes and
-    outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
+    The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Where they
+    are rows, and the library multiplies fast, synapses with int8 weights (as in `lower`) compute with integers. Spikes
+    and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()
     side_by_side = steps_side_by_side(copy, image)
     if not side_by_side:  # what was tried leaves nothing behind
         copy = model.clone()
-    first = (*IN_FLOATS, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
-    changed = [pattern(copy.graph, {}) for pattern in first]
+    codes = IN_CODES if side_by_side and weights and library.multiplies_fast else ()
+    first = (*codes, *IN_FLOATS, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
+    changed = [pattern(copy.graph, weights) for pattern in first]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()

@@ -27,12 +27,12 @@ from pmsm_cli.lowering.convolutions import CONTRIB, limits_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES, SPIKE_CODES_LAST
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
+from pmsm_cli.lowering.windows import WINDOW, pads_of, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 CONVOLUTION_CODES, IMAGE_CODES = "ConvolutionCodes", "ImageCodes"
 _FEW_VALUES = 64  # in a window, beyond which onnxruntime's own layer is as fast
 _OTHERS, _FIRING = 8, 15  # where the inputs of what it adds, and of neurons, begin (`convolution_layer.h`)
-_WINDOW = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
 
 _Array = npt.NDArray[Any]
 
@@ -129,7 +129,7 @@ def images_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
         bias = constant(read(layer, 2)) if len(layer.inputs) > 2 else np.zeros(len(kernel), np.float32)
         limits = {"low": np.asarray(low, np.float32), "high": np.asarray(high, np.float32)}
         numbers = _constants(graph, f"{node.name}/image", {"bias": bias, **limits})
-        attributes = [attribute for name, attribute in _attributes(layer).items() if name in _WINDOW]
+        attributes = [attribute for name, attribute in _attributes(layer).items() if name in WINDOW]
         result = add_code(graph, f"{node.name}/of_image", node.outputs[0])
         inputs = [read(layer, 0), read(layer, 1), *numbers, *node.inputs[1:]]
         new = ir.Node(DOMAIN, IMAGE_CODES, inputs, attributes, outputs=[result], name=result.name)
@@ -171,7 +171,7 @@ def _is_small(layer: ir.Node) -> bool:
         and kernel.dtype == np.float32
         and kernel[0].size <= _FEW_VALUES
         and layer.attributes.get_int("group", 1) == 1
-        and _pads(layer) is not None
+        and pads_of(layer) is not None
     )
 
 
@@ -211,25 +211,14 @@ def _is_layer(node: ir.Node) -> bool:
         and not kernel_zero.any()
         and out_step.size == 1
         and (group == 1 or (group == len(kernel) and kernel.shape[1] == 1))
-        and _pads(node) is not None
+        and pads_of(node) is not None
     )
-
-
-def _pads(node: ir.Node) -> tuple[int, ...] | None:
-    """Top, left, bottom, right; None: they depend on the image, or cut it."""
-    pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
-    how = node.attributes.get_string("auto_pad", "NOTSET")
-    if how not in ("NOTSET", "VALID") or min(pads) < 0 or (how == "VALID" and any(pads)):
-        return None
-    return pads
 
 
 def _attributes(node: ir.Node) -> dict[str, ir.Attr]:
     """Those of ConvolutionCodes, a number each."""
-    strides, steps = (node.attributes.get_ints(name, (1, 1)) for name in ("strides", "dilations"))
-    numbers = dict(zip(_WINDOW, (*strides, *steps, *(_pads(node) or ())), strict=True))
-    numbers |= {"group": node.attributes.get_int("group", 1), "adds": 0, "fires": 0}
-    return {name: ir.AttrInt64(name, int(number)) for name, number in numbers.items()}
+    numbers = {**window_attributes(node), "adds": 0, "fires": 0}
+    return {name: ir.AttrInt64(name, number) for name, number in numbers.items()}
 
 
 def _layer_added(node: ir.Node) -> tuple[ir.Node, int, int] | None:

@@ -72,7 +72,7 @@ def _count_from_zero(
     """
     rest = np.round(site.rest).astype(np.int64)
     # What is never below 0 counts to no less.
-    zero = 0 if _never_negative(site.value) else max(0, int((site.negative_levels - rest).max()))
+    zero = 0 if never_negative(site.value) else max(0, int((site.negative_levels - rest).max()))
     lowest, highest = rest - site.negative_levels + zero, rest + site.positive_levels + zero
     if not _whole(site) or (highest > LARGEST_CODE).any():
         return _count_from_rest(graph, site)
@@ -84,10 +84,11 @@ def _count_from_zero(
     return True
 
 
-def _never_negative(value: ir.Value) -> bool:
+def never_negative(value: ir.Value) -> bool:
+    """Whether a value is known to be 0 or more."""
     node = value.producer()
     if is_op(node, "MaxPool"):
-        return _never_negative(read(node, 0))
+        return never_negative(read(node, 0))
     if is_op(node, "Clip"):
         lowest = constant(read(node, 1)) if len(node.inputs) > 1 else None
         return lowest is not None and float(lowest) >= 0

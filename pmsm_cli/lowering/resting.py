@@ -12,13 +12,13 @@ from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
 NEURON_STEPS = "PolarityNeuronSteps"
 SPIKE_COUNTS, COUNTED_NEURON = "SpikeCounts", "CountedNeuron"
-# Which of its inputs hold what it rests at, what was emitted before, and a number for each step.
-_REST, _BEFORE, _HORIZONS = 2, 3, 4
+# Which of its inputs hold what it rests at, what was emitted before, and two numbers for each step.
+_REST, BEFORE, HORIZONS, QUANTA = 2, 3, 4, 5
 
 
 def steps_of(node: ir.Node) -> int:
     """How many timesteps a node's neurons emit at once."""
-    return len(constant(read(node, _HORIZONS))) if node.op_type == NEURON_STEPS else 1
+    return len(constant(read(node, HORIZONS))) if node.op_type == NEURON_STEPS else 1
 
 
 def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -103,5 +103,5 @@ def _emits_once(node: ir.Node) -> bool:
     """Whether a node's neurons emit at the first timestep alone."""
     if node.domain != DOMAIN or node.op_type not in (NEURON, NEURON_STEPS):
         return False
-    before = constant(node.inputs[_BEFORE]) if node.op_type == NEURON_STEPS else None
+    before = constant(node.inputs[BEFORE]) if node.op_type == NEURON_STEPS else None
     return node.op_type == NEURON or (before is not None and steps_of(node) == 1)

@@ -32,8 +32,10 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
     library = Use(batch=batch, firing=firing, multiplies_fast=found.multiplies_fast) if found else None
     if checkpoint.manifest.timesteps > 1:
         image = checkpoint.manifest.preprocessing.shape
-        model = tidy_steps(checkpoint.model, library, image)[0] if library else checkpoint.model
-        return Form(model=model, integers=False, native=bool(library))
+        weights = checkpoint.int8_weights if integers else {}
+        model = tidy_steps(checkpoint.model, library, image, weights)[0] if library else checkpoint.model
+        # Left to itself onnxruntime multiplies the running counts by weights that it has rounded once more.
+        return Form(model=model, integers=bool(weights and library), native=bool(library))
     if not (integers and checkpoint.int8_weights):
         model, _ = tidy(checkpoint.model, library)
         return Form(model=model, integers=library is None, native=bool(library))

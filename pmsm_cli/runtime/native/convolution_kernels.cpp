@@ -1,83 +1,14 @@
 #include "convolution_kernels.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "avx512.h"
+#include "convolution_anywhere.h"
 #include "vectors.h"
 
 namespace pmsm {
 namespace {
-
-// Far from what 32 bits hold, and above every bound.
-constexpr float kLargest = 1073741824.0f;
-
-// ---------------------------------------------------------------------------------------------------- any processor
-
-int32_t CodeOf(float wanted, const Rounding& rounding, size_t slot, size_t bounds) {
-  const float count = RoundHalfEven(std::max(-kLargest, std::min(kLargest, wanted)));
-  const int32_t code = static_cast<int32_t>(count) + rounding.zero[slot];
-  return std::min<int32_t>(std::max<int32_t>(code, rounding.lowest[bounds]), rounding.highest[bounds]);
-}
-
-// The codes of one sum, which wraps around as vectors do. `slot` is where its numbers are, `bounds` where its bounds, `at` where the results go.
-void Become(uint32_t products, const Becoming& becoming, const Results& results, size_t slot, size_t bounds, size_t at) {
-  const int32_t all = static_cast<int32_t>(products + static_cast<uint32_t>(becoming.bias[slot]));
-  const float wanted = static_cast<float>(all) * becoming.factor[slot];
-  int32_t code = CodeOf(wanted, becoming.code, slot, bounds);
-  if (becoming.adds) {
-    const float own = static_cast<float>(code), other = static_cast<float>(results.others[at]);
-    const float term = becoming.term[slot];
-    const float sum = becoming.own_first
-                          ? std::fma(own, becoming.own[slot], std::fma(other, becoming.other[slot], term))
-                          : std::fma(other, becoming.other[slot], std::fma(own, becoming.own[slot], term));
-    code = CodeOf(sum, becoming.sum, slot, bounds);
-  }
-  results.codes[at] = static_cast<uint8_t>(code);
-  if (becoming.fires) {
-    const float firing = static_cast<float>(code) * becoming.firing[slot] + becoming.resting[slot];
-    results.neurons[at] = static_cast<uint8_t>(CodeOf(firing, becoming.neuron, slot, bounds));
-  }
-}
-
-void DenseAnywhere(const DenseTile& tile, const Becoming& becoming, const Results& results) {
-  const size_t lanes = tile.block.Vectors() * kLanes;
-  for (size_t place = 0; place < tile.count; ++place) {
-    uint32_t sums[kBlock] = {};
-    const int8_t* weights = tile.weights;
-    for (size_t run = 0; run < tile.runs; ++run) {
-      const uint8_t* codes = tile.rows[run * tile.stride + place];
-      for (size_t word = 0; word < tile.words; ++word, codes += kWord) {
-        for (size_t lane = 0; lane < lanes; ++lane, weights += kWord) {
-          for (size_t i = 0; i < kWord; ++i) sums[lane] += static_cast<uint32_t>(codes[i] * weights[i]);
-        }
-      }
-    }
-    const size_t at = (tile.place + place) * results.channels + tile.block.channel;
-    for (size_t i = 0; i < tile.block.channels; ++i) {
-      Become(sums[i], becoming, results, tile.block.slot + i, tile.block.slot + i, at + i);
-    }
-  }
-}
-
-void DepthwiseAnywhere(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
-  for (size_t place = 0; place < tile.count; ++place) {
-    const size_t at = (tile.place + place) * results.channels + tile.block.channel;
-    for (size_t slot = 0; slot < kBlock; ++slot) {
-      const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
-      if (channel >= tile.block.channels) continue;
-      uint32_t sum = 0;
-      for (size_t tap = 0; tap < tile.count_of_taps; ++tap) {
-        const int8_t weight = tile.weights[(tap / kWord * kBlock + slot) * kWord + tap % kWord];
-        sum += static_cast<uint32_t>(tile.taps[tap][place * tile.step + tile.block.channel + channel] * weight);
-      }
-      Become(sum, becoming, results, tile.block.slot + slot, tile.block.slot + channel, at + channel);
-    }
-  }
-}
-
-// ---------------------------------------------------------------------------------------------------- AVX-512 VNNI
 
 #ifdef PMSM_VNNI
 
@@ -204,10 +135,28 @@ PMSM_VNNI PMSM_INLINE void Fetch(const BecomingOf& becoming, size_t place, size_
   }
 }
 
-// The sums of a block at neighbouring places, of which `count` are wanted, and what becomes of them.
-template <size_t kPlaces, size_t kOfBlock, bool kAdds, bool kFires>
-PMSM_VNNI PMSM_INLINE void SumUp(const DenseTile& tile, const int32_t* bias, const BecomingOf& becoming, size_t place,
-                                 size_t count) {
+// What takes the sums of a place: they become codes, or stay as they are.
+template <size_t kOfBlock, bool kAdds, bool kFires>
+struct VectorsToCodes {
+  const BecomingOf& becoming;
+
+  PMSM_VNNI PMSM_INLINE void operator()(const __m512i* sums, size_t place) const {
+    Become<kOfBlock, kAdds, kFires>(sums, becoming, place * becoming.stride);
+  }
+};
+
+template <size_t kOfBlock>
+struct VectorsToSums {
+  int32_t* to;
+
+  PMSM_VNNI PMSM_INLINE void operator()(const __m512i* sums, size_t place) const {
+    for (size_t n = 0; n < kOfBlock; ++n) _mm512_storeu_si512(to + place * kBlock + n * kLanes, sums[n]);
+  }
+};
+
+// The sums of a block at neighbouring places, of which `count` are wanted, to whatever takes them.
+template <size_t kPlaces, size_t kOfBlock, typename Taker>
+PMSM_VNNI PMSM_INLINE void SumUp(const DenseTile& tile, const int32_t* bias, const Taker& take, size_t place, size_t count) {
   __m512i sums[kPlaces][kOfBlock];
   for (size_t n = 0; n < kOfBlock; ++n) {
     for (size_t m = 0; m < kPlaces; ++m) sums[m][n] = _mm512_loadu_si512(bias + n * kLanes);
@@ -229,7 +178,7 @@ PMSM_VNNI PMSM_INLINE void SumUp(const DenseTile& tile, const int32_t* bias, con
     }
   }
   for (size_t m = 0; m < kPlaces; ++m) {
-    if (m < count) Become<kOfBlock, kAdds, kFires>(sums[m], becoming, (place + m) * becoming.stride);
+    if (m < count) take(sums[m], place + m);
   }
 }
 
@@ -238,14 +187,26 @@ template <size_t kPlaces, size_t kOfBlock, bool kAdds, bool kFires>
 PMSM_VNNI void DenseVnni(const DenseTile& given, const Becoming& becoming, const Results& results) {
   const DenseTile tile = given;
   const BecomingOf here(becoming, results, tile.block, tile.place);
+  const VectorsToCodes<kOfBlock, kAdds, kFires> take{here};
   const int32_t* bias = becoming.bias.data() + tile.block.slot;
   size_t place = 0;
   for (; place + kPlaces <= tile.count; place += kPlaces) {
     if (kAdds || kFires) Fetch<kAdds, kFires>(here, place + kPlaces, std::min(place + 2 * kPlaces, tile.count));
-    SumUp<kPlaces, kOfBlock, kAdds, kFires>(tile, bias, here, place, kPlaces);
+    SumUp<kPlaces, kOfBlock>(tile, bias, take, place, kPlaces);
   }
   for (; place < tile.count; place += kPlaces / 2) {
-    SumUp<kPlaces / 2, kOfBlock, kAdds, kFires>(tile, bias, here, place, std::min(kPlaces / 2, tile.count - place));
+    SumUp<kPlaces / 2, kOfBlock>(tile, bias, take, place, std::min(kPlaces / 2, tile.count - place));
+  }
+}
+
+template <size_t kPlaces, size_t kOfBlock>
+PMSM_VNNI void SumsVnni(const DenseTile& given, const int32_t* bias, int32_t* sums) {
+  const DenseTile tile = given;
+  const VectorsToSums<kOfBlock> take{sums};
+  size_t place = 0;
+  for (; place + kPlaces <= tile.count; place += kPlaces) SumUp<kPlaces, kOfBlock>(tile, bias, take, place, kPlaces);
+  for (; place < tile.count; place += kPlaces / 2) {
+    SumUp<kPlaces / 2, kOfBlock>(tile, bias, take, place, std::min(kPlaces / 2, tile.count - place));
   }
 }
 
@@ -267,13 +228,39 @@ PMSM_VNNI PMSM_INLINE void Interleave(const __m512i* taps, __m512i* words) {
   words[3] = _mm512_unpackhi_epi16(high_a, high_b);
 }
 
+// What takes the sums of a place, `InterleavedChannel` by channel.
+struct InterleavedToCodes {
+  const BecomingOf& becoming;
+
+  PMSM_VNNI PMSM_INLINE void operator()(const __m512i* sums, size_t place, size_t channels) const {
+    __m512 numbers[kVectors];
+    for (size_t n = 0; n < kVectors; ++n) {
+      numbers[n] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[n]), _mm512_loadu_ps(becoming.factor + n * kLanes));
+    }
+    Store<kVectors>(becoming.codes + place * becoming.stride, Codes<kVectors, true>(numbers, becoming.code), channels);
+  }
+};
+
+struct InterleavedToSums {
+  int32_t* to;
+
+  PMSM_VNNI PMSM_INLINE void operator()(const __m512i* sums, size_t place, size_t) const {
+    // Vector n has the n-th four of every sixteen channels.
+    for (size_t n = 0; n < kVectors; ++n) {
+      int32_t* four = to + place * kBlock + n * 4;
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(four), _mm512_castsi512_si128(sums[n]));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(four + 16), _mm512_extracti32x4_epi32(sums[n], 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(four + 32), _mm512_extracti32x4_epi32(sums[n], 2));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(four + 48), _mm512_extracti32x4_epi32(sums[n], 3));
+    }
+  }
+};
+
 // `kTaps` of 0: as many as the tile says.
-template <size_t kTaps, bool kWhole>
-PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
+template <size_t kTaps, bool kWhole, typename Taker>
+PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_t* bias, const Taker& take) {
   const size_t all = kTaps ? kTaps : tile.count_of_taps, count = tile.count, step = tile.step;
-  const BecomingOf here(becoming, results, tile.block, tile.place);
-  const size_t channels = kWhole ? kBlock : here.channels;
-  const int32_t* bias = becoming.bias.data() + tile.block.slot;
+  const size_t channels = kWhole ? kBlock : tile.block.channels;
   const uint8_t* first_place[kTaps ? kTaps : 1];
   for (size_t tap = 0; tap < kTaps; ++tap) first_place[tap] = tile.taps[tap] + tile.block.channel;
   size_t at = 0;
@@ -294,20 +281,26 @@ PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const Becomi
         sums[n] = _mm512_dpbusd_epi32(sums[n], words[n], _mm512_loadu_si512(weights + n * 64));
       }
     }
-    __m512 numbers[kVectors];
-    for (size_t n = 0; n < kVectors; ++n) {
-      numbers[n] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[n]), _mm512_loadu_ps(here.factor + n * kLanes));
-    }
-    Store<kVectors>(here.codes + place * here.stride, Codes<kVectors, true>(numbers, here.code), channels);
+    take(sums, place, channels);
   }
 }
 
-PMSM_VNNI void DepthwiseVnni(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
+template <typename Taker>
+PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_t* bias, const Taker& take) {
   const bool whole = tile.block.channels == kBlock, three_by_three = tile.count_of_taps == 9;
-  if (three_by_three && whole) DepthwiseVnni<9, true>(tile, becoming, results);
-  else if (three_by_three) DepthwiseVnni<9, false>(tile, becoming, results);
-  else if (whole) DepthwiseVnni<0, true>(tile, becoming, results);
-  else DepthwiseVnni<0, false>(tile, becoming, results);
+  if (three_by_three && whole) DepthwiseVnni<9, true>(tile, bias, take);
+  else if (three_by_three) DepthwiseVnni<9, false>(tile, bias, take);
+  else if (whole) DepthwiseVnni<0, true>(tile, bias, take);
+  else DepthwiseVnni<0, false>(tile, bias, take);
+}
+
+PMSM_VNNI void DepthwiseVnni(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
+  const BecomingOf here(becoming, results, tile.block, tile.place);
+  DepthwiseVnni(tile, becoming.bias.data() + tile.block.slot, InterleavedToCodes{here});
+}
+
+PMSM_VNNI void DepthwiseSumsVnni(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums) {
+  DepthwiseVnni(tile, bias, InterleavedToSums{sums});
 }
 
 #endif  // PMSM_VNNI
@@ -335,7 +328,7 @@ void Dense(const DenseTile& tile, const Becoming& becoming, const Results& resul
     }
   }
 #endif
-  DenseAnywhere(tile, becoming, results);
+  anywhere::Dense(tile, anywhere::ToCodes(tile, becoming, results));
 }
 
 void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
@@ -344,7 +337,28 @@ void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Result
     return DepthwiseVnni(tile, becoming, results);
   }
 #endif
-  DepthwiseAnywhere(tile, becoming, results);
+  anywhere::Depthwise(tile, anywhere::ToCodes(tile, becoming, results));
+}
+
+void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
+#ifdef PMSM_VNNI
+  if (MultipliesFast()) {
+    switch (tile.block.Vectors()) {
+      case 1: return SumsVnni<12, 1>(tile, bias, sums);
+      case 2: return SumsVnni<8, 2>(tile, bias, sums);
+      case 3: return SumsVnni<6, 3>(tile, bias, sums);
+      default: return SumsVnni<6, 4>(tile, bias, sums);
+    }
+  }
+#endif
+  anywhere::Dense(tile, anywhere::ToSums(bias, sums));
+}
+
+void DepthwiseSums(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums) {
+#ifdef PMSM_VNNI
+  if (MultipliesFast()) return DepthwiseSumsVnni(tile, bias, sums);
+#endif
+  anywhere::Depthwise(tile, anywhere::ToSums(bias, sums));
 }
 
 }  // namespace pmsm

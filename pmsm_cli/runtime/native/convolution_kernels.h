@@ -39,6 +39,11 @@ bool MultipliesFast();
 void Dense(const DenseTile& tile, const Becoming& becoming, const Results& results);
 void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Results& results);
 
+// The sums themselves, [places, kBlock] in the order of channels. `bias` is the block's, in the order of what else is kept
+// for it. What is behind a block's last vector is undefined.
+void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums);
+void DepthwiseSums(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums);
+
 }  // namespace pmsm
 
 #endif

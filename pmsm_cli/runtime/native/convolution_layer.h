@@ -3,15 +3,12 @@
 #ifndef PMSM_CONVOLUTION_LAYER_H
 #define PMSM_CONVOLUTION_LAYER_H
 
-#include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <string>
+#include <vector>
 
 #include "convolution.h"
-#include "convolution_kernels.h"
-#include "convolution_rows.h"
 #include "operators.h"
+#include "packed_weights.h"
 #include "tensors.h"
 
 namespace pmsm {
@@ -22,116 +19,17 @@ struct ConvolutionInputs {
                   kFiring = 15, kResting, kNeuron };
 };
 
-// The weights of a layer of images, which both kinds of it have as their second input; the kernel's info owns them.
-template <typename Element>
-Input<Element> WeightsAt(const Ort& ort, const OrtKernelInfo* info) {
-  const OrtValue* value = nullptr;
-  int is_constant = 0;
-  Check(ort.KernelInfoGetConstantInput_tensor(info, ConvolutionInputs::kWeights, &is_constant, &value));
-  if (!is_constant || !value) throw Failure("weights must be constant");
-  Input<Element> weights = InputOf<Element>(ort, value);
-  if (weights.shape.size() != 4 || weights.Count() == 0) throw Failure("weights of shape " + Text(weights.shape));
-  return weights;
-}
-
-constexpr size_t kNone = ~size_t{0};
-
-// The constants at an input, one element for all outputs or one for each, put where `slots` say whose they are; `beyond`
-// where a slot is nobody's (kNone).
-template <typename Kept, typename Given>
-std::vector<Kept> Spread(const Ort& ort, const OrtKernelInfo* info, size_t index, size_t outputs,
-                         const std::vector<size_t>& slots, Kept beyond = 0) {
-  const std::vector<Given> given = ConstantAt<Given>(ort, info, index);
-  if (given.size() != 1 && given.size() != outputs) {
-    throw Failure("input " + std::to_string(index) + " has " + std::to_string(given.size()) +
-                  " elements, where there are " + std::to_string(outputs) + " output channels");
-  }
-  std::vector<Kept> values(slots.size(), beyond);
-  for (size_t slot = 0; slot < slots.size(); ++slot) {
-    if (slots[slot] != kNone) values[slot] = static_cast<Kept>(given[given.size() == 1 ? 0 : slots[slot]]);
-  }
-  return values;
-}
-
-// Weights as ONNX lays them out, [outputs, inputs, taps].
-struct GivenWeights {
-  const int8_t* values;
-  size_t outputs, inputs, taps;
-
-  int8_t At(size_t output, size_t input, size_t tap) const { return values[(output * inputs + input) * taps + tap]; }
-};
-
-// A kernel's size, and the attributes that say how it is moved.
-inline Window WindowOf(const Ort& ort, const OrtKernelInfo* info, size_t height, size_t width) {
-  const auto number = [&](const char* name) {
-    const int64_t value = IntegerAttribute(ort, info, name);
-    if (value < 0) throw Failure(std::string(name) + " is below 0");
-    return static_cast<size_t>(value);
-  };
-  const Window window{height,           width,         number("stride_y"), number("stride_x"), number("step_y"),
-                      number("step_x"), number("top"), number("left"),     number("bottom"),   number("right")};
-  if (window.stride_y * window.stride_x * window.step_y * window.step_x == 0) throw Failure("a stride or dilation of 0");
-  return window;
-}
-
-class Layer {
+class Layer : public PackedWeights {
  public:
-  Window window;
-  size_t outputs, inputs;  // channels
-  bool depthwise;
   uint8_t padding;
-  std::vector<Block> blocks;
-  std::vector<int8_t> weights;
-  std::vector<size_t> weights_at;  // of each block
   Becoming becoming;
 
-  Layer(const Ort& ort, const OrtKernelInfo* info) {
-    const auto given = WeightsAt<int8_t>(ort, info);
-    const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
-    window = WindowOf(ort, info, size(2), size(3));
-    const GivenWeights all{given.data, size(0), size(1), size(2) * size(3)};
-    outputs = all.outputs;
-    const size_t group = static_cast<size_t>(IntegerAttribute(ort, info, "group"));
-    depthwise = group != 1;
-    inputs = depthwise ? outputs : all.inputs;
-    if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
-    CutIntoBlocks();
+  Layer(const Ort& ort, const OrtKernelInfo* info) : PackedWeights(ort, info) {
     ReadNumbers(ort, info);
-    TakePaddingOff(all);
-    for (const Block& block : blocks) {
-      weights_at.push_back(weights.size());
-      depthwise ? PackByTap(all, block) : PackByRun(all, block);
-    }
+    TakePaddingOff();
   }
-
-  Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
 
  private:
-  // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
-  void CutIntoBlocks() {
-    const size_t vectors = UpTo(kLanes, outputs) / kLanes, count = UpTo(kBlock, outputs) / kBlock;
-    for (size_t i = 0; i < count; ++i) {
-      size_t first = vectors * i / count * kLanes, last = std::min(outputs, vectors * (i + 1) / count * kLanes);
-      if (depthwise) {
-        first = std::min(i * kBlock, outputs < kBlock ? 0 : outputs - kBlock);
-        last = std::min(outputs, first + kBlock);
-      }
-      blocks.push_back({i * kBlock, first, last - first});
-    }
-  }
-
-  // The channel of each slot, in the order of channels or in that in which sums are made.
-  std::vector<size_t> Slots(bool as_summed) const {
-    std::vector<size_t> channels(blocks.size() * kBlock, kNone);
-    for (const Block& block : blocks) {
-      for (size_t slot = 0; slot < kBlock; ++slot) {
-        const size_t channel = as_summed && depthwise ? InterleavedChannel(slot / kLanes, slot % kLanes) : slot;
-        if (channel < block.channels) channels[block.slot + slot] = block.channel + channel;
-      }
-    }
-    return channels;
-  }
-
   void ReadNumbers(const Ort& ort, const OrtKernelInfo* info) {
     using In = ConvolutionInputs;
     const std::vector<size_t> summed = Slots(true), in_order = Slots(false);
@@ -163,20 +61,15 @@ class Layer {
   }
 
   // Sums of codes instead of sums of what lies above the padding; and whether all numbers keep within bounds.
-  void TakePaddingOff(const GivenWeights& all) {
+  void TakePaddingOff() {
     const std::vector<size_t> slots = Slots(true);
     becoming.tame = true;
     const auto see = [&](double number) { becoming.tame = becoming.tame && number < 1e9; };  // false for what is no number
     for (size_t slot = 0; slot < slots.size(); ++slot) {
       if (slots[slot] == kNone) continue;
-      int64_t total = 0, sizes = 0;
-      for (size_t i = 0; i < all.inputs * all.taps; ++i) {
-        const int8_t weight = all.values[slots[slot] * all.inputs * all.taps + i];
-        total += weight;
-        sizes += std::abs(weight);
-      }
-      becoming.bias[slot] = static_cast<int32_t>(becoming.bias[slot] - padding * total);
-      const double sum = 255.0 * static_cast<double>(sizes) + std::fabs(static_cast<double>(becoming.bias[slot]));
+      becoming.bias[slot] = static_cast<int32_t>(becoming.bias[slot] - padding * totals[slots[slot]]);
+      const double bias = std::fabs(static_cast<double>(becoming.bias[slot]));
+      const double sum = 255.0 * static_cast<double>(sizes[slots[slot]]) + bias;
       see(sum * std::fabs(becoming.factor[slot]));
       if (becoming.adds) {
         const double terms = std::fabs(becoming.own[slot]) + std::fabs(becoming.other[slot]);
@@ -184,38 +77,6 @@ class Layer {
       }
       if (becoming.fires) {
         see(255.0 * std::fabs(becoming.firing[slot]) + std::fabs(becoming.resting[slot]));
-      }
-    }
-  }
-
-  // [runs, words, vectors, lanes, kWord]
-  void PackByRun(const GivenWeights& all, const Block& block) {
-    const Runs runs = RunsOfWindow();
-    std::vector<size_t> lies(runs.bytes);  // where each byte's weight is among those of an output
-    for (size_t run = 0; run < runs.count; ++run) {
-      for (size_t byte = 0; byte < runs.bytes; ++byte) {
-        lies[byte] = byte % inputs * all.taps + run * runs.taps + byte / inputs;
-      }
-      for (size_t word = 0; word < runs.bytes; word += kWord) {
-        for (size_t lane = 0; lane < block.Vectors() * kLanes; ++lane) {
-          const int8_t* own = all.values + (block.channel + lane) * inputs * all.taps;
-          for (size_t byte = word; byte < word + kWord; ++byte) {
-            weights.push_back(lane < block.channels && byte < runs.bytes ? own[lies[byte]] : 0);
-          }
-        }
-      }
-    }
-  }
-
-  // [taps / kWord up, vectors, lanes, kWord]
-  void PackByTap(const GivenWeights& all, const Block& block) {
-    for (size_t first = 0; first < all.taps; first += kWord) {
-      for (size_t slot = 0; slot < kBlock; ++slot) {
-        const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
-        for (size_t tap = first; tap < first + kWord; ++tap) {
-          const bool there = channel < block.channels && tap < all.taps;
-          weights.push_back(there ? all.At(block.channel + channel, 0, tap) : 0);
-        }
       }
     }
   }

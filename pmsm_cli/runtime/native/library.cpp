@@ -36,7 +36,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 6; }
+PMSM_EXPORT int pmsm_library_version() { return 7; }
 
 // Whether convolutions of codes are worth taking from onnxruntime on this processor.
 PMSM_EXPORT int pmsm_multiplies_fast() { return pmsm::MultipliesFast() ? 1 : 0; }
@@ -57,7 +57,9 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddSoftmaxCodes(ort, api, made);
       pmsm::AddNeuronSteps(ort, api, made);
       pmsm::AddEventProducts(ort, api, made);
+      pmsm::AddStepCodes(ort, api, made);
       pmsm::AddConvolutions(ort, api, made);
+      pmsm::AddConvolutionSteps(ort, api, made);
       pmsm::AddImageCodes(ort, api, made);
       pmsm::AddSpikeCounts(ort, api, made);
       return made;

@@ -128,7 +128,9 @@ void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain)
 void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddNeuronSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddEventProducts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddStepCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddConvolutions(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddConvolutionSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 

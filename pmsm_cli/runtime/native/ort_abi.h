@@ -125,6 +125,9 @@ class Ort {
                                                const OrtValue** out) const {
     return At<OrtStatus*(const OrtKernelInfo*, size_t, int*, const OrtValue**)>(249)(info, index, is_constant, out);
   }
+  OrtStatus* KernelContext_GetInputCount(const OrtKernelContext* context, size_t* out) const {
+    return At<OrtStatus*(const OrtKernelContext*, size_t*)>(88)(context, out);
+  }
   OrtStatus* KernelContext_GetInput(const OrtKernelContext* context, size_t index, const OrtValue** out) const {
     return At<OrtStatus*(const OrtKernelContext*, size_t, const OrtValue**)>(90)(context, index, out);
   }

@@ -88,6 +88,16 @@ Input<Element> InputAt(const Ort& ort, const OrtKernelContext* context, size_t i
   return InputOf<Element>(ort, value);
 }
 
+// Without data where the node does not have the input.
+template <typename Element>
+Input<Element> OptionalInputAt(const Ort& ort, const OrtKernelContext* context, size_t index) {
+  size_t count = 0;
+  Check(ort.KernelContext_GetInputCount(context, &count));
+  const OrtValue* value = nullptr;
+  if (index < count) Check(ort.KernelContext_GetInput(context, index, &value));
+  return value ? InputOf<Element>(ort, value) : Input<Element>{nullptr, {}};
+}
+
 // The elements of an input that must be constant.
 template <typename Element>
 std::vector<Element> ConstantAt(const Ort& ort, const OrtKernelInfo* info, size_t index) {

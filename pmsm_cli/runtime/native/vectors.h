@@ -45,6 +45,13 @@ static_assert(FLT_EVAL_METHOD == 0, "the neuron needs float arithmetic in float3
 #define PMSM_INLINE inline __attribute__((always_inline))
 #endif
 
+// What will be read, or written, comes from afar: it is to be on its way.
+#if defined(__GNUC__) || defined(__clang__)
+#define PMSM_FETCH(address, writes) __builtin_prefetch(address, writes)
+#else
+#define PMSM_FETCH(address, writes) (void)(address)
+#endif
+
 namespace pmsm {
 
 // So many elements in a row that longer rows gain nothing.

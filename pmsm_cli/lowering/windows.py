@@ -1,0 +1,21 @@
+"""How a convolution moves its kernel, as the native library's operators state it: a number to each attribute."""
+
+import onnx_ir as ir
+
+WINDOW = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
+
+
+def pads_of(node: ir.Node) -> tuple[int, ...] | None:
+    """Top, left, bottom, right; None: they depend on the image, or cut it."""
+    pads = tuple(node.attributes.get_ints("pads", (0, 0, 0, 0)))
+    how = node.attributes.get_string("auto_pad", "NOTSET")
+    if how not in ("NOTSET", "VALID") or min(pads) < 0 or (how == "VALID" and any(pads)):
+        return None
+    return pads
+
+
+def window_attributes(node: ir.Node) -> dict[str, int]:
+    """Those of a convolution of images, by name; precondition: `pads_of` knows its pads."""
+    strides, steps = (node.attributes.get_ints(name, (1, 1)) for name in ("strides", "dilations"))
+    numbers = dict(zip(WINDOW, (*strides, *steps, *(pads_of(node) or ())), strict=True))
+    return {**numbers, "group": node.attributes.get_int("group", 1)}

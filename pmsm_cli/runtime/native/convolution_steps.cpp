@@ -1,0 +1,217 @@
+// Convolutions of running counts at several timesteps, with the neurons behind them: all steps of a place while its sums are
+// at hand.
+//
+//   ConvolutionSteps(codes, weights, padding, factor, bias, low, high, [map], [others],
+//                    [reciprocal, rest, quanta, finest, zero], [before]) -> [values], [emitted]
+//
+// `codes` is [steps x images, height, width, channels], step by step along its first axis; `weights` int8 as ONNX lays them
+// out, [outputs, channels or 1, height, width]. `values`, [steps x images, height, width, outputs], are
+//
+//   within low and high: sum x factor + bias (+ map) (+ others),     sum: that of (codes - padding) x weights
+//
+// `padding` is the code that stands for nothing, also beyond the edges; `map`, [1, height, width, outputs], is constant;
+// `others` has the shape of the values, or that of one step's, which then is the same at every step. `emitted` are codes of
+// running counts, as StepCodes makes them of values: count / finest + zero, where a step adds
+//
+//   quantum x round(((value x reciprocal - rest) - count) / quantum)     within the levels
+//
+// to a count that begins with what the codes `before`, of one step, stand for; without them there is a single step, and it
+// begins with 0. `quanta` have a number for each step. What is constant has one element for all outputs or one for each.
+// Attributes are those of a window, `group`, the neurons' levels, and whether there is a map (`maps`), and neurons (`fires`);
+// `steps` says how many there are.
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "convolution.h"
+#include "convolution_kernels.h"
+#include "convolution_parts.h"
+#include "convolution_rows.h"
+#include "operators.h"
+#include "packed_weights.h"
+#include "step_ending.h"
+#include "tensors.h"
+
+namespace pmsm {
+namespace {
+
+constexpr size_t kPlacesAtOnce = 24;        // of all steps together: their sums stay in the nearest cache
+constexpr size_t kMostPlacesOfTaps = 192;   // the same for kernels of each channel, which take a part at once
+
+struct StepsInputs {
+  enum : size_t { kCodes, kWeights, kPadding, kFactor, kBias, kLow, kHigh, kMap, kOthers, kReciprocal, kRest, kQuanta,
+                  kFinest, kZero, kBefore };
+};
+
+struct StepsLayer : PackedWeights {
+  std::vector<int32_t> nothing;  // [slots], what the padding code sums up to, taken off
+  uint8_t padding;
+  StepEnding ending;
+
+  StepsLayer(const Ort& ort, const OrtKernelInfo* info) : PackedWeights(ort, info) {
+    using In = StepsInputs;
+    const std::vector<size_t> in_order = Slots(false), summed = Slots(true);
+    const auto floats = [&](size_t index) { return Spread<float, float>(ort, info, index, outputs, in_order); };
+    const auto number = [&](size_t index) { return ConstantAt<float>(ort, info, index).at(0); };
+    const Levels levels(ort, info);
+    padding = ConstantAt<uint8_t>(ort, info, In::kPadding).at(0);
+    ending.factor = floats(In::kFactor);
+    ending.bias = floats(In::kBias);
+    ending.low = number(In::kLow);
+    ending.high = number(In::kHigh);
+    ending.lowest = levels.lowest;
+    ending.highest = levels.highest;
+    ending.zero = 0;
+    if (IntegerAttribute(ort, info, "maps")) ending.map = ConstantAt<float>(ort, info, In::kMap);
+    ending.fires = IntegerAttribute(ort, info, "fires") != 0;
+    ending.quanta.assign(static_cast<size_t>(std::max<int64_t>(1, IntegerAttribute(ort, info, "steps"))), 1.0f);
+    if (ending.fires) {
+      const std::vector<float> quanta = ConstantAt<float>(ort, info, In::kQuanta);
+      if (quanta.size() != ending.Steps()) throw Failure("quanta do not have a number for each step");
+      const float finer = 1.0f / number(In::kFinest);
+      const auto in_units = [finer](std::vector<float> numbers) {
+        for (float& each : numbers) each *= finer;
+        return numbers;
+      };
+      ending.reciprocal = in_units(floats(In::kReciprocal));
+      ending.rest = in_units(floats(In::kRest));
+      ending.quanta = in_units(quanta);
+      ending.zero = ConstantAt<uint8_t>(ort, info, In::kZero).at(0);
+    }
+    nothing.resize(summed.size(), 0);
+    for (size_t slot = 0; slot < summed.size(); ++slot) {
+      if (summed[slot] != kNone) nothing[slot] = static_cast<int32_t>(-padding * totals[summed[slot]]);
+    }
+  }
+};
+
+// One call.
+struct Task {
+  const StepsLayer& layer;
+  Map map;
+  Runs runs;
+  StepTensors tensors;
+};
+
+void WorkByRuns(const Task& task, const Part& part) {
+  static thread_local std::vector<Rows> rows;
+  static thread_local std::vector<int32_t> sums;
+  const StepsLayer& layer = task.layer;
+  const Windows windows(task.map, layer.window, task.runs);
+  const size_t steps = layer.ending.Steps(), at_once = std::max<size_t>(12, kPlacesAtOnce / steps / 12 * 12);
+  rows.resize(std::max(rows.size(), steps));
+  sums.resize(steps * at_once * kBlock);
+  for (size_t step = 0; step < steps; ++step) {
+    rows[step].Find(windows, step * task.tensors.places + part.begin, step * task.tensors.places + part.end, kMostPlaces);
+  }
+  for (size_t i = part.first; i < part.last; ++i) {
+    const Block& block = layer.blocks[i];
+    for (size_t place = part.begin; place < part.end; place += at_once) {
+      const size_t count = std::min(at_once, part.end - place);
+      FetchForFinish(task.tensors, steps, block, place, count);
+      for (size_t step = 0; step < steps; ++step) {
+        DenseSums({rows[step].Pointers() + (place - part.begin), rows[step].Stride(), task.runs.count,
+                   task.runs.Padded() / kWord, layer.weights.data() + layer.weights_at[i], block, 0, count},
+                  layer.nothing.data() + block.slot, sums.data() + step * at_once * kBlock);
+      }
+      Finish(layer.ending, task.tensors, {sums.data(), at_once * kBlock, block, place, count});
+    }
+  }
+}
+
+void WorkByTaps(const Task& task, const Part& part) {
+  static thread_local std::vector<Taps> taps;
+  static thread_local std::vector<int32_t> sums;
+  const StepsLayer& layer = task.layer;
+  const Windows windows(task.map, layer.window, task.runs);
+  const size_t steps = layer.ending.Steps(), count = part.end - part.begin;
+  taps.resize(std::max(taps.size(), steps));
+  sums.resize(steps * count * kBlock);
+  for (size_t step = 0; step < steps; ++step) {
+    taps[step].Find(windows, step * task.tensors.places + part.begin, step * task.tensors.places + part.end);
+  }
+  for (size_t i = part.first; i < part.last; ++i) {
+    const Block& block = layer.blocks[i];
+    for (size_t step = 0; step < steps; ++step) {
+      const uint8_t* const* pointers = taps[step].Pointers();
+      int32_t* to = sums.data() + step * count * kBlock;
+      for (const Stretch& stretch : taps[step].stretches()) {
+        DepthwiseSums({pointers, task.runs.count, windows.Step(), layer.weights.data() + layer.weights_at[i], block, 0,
+                       stretch.count},
+                      layer.nothing.data() + block.slot, to);
+        pointers += task.runs.count;
+        to += stretch.count * kBlock;
+      }
+    }
+    Finish(layer.ending, task.tensors, {sums.data(), count * kBlock, block, part.begin, count});
+  }
+}
+
+void Work(const Task& task, const Part& part) {
+  if (task.layer.depthwise) WorkByTaps(task, part);
+  else WorkByRuns(task, part);
+}
+
+void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context) {
+  using In = StepsInputs;
+  const auto given = InputAt<uint8_t>(ort, context, In::kCodes);
+  const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
+  const size_t steps = layer.ending.Steps();
+  if (given.shape.size() != 4 || size(3) != layer.inputs || size(0) % steps) {
+    throw Failure("codes of shape " + Text(given.shape) + " do not have " + std::to_string(steps) + " steps of " +
+                  std::to_string(layer.inputs) + " channels last");
+  }
+  const Map map{given.data, size(0), size(1), size(2), layer.inputs, layer.padding};
+  const size_t height = layer.window.OutputHeight(map.height), width = layer.window.OutputWidth(map.width);
+  const Shape all{given.shape[0], static_cast<int64_t>(height), static_cast<int64_t>(width),
+                  static_cast<int64_t>(layer.outputs)};
+  Shape once = all;
+  once[0] /= static_cast<int64_t>(steps);
+  if (!layer.ending.map.empty() && layer.ending.map.size() != height * width * layer.outputs) {
+    throw Failure("a map of " + std::to_string(layer.ending.map.size()) + " numbers does not fit values of shape " + Text(all));
+  }
+  const auto others = OptionalInputAt<float>(ort, context, In::kOthers);
+  const auto before = OptionalInputAt<uint8_t>(ort, context, In::kBefore);
+  if (others.data && others.shape != all && others.shape != once) {
+    throw Failure("what is added has shape " + Text(others.shape) + ", not " + Text(all));
+  }
+  if (layer.ending.fires && (before.data ? before.shape != once : steps > 1)) {
+    throw Failure("what was emitted before has shape " + Text(before.shape) + ", not " + Text(once));
+  }
+  float* values = OptionalOutputAt(ort, context, 0, all);
+  uint8_t* emitted = OptionalOutputAt<uint8_t>(ort, context, 1, all);
+  const size_t places_of_image = height * width, places = static_cast<size_t>(once[0]) * places_of_image;
+  if (places == 0) return;
+  if (layer.ending.fires && !emitted) throw Failure("the codes of what fires are asked for by nobody");
+  const Task task{layer, map, layer.RunsOfWindow(),
+                  {places, places_of_image, layer.outputs, others.data, others.data && others.shape != all,
+                   layer.ending.fires ? before.data : nullptr, values, emitted}};
+  const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / steps) : places;
+  RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
+}
+
+Operator MakeConvolution(const OrtApi* api) {
+  Operator op = MakeOperator<StepsLayer, &Compute>(
+      api, "ConvolutionSteps",
+      {kUint8, kInt8, kUint8, kFloat, kFloat, kFloat, kFloat,  // the layer
+       kFloat, kFloat,                                         // what is added
+       kFloat, kFloat, kFloat, kFloat, kUint8, kUint8},        // neurons
+      {kFloat, kUint8});
+  op.InferOutputShapeFn = nullptr;  // the output has another shape than the first input
+  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+    return index < StepsInputs::kMap ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+  };
+  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_OPTIONAL; };
+  return op;
+}
+
+}  // namespace
+
+void AddConvolutionSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
+  static const Operator convolution = MakeConvolution(api);
+  Check(ort.CustomOpDomain_Add(domain, &convolution));
+}
+
+}  // namespace pmsm

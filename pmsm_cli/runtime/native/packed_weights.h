@@ -1,0 +1,179 @@
+// The weights of a convolution of codes in the order that kernels read them, and how its window is moved.
+
+#ifndef PMSM_PACKED_WEIGHTS_H
+#define PMSM_PACKED_WEIGHTS_H
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "convolution.h"
+#include "convolution_kernels.h"
+#include "convolution_rows.h"
+#include "operators.h"
+#include "tensors.h"
+
+namespace pmsm {
+
+constexpr size_t kWeightsInput = 1;
+
+// The weights of a layer of images, the second input of all kinds of it; the kernel's info owns them.
+template <typename Element>
+Input<Element> WeightsAt(const Ort& ort, const OrtKernelInfo* info) {
+  const OrtValue* value = nullptr;
+  int is_constant = 0;
+  Check(ort.KernelInfoGetConstantInput_tensor(info, kWeightsInput, &is_constant, &value));
+  if (!is_constant || !value) throw Failure("weights must be constant");
+  Input<Element> weights = InputOf<Element>(ort, value);
+  if (weights.shape.size() != 4 || weights.Count() == 0) throw Failure("weights of shape " + Text(weights.shape));
+  return weights;
+}
+
+constexpr size_t kNone = ~size_t{0};
+
+// The constants at an input, one element for all outputs or one for each, put where `slots` say whose they are; `beyond`
+// where a slot is nobody's (kNone).
+template <typename Kept, typename Given>
+std::vector<Kept> Spread(const Ort& ort, const OrtKernelInfo* info, size_t index, size_t outputs,
+                         const std::vector<size_t>& slots, Kept beyond = 0) {
+  const std::vector<Given> given = ConstantAt<Given>(ort, info, index);
+  if (given.size() != 1 && given.size() != outputs) {
+    throw Failure("input " + std::to_string(index) + " has " + std::to_string(given.size()) +
+                  " elements, where there are " + std::to_string(outputs) + " output channels");
+  }
+  std::vector<Kept> values(slots.size(), beyond);
+  for (size_t slot = 0; slot < slots.size(); ++slot) {
+    if (slots[slot] != kNone) values[slot] = static_cast<Kept>(given[given.size() == 1 ? 0 : slots[slot]]);
+  }
+  return values;
+}
+
+// Weights as ONNX lays them out, [outputs, inputs, taps].
+struct GivenWeights {
+  const int8_t* values;
+  size_t outputs, inputs, taps;
+
+  int8_t At(size_t output, size_t input, size_t tap) const { return values[(output * inputs + input) * taps + tap]; }
+};
+
+// A kernel's size, and the attributes that say how it is moved.
+inline Window WindowOf(const Ort& ort, const OrtKernelInfo* info, size_t height, size_t width) {
+  const auto number = [&](const char* name) {
+    const int64_t value = IntegerAttribute(ort, info, name);
+    if (value < 0) throw Failure(std::string(name) + " is below 0");
+    return static_cast<size_t>(value);
+  };
+  const Window window{height,           width,         number("stride_y"), number("stride_x"), number("step_y"),
+                      number("step_x"), number("top"), number("left"),     number("bottom"),   number("right")};
+  if (window.stride_y * window.stride_x * window.step_y * window.step_x == 0) throw Failure("a stride or dilation of 0");
+  return window;
+}
+
+// A kernel for all channels, or one for each.
+class PackedWeights {
+ public:
+  Window window;
+  size_t outputs, inputs;  // channels
+  bool depthwise;
+  std::vector<Block> blocks;
+  std::vector<int8_t> weights;
+  std::vector<size_t> weights_at;  // of each block
+  // Of each output: what its weights sum up to, and what their sizes do.
+  std::vector<int64_t> totals, sizes;
+
+  PackedWeights(const Ort& ort, const OrtKernelInfo* info) {
+    const auto given = WeightsAt<int8_t>(ort, info);
+    const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
+    window = WindowOf(ort, info, size(2), size(3));
+    const GivenWeights all{given.data, size(0), size(1), size(2) * size(3)};
+    outputs = all.outputs;
+    const size_t group = static_cast<size_t>(IntegerAttribute(ort, info, "group"));
+    depthwise = group != 1;
+    inputs = depthwise ? outputs : all.inputs;
+    if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
+    CutIntoBlocks();
+    AddUp(all);
+    for (const Block& block : blocks) {
+      weights_at.push_back(weights.size());
+      depthwise ? PackByTap(all, block) : PackByRun(all, block);
+    }
+  }
+
+  Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
+
+  // The channel of each slot, in the order of channels or in that in which sums are made.
+  std::vector<size_t> Slots(bool as_summed) const {
+    std::vector<size_t> channels(blocks.size() * kBlock, kNone);
+    for (const Block& block : blocks) {
+      for (size_t slot = 0; slot < kBlock; ++slot) {
+        const size_t channel = as_summed && depthwise ? InterleavedChannel(slot / kLanes, slot % kLanes) : slot;
+        if (channel < block.channels) channels[block.slot + slot] = block.channel + channel;
+      }
+    }
+    return channels;
+  }
+
+ private:
+  // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
+  void CutIntoBlocks() {
+    const size_t vectors = UpTo(kLanes, outputs) / kLanes, count = UpTo(kBlock, outputs) / kBlock;
+    for (size_t i = 0; i < count; ++i) {
+      size_t first = vectors * i / count * kLanes, last = std::min(outputs, vectors * (i + 1) / count * kLanes);
+      if (depthwise) {
+        first = std::min(i * kBlock, outputs < kBlock ? 0 : outputs - kBlock);
+        last = std::min(outputs, first + kBlock);
+      }
+      blocks.push_back({i * kBlock, first, last - first});
+    }
+  }
+
+  void AddUp(const GivenWeights& all) {
+    for (size_t output = 0; output < outputs; ++output) {
+      const int8_t* own = all.values + output * all.inputs * all.taps;
+      int64_t total = 0, size = 0;
+      for (size_t i = 0; i < all.inputs * all.taps; ++i) {
+        total += own[i];
+        size += std::abs(own[i]);
+      }
+      totals.push_back(total);
+      sizes.push_back(size);
+    }
+  }
+
+  // [runs, words, vectors, lanes, kWord]
+  void PackByRun(const GivenWeights& all, const Block& block) {
+    const Runs runs = RunsOfWindow();
+    std::vector<size_t> lies(runs.bytes);  // where each byte's weight is among those of an output
+    for (size_t run = 0; run < runs.count; ++run) {
+      for (size_t byte = 0; byte < runs.bytes; ++byte) {
+        lies[byte] = byte % inputs * all.taps + run * runs.taps + byte / inputs;
+      }
+      for (size_t word = 0; word < runs.bytes; word += kWord) {
+        for (size_t lane = 0; lane < block.Vectors() * kLanes; ++lane) {
+          const int8_t* own = all.values + (block.channel + lane) * inputs * all.taps;
+          for (size_t byte = word; byte < word + kWord; ++byte) {
+            weights.push_back(lane < block.channels && byte < runs.bytes ? own[lies[byte]] : 0);
+          }
+        }
+      }
+    }
+  }
+
+  // [taps / kWord up, vectors, lanes, kWord]
+  void PackByTap(const GivenWeights& all, const Block& block) {
+    for (size_t first = 0; first < all.taps; first += kWord) {
+      for (size_t slot = 0; slot < kBlock; ++slot) {
+        const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
+        for (size_t tap = first; tap < first + kWord; ++tap) {
+          const bool there = channel < block.channels && tap < all.taps;
+          weights.push_back(there ? all.At(block.channel + channel, 0, tap) : 0);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace pmsm
+
+#endif

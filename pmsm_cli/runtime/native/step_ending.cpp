@@ -1,0 +1,179 @@
+#include "step_ending.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "avx512.h"
+#include "convolution_kernels.h"
+#include "vectors.h"
+
+namespace pmsm {
+namespace {
+
+// ---------------------------------------------------------------------------------------------------- any processor
+
+void FinishAnywhere(const StepEnding& ending, const StepTensors& tensors, const StepSums& given, size_t index) {
+  const size_t place = given.place + index, at = place * tensors.channels + given.block.channel;
+  for (size_t i = 0; i < given.block.channels; ++i) {
+    const size_t slot = given.block.slot + i;
+    float counted = tensors.before ? static_cast<float>(tensors.before[at + i] - ending.zero) : 0.0f;
+    for (size_t step = 0; step < ending.Steps(); ++step) {
+      const size_t later = step * tensors.Step();
+      const int32_t sum = given.sums[step * given.between + index * kBlock + i];
+      float value = static_cast<float>(sum) * ending.factor[slot] + ending.bias[slot];
+      if (!ending.map.empty()) {
+        value += ending.map[place % tensors.places_of_image * tensors.channels + given.block.channel + i];
+      }
+      if (tensors.others) value += tensors.others[(tensors.others_once ? 0 : later) + at + i];
+      value = value < ending.low ? ending.low : value;  // what is not a number stays so
+      value = value > ending.high ? ending.high : value;
+      if (tensors.values) tensors.values[later + at + i] = value;
+      if (!ending.fires) continue;
+      const float quantum = ending.quanta[step];
+      const float wanted = (value * ending.reciprocal[slot] - ending.rest[slot] - counted) * (1.0f / quantum);
+      counted += quantum * EmitFew(wanted, ending.lowest, ending.highest);
+      tensors.emitted[later + at + i] = static_cast<uint8_t>(static_cast<int32_t>(counted) + ending.zero);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------- AVX-512
+
+#ifdef PMSM_VNNI
+
+// Sixteen channels; of the last ones of a layer, those of the mask.
+template <bool kWhole>
+struct Lanes {
+  __mmask16 mask;
+
+  PMSM_VNNI PMSM_INLINE __m512 Load(const float* at) const {
+    return kWhole ? _mm512_loadu_ps(at) : _mm512_maskz_loadu_ps(mask, at);
+  }
+  PMSM_VNNI PMSM_INLINE void Store(float* at, __m512 numbers) const {
+    if (kWhole) _mm512_storeu_ps(at, numbers);
+    else _mm512_mask_storeu_ps(at, mask, numbers);
+  }
+  PMSM_VNNI PMSM_INLINE __m512 LoadCodes(const uint8_t* at) const {
+    const __m128i bytes = kWhole ? _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)) : _mm_maskz_loadu_epi8(mask, at);
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
+  }
+  PMSM_VNNI PMSM_INLINE void StoreCodes(uint8_t* at, __m512i codes) const {
+    const __m128i bytes = _mm512_cvtepi32_epi8(codes);
+    if (kWhole) _mm_storeu_si128(reinterpret_cast<__m128i*>(at), bytes);
+    else _mm_mask_storeu_epi8(at, mask, bytes);
+  }
+};
+
+// The numbers of a layer as plain pointers and vectors: what is stored in between changes none of them.
+struct EndingOf {
+  const float *factor, *bias, *reciprocal, *rest, *map;
+  const float* quanta;
+  size_t steps;
+  __m512 low, high, lowest, highest, zero;
+  __m512i zero_code;
+
+  PMSM_VNNI EndingOf(const StepEnding& all, size_t slot)
+      : factor(all.factor.data() + slot), bias(all.bias.data() + slot),
+        reciprocal(all.fires ? all.reciprocal.data() + slot : nullptr), rest(all.fires ? all.rest.data() + slot : nullptr),
+        map(all.map.empty() ? nullptr : all.map.data()), quanta(all.quanta.data()), steps(all.Steps()),
+        low(_mm512_set1_ps(all.low)), high(_mm512_set1_ps(all.high)), lowest(_mm512_set1_ps(all.lowest)),
+        highest(_mm512_set1_ps(all.highest)), zero(_mm512_set1_ps(static_cast<float>(all.zero))),
+        zero_code(_mm512_set1_epi32(all.zero)) {}
+};
+
+// One vector of a place at all steps. `at` is where it lies in tensors, `in_image` in the map.
+template <bool kWhole, bool kOthers, bool kValues, bool kFires>
+PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensors& tensors, const Lanes<kWhole>& lanes,
+                                        const int32_t* sums, size_t between, size_t of_block, size_t at, size_t in_image) {
+  const __m512 factor = _mm512_loadu_ps(ending.factor + of_block), bias = _mm512_loadu_ps(ending.bias + of_block);
+  const __m512 map = ending.map ? lanes.Load(ending.map + in_image) : _mm512_setzero_ps();
+  __m512 reciprocal{}, rest{}, counted = _mm512_setzero_ps();
+  if (kFires) {
+    reciprocal = _mm512_loadu_ps(ending.reciprocal + of_block);
+    rest = _mm512_loadu_ps(ending.rest + of_block);
+    if (tensors.before) counted = _mm512_sub_ps(lanes.LoadCodes(tensors.before + at), ending.zero);
+  }
+  size_t later = at;
+  for (size_t step = 0; step < ending.steps; ++step, sums += between, later += tensors.Step()) {
+    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums + of_block)), factor);
+    __m512 value = _mm512_add_ps(product, bias);
+    if (ending.map) value = _mm512_add_ps(value, map);
+    if (kOthers) value = _mm512_add_ps(value, lanes.Load(tensors.others + (tensors.others_once ? at : later)));
+    // Of what is not a number the second operand stays.
+    value = _mm512_min_ps(ending.high, _mm512_max_ps(ending.low, value));
+    if (kValues) lanes.Store(tensors.values + later, value);
+    if (!kFires) continue;
+    const float quantum = ending.quanta[step];
+    const __m512 above = _mm512_sub_ps(_mm512_mul_ps(value, reciprocal), rest);
+    const __m512 wanted = _mm512_mul_ps(_mm512_sub_ps(above, counted), _mm512_set1_ps(1.0f / quantum));
+    const __mmask16 numbers = _mm512_cmp_ps_mask(wanted, wanted, _CMP_ORD_Q);
+    const __m512 clipped = _mm512_min_ps(_mm512_max_ps(wanted, ending.lowest), ending.highest);
+    const __m512 spikes = _mm512_maskz_roundscale_ps(numbers, clipped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    counted = _mm512_add_ps(counted, _mm512_mul_ps(spikes, _mm512_set1_ps(quantum)));
+    lanes.StoreCodes(tensors.emitted + later, _mm512_add_epi32(_mm512_cvtps_epi32(counted), ending.zero_code));
+  }
+}
+
+template <bool kOthers, bool kValues, bool kFires>
+PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, const StepSums& sums) {
+  const StepTensors tensors = given;
+  const EndingOf ending(all, sums.block.slot);
+  const size_t whole = sums.block.channels / kLanes, rest = sums.block.channels % kLanes;
+  for (size_t index = 0; index < sums.count; ++index) {
+    const size_t place = sums.place + index, at = place * tensors.channels + sums.block.channel;
+    const size_t in_image = ending.map ? place % tensors.places_of_image * tensors.channels + sums.block.channel : 0;
+    const int32_t* own = sums.sums + index * kBlock;
+    for (size_t n = 0; n < whole; ++n) {
+      FinishVector<true, kOthers, kValues, kFires>(ending, tensors, Lanes<true>{}, own, sums.between, n * kLanes,
+                                                   at + n * kLanes, in_image + n * kLanes);
+    }
+    if (rest) {
+      const Lanes<false> lanes{static_cast<__mmask16>((1u << rest) - 1)};
+      FinishVector<false, kOthers, kValues, kFires>(ending, tensors, lanes, own, sums.between, whole * kLanes,
+                                                    at + whole * kLanes, in_image + whole * kLanes);
+    }
+  }
+}
+
+template <bool kOthers, bool kValues>
+PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
+  if (ending.fires) FinishVectors<kOthers, kValues, true>(ending, tensors, sums);
+  else FinishVectors<kOthers, kValues, false>(ending, tensors, sums);
+}
+
+PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
+  if (tensors.others && tensors.values) FinishVectors<true, true>(ending, tensors, sums);
+  else if (tensors.others) FinishVectors<true, false>(ending, tensors, sums);
+  else if (tensors.values) FinishVectors<false, true>(ending, tensors, sums);
+  else FinishVectors<false, false>(ending, tensors, sums);
+}
+
+#endif  // PMSM_VNNI
+
+}  // namespace
+
+void Finish(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
+#ifdef PMSM_VNNI
+  if (MultipliesFast()) return FinishVectors(ending, tensors, sums);
+#endif
+  for (size_t index = 0; index < sums.count; ++index) FinishAnywhere(ending, tensors, sums, index);
+}
+
+void FetchForFinish(const StepTensors& tensors, size_t steps, const Block& block, size_t place, size_t count) {
+  constexpr size_t kLine = 64;
+  const size_t size = block.channels * sizeof(float);
+  for (size_t step = 0; step < steps; ++step) {
+    for (size_t i = 0; i < count; ++i) {
+      const size_t once = (place + i) * tensors.channels + block.channel, at = once + step * tensors.Step();
+      for (size_t line = 0; line < size; line += kLine) {
+        if (tensors.others) {
+          PMSM_FETCH(reinterpret_cast<const char*>(tensors.others + (tensors.others_once ? once : at)) + line, 0);
+        }
+        if (tensors.values) PMSM_FETCH(reinterpret_cast<char*>(tensors.values + at) + line, 1);
+      }
+      if (tensors.emitted) PMSM_FETCH(tensors.emitted + at, 1);
+    }
+  }
+}
+
+}  // namespace pmsm

@@ -1,0 +1,57 @@
+// What the sums of a convolution of running counts become at several timesteps: values, and what neurons have emitted on them.
+
+#ifndef PMSM_STEP_ENDING_H
+#define PMSM_STEP_ENDING_H
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "convolution.h"
+
+namespace pmsm {
+
+// Of a layer. What there is for each channel lies in the order of channels, kBlock apart for each block.
+struct StepEnding {
+  std::vector<float> factor, bias;
+  float low, high;
+  std::vector<float> map;  // [places of an image, channels], or nothing
+
+  bool fires;
+  // Counts are in units of the finest quantum, and so are these: what a value is divided by to be one, what the neurons
+  // rest at, and each step's quantum, whose multiples a step adds, at most so many.
+  std::vector<float> reciprocal, rest, quanta;
+  float lowest, highest;
+  uint8_t zero;
+
+  size_t Steps() const { return quanta.size(); }
+};
+
+// [steps, places, channels] each, but for what was emitted before and others that are the same at every step.
+struct StepTensors {
+  size_t places, places_of_image, channels;
+  const float* others;  // null: nothing is added
+  bool others_once;
+  const uint8_t* before;  // null: nothing
+  float* values;          // null: nobody asks
+  uint8_t* emitted;
+
+  size_t Step() const { return places * channels; }
+};
+
+// The sums of neighbouring places of a block at all steps, [steps, places, kBlock], and where they belong.
+struct StepSums {
+  const int32_t* sums;
+  size_t between;  // from one step's to the next one's
+  Block block;
+  size_t place, count;
+};
+
+void Finish(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums);
+
+// What finishing will read and write is on its way while the sums are made.
+void FetchForFinish(const StepTensors& tensors, size_t steps, const Block& block, size_t place, size_t count);
+
+}  // namespace pmsm
+
+#endif

@@ -1,0 +1,154 @@
+"""Several timesteps with int8 weights on the native library: running counts as codes, and the same spikes."""
+
+import integers
+import numpy as np
+import onnx_ir as ir
+import pytest
+import spiking
+import tiny
+from timesteps import APART, IMAGE, A, assert_alike, checkpoint_of, network_of
+from trainable import attention
+
+from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.matching import apply_corrections
+from pmsm_cli.graph.unroll import unroll_timesteps
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.lower import Use, tidy_steps
+from pmsm_cli.lowering.settle import settle_weights
+from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.neuron.parameters import Correction
+from pmsm_cli.runtime.library import find_library, library_status
+from pmsm_cli.runtime.session import open_session
+
+LIBRARY = find_library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
+
+FAST = Use(multiplies_fast=True)
+LAYERS = {
+    "clip": f"{A} d = Clip (a, nought, six)",
+    "each channel": f"{A} b = Relu (a) d = Conv <group = 4, pads = [1, 1, 1, 1]> (b, wd, b1)",
+    "strides": f"{A} b = Relu (a) c = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (b, w2)"
+    ' d = Resize <mode = "nearest"> (c, , sizes)',
+    "pooled": f"{A} b = Relu (a) d = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b)",
+    "a map of its own": f"{A} s = Add (a, map) d = Relu (s)",
+    "scaled behind limits": f"{A} b = Relu (a) s = Mul (b, f4) d = Relu (s)",
+    "a sum of three": f"{A} b = Relu (a) c = Conv <pads = [1, 1, 1, 1]> (b, w2) s = Add (a, c) t = Add (s, j) d = Relu (t)",
+    "joined": f"{A} b = Relu (a) h = Slice (b, one, three, one) d = Concat <axis = 1> (h, h)",
+}
+
+
+def int8(body: str, **options) -> tuple[ir.Model, dict[str, Int8Weights]]:
+    """A spiking graph with int8 weights."""
+    checkpoint = checkpoint_of(body, **options)
+    _, _, shapes = spiking.read(network_of(body), IMAGE)
+    return settle_weights(checkpoint.model, shapes)
+
+
+@pytest.mark.parametrize("timesteps", [2, 4])
+@pytest.mark.parametrize("name", [*APART, *LAYERS])
+def test_counts_of_all_steps_are_codes(name, timesteps):
+    before, weights = int8((APART | LAYERS)[name], timesteps=timesteps)
+    after, changed = tidy_steps(before, FAST, IMAGE, weights)
+    assert changed
+    ops = integers.ops(after)
+    assert ops["ConvolutionSteps"] >= 2
+    assert not {"PolarityNeuron", "PolarityNeuronSteps", "Scan"} & set(ops)
+    assert_alike(after, before, tiny.images(4, seed=1))
+    assert_alike(after, before, tiny.images(1, seed=2))
+
+
+def ops_of(body: str, **options) -> dict[str, int]:
+    before, weights = int8(body, timesteps=3, **options)
+    return integers.ops(tidy_steps(before, FAST, IMAGE, weights)[0])
+
+
+def test_what_follows_a_layer_is_part_of_it():
+    ops = ops_of(APART["residual of spikes"])
+    # The analog layer; then each of three for the first step, and for the others.
+    assert ops["Conv"] == 1
+    assert ops["ConvolutionSteps"] == 2 * 3
+    assert ops["Relu"] == 1
+    assert "Add" not in ops
+
+
+def test_nothing_is_turned_between_layers():
+    ops = ops_of(APART["residual of spikes"])
+    assert ops["Transpose"] == 3  # what the image alone decides, and the scores of the first step and of the others
+
+
+def test_a_tensor_that_is_the_same_at_every_step_is_not_repeated():
+    assert ops_of(APART["residual of the image"])["Concat"] == 2  # the shape of the scores, and their steps
+
+
+def test_integers_of_a_layer_s_weights_are_there_once():
+    before, weights = int8(APART["relu"], timesteps=4)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    read = [node.inputs[1].name for node in after.graph if node.op_type == "ConvolutionSteps"]
+    assert len(read) == 2 * len(set(read)) == 4
+    assert not [name for name in weights if name in after.graph.initializers]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"coding": Coding.RATE}, "its steps have no unit in common"),
+        ({"levels": 63}, "some count does not fit a byte"),
+    ],
+)
+def test_counts_that_no_code_can_hold_stay_floats(options, why):
+    before, weights = int8(APART["relu"], timesteps=4, **options)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert "StepCodes" not in integers.ops(after), why
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+def test_processors_that_multiply_no_faster_keep_floats():
+    before, weights = int8(APART["relu"], timesteps=3)
+    assert "StepCodes" not in integers.ops(tidy_steps(before, Use(), IMAGE, weights)[0])
+
+
+def test_float_weights_stay_floats():
+    before = checkpoint_of(APART["relu"], timesteps=3).model
+    assert "StepCodes" not in integers.ops(tidy_steps(before, FAST, IMAGE)[0])
+
+
+def test_products_of_two_spiking_tensors_multiply_codes():
+    checkpoint = spiking.checkpoint_of(attention(), tiny.images(8), timesteps=3)
+    _, _, shapes = spiking.read(attention(), IMAGE)
+    before, weights = settle_weights(checkpoint.model, shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    ops = integers.ops(after)
+    assert "MatMul" not in ops
+    assert ops["MatMulIntegerToFloat"] == 2 * 8
+    assert_alike(after, before, tiny.images(4))
+
+
+def test_matched_moments_correct_the_first_step_alone():
+    body = APART["residual of spikes"]
+    net, plan, shapes = spiking.read(network_of(body), IMAGE)
+    parameters = checkpoint_of(body).manifest.calibration.parameters
+    corrections = (Correction(node="a", scale=np.full(4, 1.5, np.float32), shift=np.full(4, 0.5, np.float32)),)
+    model = apply_corrections(insert_neurons(net, plan, parameters, shapes), corrections, fold=False)
+    unrolled = unroll_timesteps(model, plan, timesteps=3, coding=Coding.REFINE)
+    before, weights = settle_weights(unrolled, shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert integers.ops(after)["ConvolutionSteps"] == 2 * 3
+    assert "Mul" not in integers.ops(after)
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+def test_the_file_s_graph_stays_as_it_was():
+    before, weights = int8(APART["residual of spikes"], timesteps=3)
+    serialised = spiking.serialised(before)
+    tidy_steps(before, FAST, IMAGE, weights)
+    assert spiking.serialised(before) == serialised
+
+
+def test_a_batch_of_any_size_is_several_images():
+    before, weights = int8(APART["residual of the image"], timesteps=3)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    session = open_session(after, subject="net", integers=True)
+    images = tiny.images(5, seed=3)
+    together = session.run(images)[0]
+    apart = np.concatenate([session.run(images[index : index + 1])[0] for index in range(5)])
+    np.testing.assert_array_equal(together, apart)

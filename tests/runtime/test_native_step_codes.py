@@ -1,0 +1,99 @@
+"""Native neurons whose running counts leave as codes: the very counts of those that leave floats."""
+
+import numpy as np
+import pytest
+from native import run_operator
+
+from pmsm_cli.runtime.library import find_library, library_status
+
+LIBRARY = find_library()
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
+
+LEVELS = {"negative_levels": 7, "positive_levels": 7}
+QUANTA = np.array([0.5, 0.25, 0.125], np.float32)
+FINEST = np.array(0.125, np.float32)
+ZERO = 110
+
+
+def made(shape: tuple[int, ...], along: tuple[int, ...], *, steps: int, held: bool = False) -> dict[str, np.ndarray]:
+    random = np.random.default_rng((len(shape), steps))
+    rows = shape[0] if held else shape[0] * steps
+    return {
+        "value": np.asarray(4 * random.normal(size=(rows, *shape[1:])), np.float32),
+        "threshold": np.asarray(0.25 + random.random(along), np.float32),
+        "rest": np.asarray(random.normal(size=along), np.float32),
+        "before": np.clip(np.round(3 * random.normal(size=shape)), -7, 7).astype(np.float32),
+    }
+
+
+def codes(feeds: dict[str, np.ndarray], quanta: np.ndarray, *, threads: int = 2) -> np.ndarray:
+    before = {"before": (feeds["before"] * 8 + ZERO).astype(np.uint8)} if "before" in feeds else {}
+    numbers = {"quanta": quanta, "finest": FINEST, "zero": np.array(ZERO, np.uint8)}
+    inputs = {name: feeds[name] for name in ("value", "threshold", "rest")} | numbers | before
+    return run_operator("StepCodes", inputs, {"emitted": "uint8"}, threads=threads, **LEVELS)[0]
+
+
+def counts(feeds: dict[str, np.ndarray], quanta: np.ndarray) -> np.ndarray:
+    """In floats."""
+    before = {"before": feeds.get("before", np.zeros((), np.float32))}
+    numbers = {"horizons": np.ones_like(quanta), "quanta": quanta}
+    inputs = {name: feeds[name] for name in ("value", "threshold", "rest")} | before | numbers
+    return run_operator("PolarityNeuronSteps", inputs, {"emitted": "float32"}, **LEVELS)[0]
+
+
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "along"),
+    [
+        ((2, 5, 3), (3,)),
+        ((2, 7, 4, 4), (7, 1, 1)),
+        ((3, 33, 9, 9), (33, 1, 1)),
+        ((2, 197, 40), (40,)),
+        ((2, 3), ()),
+        ((1, 1), (1,)),
+    ],
+)
+def test_codes_hold_the_counts_of_neurons_that_leave_floats(shape, along, held):
+    feeds = made(shape, along, steps=3, held=held)
+    np.testing.assert_array_equal((codes(feeds, QUANTA).astype(np.float32) - ZERO) / 8, counts(feeds, QUANTA))
+
+
+def test_the_first_step_begins_with_nothing():
+    feeds = made((2, 7, 4, 4), (7, 1, 1), steps=1)
+    del feeds["before"]
+    once = np.ones(1, np.float32)
+    np.testing.assert_array_equal((codes(feeds, once).astype(np.float32) - ZERO) / 8, counts(feeds, once))
+
+
+def test_what_is_not_a_number_emits_nothing():
+    feeds = made((1, 4), (4,), steps=3)
+    feeds["value"][:] = np.nan
+    np.testing.assert_array_equal(codes(feeds, QUANTA), np.tile(feeds["before"] * 8 + ZERO, (3, 1)))
+
+
+def test_threads_make_no_difference():
+    feeds = made((2, 64, 40, 40), (64, 1, 1), steps=3)
+    np.testing.assert_array_equal(codes(feeds, QUANTA, threads=1), codes(feeds, QUANTA, threads=3))
+
+
+def test_no_image_gives_no_codes():
+    assert codes(made((0, 4), (4,), steps=3), QUANTA).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"value": np.zeros((5, 4), np.float32)}, r"a value of shape \[5,4\] does not fit 3 steps"),
+        ({"threshold": np.ones(3, np.float32)}, "threshold of shape"),
+    ],
+)
+def test_what_does_not_fit_is_said(wrong, message):
+    with pytest.raises(Exception, match=message):
+        codes(made((2, 4), (4,), steps=3) | wrong, QUANTA)
+
+
+def test_several_steps_begin_with_what_was_emitted():
+    feeds = made((2, 4), (4,), steps=3)
+    del feeds["before"]
+    with pytest.raises(Exception, match="quanta of shape"):
+        codes(feeds, QUANTA)
