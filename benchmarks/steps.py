@@ -2,8 +2,9 @@
 
     python benchmarks/steps.py --models ../shared/models --images .cache/imagenet-sample --threads 2
 
-Each network is converted at 7 levels for 1, 2 and 4 timesteps; these, and that of one timestep with its spikes counted,
-run in turn, every one in a process of its own. Large networks are timm's architectures with random weights.
+Each network is converted at 7 levels for 1, 2 and 4 timesteps; these run in turn, every one in a process of its own.
+With float weights that of one timestep with its spikes counted runs with them, with `--weights int8` that of four in
+floats. Large networks are timm's architectures with random weights.
 """
 
 import argparse
@@ -23,7 +24,9 @@ from pmsm_cli.runtime.spiking import form_of
 from pmsm_cli.runtime.workload import measure_shapes
 
 TIMESTEPS = (1, 2, 4)
-COUNTED = "T = 1, spikes counted"
+COUNTED, IN_FLOATS = "T = 1, spikes counted", "T = 4, in floats"
+# What the last column has above T = 1, with each kind of weights.
+LAST = {"float": (COUNTED, "spikes counted / not, T = 1"), "int8": (IN_FLOATS, "T = 4 in floats / T = 1")}
 # source, how it is read
 NETWORKS = {
     "resnet50": ("timm:resnet50", ["--random-weights"]),
@@ -42,13 +45,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--weights", default="float", choices=("float", "int8"))
     parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
     arguments = parser.parse_args()
     print(
-        f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, float weights; "
+        f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, {arguments.weights} weights; "
         f"{arguments.runs} runs in turn\n"
     )
-    print("| network | T = 1: ms | T = 2 / T = 1 | T = 4 / T = 1 | spikes counted / not, T = 1 |")
+    print(f"| network | T = 1: ms | T = 2 / T = 1 | T = 4 / T = 1 | {LAST[arguments.weights][1]} |")
     print("|---|--:|--:|--:|--:|")
     for name in NETWORKS:
         if not arguments.only or name in arguments.only:
@@ -57,37 +61,39 @@ def main() -> None:
 
 
 def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
-    racers = []
-    for timesteps in TIMESTEPS:
-        checkpoint = _converted(name, timesteps, folder, arguments)
-        racers.append(_racer(f"T = {timesteps}", checkpoint, folder))
-        if timesteps == 1:
-            shapes = measure_shapes(checkpoint)
-            anywhere = alike_anywhere(fan_out_a_position(checkpoint, shapes))
-            counted = add_counters(checkpoint, shapes, native=True, anywhere=anywhere).model
-            path = folder / "counted.onnx"
-            path.write_bytes(model_bytes(counted, subject=name))
-            racers.append(Racer(name=COUNTED, path=path, native=True))
+    checkpoints = [_converted(name, timesteps, folder, arguments) for timesteps in TIMESTEPS]
+    racers = [_racer(f"T = {steps}", each, folder) for steps, each in zip(TIMESTEPS, checkpoints, strict=True)]
+    checkpoint = checkpoints[0]
+    if arguments.weights == "float":
+        shapes = measure_shapes(checkpoint)
+        anywhere = alike_anywhere(fan_out_a_position(checkpoint, shapes))
+        counted = add_counters(checkpoint, shapes, native=True, anywhere=anywhere).model
+        path = folder / "counted.onnx"
+        path.write_bytes(model_bytes(counted, subject=name))
+        racers.append(Racer(name=COUNTED, path=path, native=True))
+    else:
+        racers.append(_racer(IN_FLOATS, checkpoints[-1], folder, integers=False))
     shape = (1, *checkpoint.manifest.preprocessing.shape)
     timings = race(racers, shape, runs=arguments.runs, threads=arguments.threads)
     took = {timing.name: timing.median_ms for timing in timings}
-    ratios = " | ".join(f"{took[each] / took['T = 1']:.2f}" for each in ("T = 2", "T = 4", COUNTED))
+    ratios = " | ".join(f"{took[each] / took['T = 1']:.2f}" for each in ("T = 2", "T = 4", LAST[arguments.weights][0]))
     print(f"| {name} | {took['T = 1']:.2f} | {ratios} |", flush=True)
 
 
 def _converted(name: str, timesteps: int, folder: Path, arguments: argparse.Namespace) -> Checkpoint:
     source, options = NETWORKS[name]
-    target = folder / f"{name}.{timesteps}.snn.onnx"
+    target = folder / f"{name}.{arguments.weights}.{timesteps}.snn.onnx"
     command = [sys.executable, "-m", "pmsm_cli", "convert", source.format(models=arguments.models), *options]
     command += ["--data", str(arguments.images), "--samples", str(arguments.samples), "--levels", "7", "--no-refit"]
+    command += ["--weights", arguments.weights]
     command += ["--timesteps", str(timesteps), "-o", str(target), "--json"]
     if not target.exists():
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return open_checkpoint(target)
 
 
-def _racer(name: str, checkpoint: Checkpoint, folder: Path) -> Racer:
-    form = form_of(checkpoint)
+def _racer(name: str, checkpoint: Checkpoint, folder: Path, *, integers: bool = True) -> Racer:
+    form = form_of(checkpoint, integers=integers)
     path = folder / f"{name}.onnx"
     path.write_bytes(model_bytes(form.model, subject=name))
     return Racer(name=name, path=path, native=form.native, integers=form.integers)

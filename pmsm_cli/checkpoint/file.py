@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,6 +26,7 @@ class Checkpoint:
     manifest: Manifest
     # What these floats are multiples of, by the name of the weights; empty where the file holds floats.
     int8_weights: Mapping[str, Int8Weights] = field(default_factory=lambda: MappingProxyType({}))
+    sha256: str = ""  # of the file, where there is one
 
 
 def pack(
@@ -58,10 +59,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, unreadable, or not a checkpoint that this version knows.
     """
     try:
-        proto = open_onnx(path).proto
+        opened = open_onnx(path)
     except ModelFileError as error:
         raise CheckpointError(error.problem, subject=error.subject, details=error.details, hint=error.hint) from error
-    return unpack(proto, subject=str(path))
+    return replace(unpack(opened.proto, subject=str(path)), sha256=opened.sha256)
 
 
 def check_writable(path: Path) -> None:

@@ -61,7 +61,7 @@ def run(
     collector = OutputCollector() if outputs else None
     with console.ProgressBar() as progress:
         if lines:
-            with line_file(lines, resume=resume) as file:
+            with line_file(lines, sha256=opened.sha256, resume=resume) as file:
                 results = pipeline.predict_images(
                     opened,
                     images,

@@ -29,7 +29,7 @@ from pmsm_cli.lowering.native_convolutions import (
 )
 from pmsm_cli.lowering.neurons import neurons_to_codes
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
-from pmsm_cli.lowering.products import products_of_codes_to_integers, products_to_integers
+from pmsm_cli.lowering.products import factors_into_products, products_of_codes_to_integers, products_to_integers
 from pmsm_cli.lowering.resting import counts_to_neurons, rests_to_neurons
 from pmsm_cli.lowering.shortcuts import shortcuts_to_integers
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
@@ -80,6 +80,7 @@ IN_CODES: tuple[Pattern, ...] = (
     terms_together,
     products_to_integers,
     products_of_codes_to_integers,
+    factors_into_products,
     averages_scaled_before,
 )
 

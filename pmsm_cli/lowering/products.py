@@ -11,7 +11,7 @@ from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.codes import code_of
 from pmsm_cli.lowering.convolutions import CONTRIB
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
-from pmsm_cli.lowering.parts import constant, is_op, only_reader
+from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of
 from pmsm_cli.lowering.pointwise import constant_term
 
 
@@ -70,6 +70,47 @@ def products_of_codes_to_integers(graph: ir.Graph, weights: Mapping[str, Int8Wei
         graph.remove(node, safe=True)
         changed = True
     return changed
+
+
+def factors_into_products(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """MatMulIntegerToFloat, Mul by constants, one number or one a column, Add of such -> MatMulIntegerToFloat."""
+    changed = False
+    for node in list(graph):
+        if node.op_type != "MatMulIntegerToFloat":
+            continue
+        while (reader := only_reader(node.outputs[0])) is not None and _takes(graph, node, reader):
+            ir.convenience.replace_all_uses_with(reader.outputs[0], node.outputs[0], replace_graph_outputs=True)
+            graph.remove(reader, safe=True)
+            changed = True
+    return changed
+
+
+def _takes(graph: ir.Graph, product: ir.Node, node: ir.Node) -> bool:
+    """Let a product have the constants of the node behind it in its own scale and bias."""
+    array = next((constant(each) for each in node.inputs if constant(each) is not None), None)
+    if array is None or not is_op(node, "Add", "Mul") or len(node.inputs) != 2:
+        return False
+    right, scale = product.inputs[1], constant(product.inputs[3])
+    bias = product.inputs[6] if len(product.inputs) > 6 else None
+    columns = None if right is None or right.shape is None else right.shape[-1]
+    by_column = array.size == 1 or (array.size == columns and array.shape[-1] == columns)
+    old = constant(bias)
+    widens = array.ndim > max(rank_of(product.outputs[0]) or 0, 2)  # no product has fewer axes
+    if not by_column or widens or scale is None or (bias is not None and old is None):
+        return False
+    name, numbers = node.name, array.reshape(-1 if array.size > 1 else ())
+    if node.op_type == "Mul":
+        scaled = np.asarray(scale * numbers, np.float32)
+        product.replace_input_with(3, add_constant(graph, f"{name}/scale_of_codes", scaled))
+        total = None if old is None else old * numbers
+    else:
+        if not isinstance(columns, int):
+            return False
+        total = np.broadcast_to(numbers if old is None else old + numbers, (columns,))
+    if total is not None:
+        product.resize_inputs(7)
+        product.replace_input_with(6, add_constant(graph, f"{name}/bias_of_codes", np.array(total, np.float32)))
+    return True
 
 
 def is_plain(node: ir.Node) -> bool:

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import onnx
 import pytest
 from conftest import fails, write_images
 
@@ -12,7 +13,10 @@ from pmsm_cli.runtime.predict import predict
 
 
 def read(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The results, which all say that they are of one checkpoint."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line.pop("checkpoint") for line in lines}) == 1
+    return lines
 
 
 def test_lines_hold_what_json_holds(pmsm, checkpoint, pictures, tmp_path):
@@ -53,7 +57,7 @@ def test_an_interrupted_run_goes_on_where_it_ended(pmsm, checkpoint, pictures, t
 
 
 def test_results_are_in_the_file_before_the_next_ones_come(checkpoint, pictures, tmp_path):
-    lines = LineFile(tmp_path / "x.jsonl", resume=False)
+    lines = LineFile(tmp_path / "x.jsonl", sha256="0" * 64, resume=False)
     lines.write({"image": "a"})
     assert read(tmp_path / "x.jsonl") == [{"image": "a"}]
     lines.close()
@@ -73,6 +77,27 @@ def test_a_file_that_is_there_is_not_lost(pmsm, checkpoint, pictures, tmp_path):
         f"{target}: its line 1 is no result of `pmsm run --lines`\nhint: name another file",
     )
     assert target.read_text() == "precious\n"
+
+
+def test_results_of_another_checkpoint_are_not_gone_on_with(pmsm, checkpoint, pictures, tmp_path):
+    target, other = tmp_path / "results.jsonl", tmp_path / "other.onnx"
+    pmsm("run", checkpoint, pictures, "--lines", target)
+    model = onnx.load(checkpoint)
+    model.doc_string = "another one"
+    onnx.save(model, other)
+    written = target.read_text()
+    fails(
+        pmsm("run", other, pictures, "--lines", target, "--resume"),
+        3,
+        f"{target}: its line 1 is of another checkpoint\nhint: name another file",
+    )
+    assert target.read_text() == written
+
+
+def test_lines_of_earlier_versions_do_not_say_whose_they_are(pmsm, checkpoint, pictures, tmp_path):
+    target = tmp_path / "results.jsonl"
+    target.write_text('{"image": "elsewhere.png"}\n')
+    assert pmsm("run", checkpoint, pictures, "--lines", target, "--resume", "--json").record["images"] == 40
 
 
 def test_resuming_needs_a_file(pmsm, checkpoint, pictures):

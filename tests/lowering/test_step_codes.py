@@ -137,6 +137,19 @@ def test_matched_moments_correct_the_first_step_alone():
     assert_alike(after, before, tiny.images(4, seed=1))
 
 
+def test_what_corrects_a_product_is_part_of_its_scale():
+    net, plan, shapes = spiking.read(attention(), IMAGE)
+    checkpoint = spiking.checkpoint_of(attention(), tiny.images(8))
+    model = insert_neurons(net, plan, checkpoint.manifest.calibration.parameters, shapes)
+    wide, deep = (np.linspace(0.5, 1.5, size, dtype=np.float32) for size in (8, 16))
+    corrections = tuple(Correction(node=name, scale=each, shift=each) for name, each in (("y", wide), ("h", deep)))
+    corrected = apply_corrections(model, corrections, fold=False)
+    before, weights = settle_weights(unroll_timesteps(corrected, plan, timesteps=3, coding=Coding.REFINE), shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert not [node.name for node in after.graph if "matched" in node.name and node.op_type in ("Mul", "Add")]
+    assert_alike(after, before, tiny.images(4))
+
+
 def test_the_file_s_graph_stays_as_it_was():
     before, weights = int8(APART["residual of spikes"], timesteps=3)
     serialised = spiking.serialised(before)
