@@ -8,7 +8,7 @@ import typer
 
 from pmsm_cli.cli import console, options
 from pmsm_cli.cli.tuning import EpochProgress
-from pmsm_cli.cli.written import Form, ReportFormat, check_outputs, plot_form, report_form
+from pmsm_cli.cli.written import ReportFormat, check_outputs, plot_form, report_form
 from pmsm_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def compare(
     weights_file: options.WeightsFile = None,
     random_weights: options.RandomWeights = False,
     profile: options.Profile = options.DEFAULT_PROFILE,
-    form: Form = ReportFormat.TABLE,
+    form: Annotated[
+        ReportFormat, typer.Option("--format", metavar="[table|json|md]", help="The form of the comparison.")
+    ] = ReportFormat.TABLE,
     output: Annotated[
         Path | None,
         options.path_option("--output", "-o", metavar="FILE", help="Write the comparison (json or md) to a file."),

@@ -245,7 +245,11 @@ class _Search:
             kept=self.keeps(error),
             images=len(self._images),
             chosen=tried.point,
-            curve=tuple(sorted((each.point for each in self._tried.values()), key=lambda each: each.spikes_per_neuron)),
+            curve=tuple(
+                sorted(
+                    dict.fromkeys(each.point for each in self._tried.values()), key=lambda each: each.spikes_per_neuron
+                )
+            ),
         )
 
     def _evaluate(self, neurons: Mapping[str, NeuronParameters]) -> Evaluation:
