@@ -67,6 +67,7 @@ NUMBERS = {
     "nought": np.zeros((), np.float32),
     "six": np.full((), 6, np.float32),
     "wd": tiny.weights(4, 1, 3, 3, seed=8),
+    "wg": tiny.weights(4, 2, 3, 3, seed=12),
     "sizes": np.array([1, 1, 2, 2], np.float32),
     "map": tiny.weights(1, 4, 8, 8, seed=11),
 }

@@ -20,6 +20,7 @@ from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.neurons import never_negative
 from pmsm_cli.lowering.parts import SpikingSite, constant, is_op, read, site_at
 from pmsm_cli.lowering.resting import BEFORE, HORIZONS, NEURON_STEPS, QUANTA
+from pmsm_cli.lowering.windows import is_layer
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 STEP_CODES = "StepCodes"
@@ -73,12 +74,14 @@ class _Counting:
 
 def _multiplies(neuron: ir.Node, weights: Mapping[str, Int8Weights]) -> bool:
     """Whether what neurons emit is multiplied by integers, or by what others emit."""
-    readers = [reader for reader, _ in neuron.outputs[0].uses()]
-    synapses = (synapse_of(reader) for reader in readers)
-    return any(each is not None and weights_of(each.node, weights) is not None for each in synapses) or any(
-        is_op(reader, "MatMul") and all(each.const_value is None for each in reader.inputs if each is not None)
-        for reader in readers
-    )
+    return any(_takes_codes(reader, weights) for reader, _ in neuron.outputs[0].uses())
+
+
+def _takes_codes(node: ir.Node, weights: Mapping[str, Int8Weights]) -> bool:
+    own = weights_of(node, weights) if synapse_of(node) is not None else None
+    if own is not None:
+        return is_layer(node, own) if is_op(node, "Conv") else is_op(node, "MatMul", "Gemm") and own.values.ndim == 2
+    return is_op(node, "MatMul") and all(each is not None and each.const_value is None for each in node.inputs)
 
 
 def _replace(graph: ir.Graph, node: ir.Node, counting: _Counting, quanta: Floats, before: ir.Value | None) -> ir.Value:

@@ -19,7 +19,7 @@ from pmsm_cli.lowering.convolutions import limits_of
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, REST, STEP_CODES, STEP_QUANTA, THRESHOLD, ZERO
-from pmsm_cli.lowering.windows import pads_of, window_attributes
+from pmsm_cli.lowering.windows import is_layer, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 CONVOLUTION_STEPS = "ConvolutionSteps"
@@ -38,23 +38,11 @@ def convolutions_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -
     for node in list(graph):
         own = weights_of(node, weights) if is_op(node, "Conv") else None
         code = code_of(read(node, 0)) if own is not None else None
-        if own is None or code is None or not _is_layer(node, own) or not turned.are_codes(code.value):
+        if own is None or code is None or not is_layer(node, own) or not turned.are_codes(code.value):
             continue
         _replace(graph, node, own, code, turned)
         changed = True
     return changed
-
-
-def _is_layer(node: ir.Node, own: Int8Weights) -> bool:
-    """Whether a convolution is one that the library computes."""
-    group, bias = node.attributes.get_int("group", 1), node.inputs[2] if len(node.inputs) > 2 else None
-    return (
-        own.values.ndim == _RANK
-        and own.axis == 0
-        and (group == 1 or (group == len(own.values) and own.values.shape[1] == 1))
-        and pads_of(node) is not None
-        and (bias is None or constant(bias) is not None)
-    )
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -2,7 +2,11 @@
 
 import onnx_ir as ir
 
+from pmsm_cli.lowering.int8 import Int8Weights
+from pmsm_cli.lowering.parts import constant
+
 WINDOW = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
+_IMAGES = 4  # axes: [N, channels, height, width]
 
 
 def pads_of(node: ir.Node) -> tuple[int, ...] | None:
@@ -19,3 +23,15 @@ def window_attributes(node: ir.Node) -> dict[str, int]:
     strides, steps = (node.attributes.get_ints(name, (1, 1)) for name in ("strides", "dilations"))
     numbers = dict(zip(WINDOW, (*strides, *steps, *(pads_of(node) or ())), strict=True))
     return {**numbers, "group": node.attributes.get_int("group", 1)}
+
+
+def is_layer(node: ir.Node, own: Int8Weights) -> bool:
+    """Whether a convolution with int8 weights is one of images that the library computes."""
+    group, bias = node.attributes.get_int("group", 1), node.inputs[2] if len(node.inputs) > 2 else None
+    return (
+        own.values.ndim == _IMAGES
+        and own.axis == 0
+        and (group == 1 or (group == len(own.values) and own.values.shape[1] == 1))
+        and pads_of(node) is not None
+        and (bias is None or constant(bias) is not None)
+    )

@@ -102,6 +102,16 @@ def test_counts_that_no_code_can_hold_stay_floats(options, why):
     assert_alike(after, before, tiny.images(4, seed=1))
 
 
+def test_what_no_integers_multiply_stays_floats():
+    before, weights = int8(f"{A} b = Relu (a) d = Conv <group = 2, pads = [1, 1, 1, 1]> (b, wg)", timesteps=3)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    ops = integers.ops(after)
+    assert ops["Conv"] == 1 + 2  # the analog layer, and that of two groups
+    assert ops["PolarityNeuron"] == ops["PolarityNeuronSteps"] == 1
+    assert "DequantizeLinear" not in ops
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
 def test_processors_that_multiply_no_faster_keep_floats():
     before, weights = int8(APART["relu"], timesteps=3)
     assert "StepCodes" not in integers.ops(tidy_steps(before, Use(), IMAGE, weights)[0])
