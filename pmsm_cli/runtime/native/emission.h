@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "tensors.h"
 #include "vectors.h"
@@ -46,6 +47,14 @@ inline Along LayOut(const Input<float>& numbers, const Shape& value, const char*
                   Text(value));
   }
   return {numbers.data, lie.channels, std::max<size_t>(lie.inner, 1)};
+}
+
+// The same numbers, few neighbouring ones written out over and over until runs of them are long. `kept` holds them.
+inline Along WrittenOut(const Along& along, std::vector<float>& kept) {
+  if (along.inner != 1 || along.channels == 1 || along.channels >= Along::kWorthwhile) return along;
+  kept.resize(kRun / along.channels * along.channels);
+  for (size_t i = 0; i < kept.size(); ++i) kept[i] = along.data[i % along.channels];
+  return {kept.data(), kept.size(), 1};
 }
 
 // Neurons that read what lies above `rest`.

@@ -110,7 +110,9 @@ void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
   task.count = Product(step, 0, step.size());
   task.value = value.data;
   task.between = value.shape == all ? task.count : 0;
-  task.neurons = {LayOut(threshold, step, "threshold"), LayOut(rest, step, "rest"), levels.lowest, levels.highest};
+  std::vector<float> thresholds, rests;
+  task.neurons = {WrittenOut(LayOut(threshold, step, "threshold"), thresholds), WrittenOut(LayOut(rest, step, "rest"), rests),
+                  levels.lowest, levels.highest};
   task.before = before.data;
   task.from_one_number = from_one_number;
   task.horizons = horizons.data;

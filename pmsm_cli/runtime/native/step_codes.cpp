@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "codes.h"
 #include "emission.h"
@@ -98,7 +99,9 @@ void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
   task.count = Product(step, 0, step.size());
   task.value = value.data;
   task.between = value.shape == all ? task.count : 0;
-  task.neurons = {LayOut(threshold, step, "threshold"), LayOut(rest, step, "rest"), levels.lowest, levels.highest};
+  std::vector<float> thresholds, rests;
+  task.neurons = {WrittenOut(LayOut(threshold, step, "threshold"), thresholds), WrittenOut(LayOut(rest, step, "rest"), rests),
+                  levels.lowest, levels.highest};
   task.before = before.data;
   task.quanta = quanta.data;
   task.finest = ScalarAt(ort, context, 4, "finest");
