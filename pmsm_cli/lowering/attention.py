@@ -1,20 +1,22 @@
 """Attention weights of the integer graph on the native library: one operator from scores to codes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
-from pmsm_cli.lowering.codes import add_code, code_of
+from pmsm_cli.lowering.codes import Code, add_code, code_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import SPIKE_CODES
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
+from pmsm_cli.lowering.step_codes import FINEST, LEVELS, REST, STEP_CODES, STEP_QUANTA, THRESHOLD, ZERO
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
-SOFTMAX_CODES = "SoftmaxCodes"
+SOFTMAX_CODES, SOFTMAX_STEP_CODES = "SoftmaxCodes", "SoftmaxStepCodes"
+_HEADS = -3  # [N, heads, queries, keys]
 
 
 def attention_weights_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -24,7 +26,7 @@ def attention_weights_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weigh
     """
     changed = False
     for node in list(graph):
-        softmax = _relative_softmax(node)
+        softmax = _relative_softmax(node, SPIKE_CODES)
         if softmax is None or (constant(read(node, 1)) != 0).any():
             continue
         scores, factor = read(softmax, 0), np.ones(1, np.float32)
@@ -35,7 +37,33 @@ def attention_weights_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weigh
         scaled = _factor_a_head(scores, softmax, None if alike else axis)
         if scaled is not None:
             scores, factor, axis = scaled
-        _replace(graph, node, scores, factor, axis if axis != -1 else -2)
+        inputs = [scores, _factor(graph, node, factor), *node.inputs[2:]]
+        counts = _Counts(step=1.0, zeros=constant(node.inputs[3]))
+        _replace(graph, node, SOFTMAX_CODES, inputs, {"axis": axis if axis != -1 else -2}, counts)
+        changed = True
+    return changed
+
+
+def attention_weights_of_steps_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """The same at several timesteps, with StepCodes -> SoftmaxStepCodes."""
+    changed = False
+    for node in list(graph):
+        softmax = _relative_softmax(node, STEP_CODES)
+        if softmax is None or constant(read(node, REST)).any():
+            continue
+        scores, factor, threshold = read(softmax, 0), np.ones(1, np.float32), constant(read(node, THRESHOLD))
+        alike = threshold.size == 1
+        if not alike and [axis - threshold.ndim for axis, size in enumerate(threshold.shape) if size > 1] != [_HEADS]:
+            continue
+        scaled = _factor_a_head(scores, softmax, None if alike else _HEADS)
+        axis = -2 if alike else _HEADS
+        if scaled is not None:
+            scores, factor, axis = scaled
+        thresholds = add_constant(graph, f"{node.name}/of_scores/threshold", threshold.reshape(-1))
+        inputs = [scores, _factor(graph, node, factor), thresholds, *node.inputs[STEP_QUANTA:]]
+        attributes = {"axis": axis, **{kind: node.attributes[kind].as_int() for kind in LEVELS}}
+        counts = _Counts(step=float(constant(read(node, FINEST))), zeros=constant(read(node, ZERO)))
+        _replace(graph, node, SOFTMAX_STEP_CODES, inputs, attributes, counts)
         changed = True
     return changed
 
@@ -63,9 +91,9 @@ def averages_scaled_before(graph: ir.Graph, weights: Mapping[str, Int8Weights]) 
     return changed
 
 
-def _relative_softmax(node: ir.Node) -> ir.Node | None:
-    """The softmax whose weights over their largest one a SpikeCodes reads, alone; None: it reads something else."""
-    if node.domain != DOMAIN or node.op_type != SPIKE_CODES:
+def _relative_softmax(node: ir.Node, op_type: str) -> ir.Node | None:
+    """The softmax whose weights over their largest one neurons read, alone; None: they read something else."""
+    if node.domain != DOMAIN or node.op_type != op_type:
         return None
     relative = read(node, 0)
     dividing = relative.producer()
@@ -104,19 +132,42 @@ def _factor_a_head(scores: ir.Value, softmax: ir.Node, axis: int | None) -> tupl
     return read(node, 0), factor.reshape(-1), found[0] if found else (-2 if axis is None else axis)
 
 
-def _replace(graph: ir.Graph, node: ir.Node, scores: ir.Value, factor: Any, axis: int) -> None:
+def _factor(graph: ir.Graph, node: ir.Node, factor: Any) -> ir.Value:
+    return add_constant(graph, f"{node.name}/of_scores/factor", np.asarray(factor, np.float32))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Counts:
+    """What an operator adds up: a count of one more for each step of a code above zero."""
+
+    step: float
+    zeros: Any
+
+    def are(self, code: Code) -> bool:
+        """Whether a code, read as floats, is such a count."""
+        return float(code.step) == self.step and bool((self.zeros == code.offset).all())
+
+
+def _replace(
+    graph: ir.Graph,
+    node: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, int],
+    counts: _Counts,
+) -> None:
+    """An operator from scores to codes in the place of neurons; it adds up the counts of rows where others did."""
     name = f"{node.name}/of_scores"
-    added: npt.NDArray[np.generic] = np.asarray(factor, np.float32)
-    inputs = [scores, add_constant(graph, f"{name}/factor", added), *node.inputs[2:]]
     code = add_code(graph, name, node.outputs[0])
     sums = ir.Value(name=f"{name}/sums", type=ir.TensorType(ir.DataType.FLOAT))
-    new = ir.Node(DOMAIN, SOFTMAX_CODES, inputs, [ir.AttrInt64("axis", axis)], outputs=[code, sums], name=name)
-    graph.insert_before(node, new)
+    numbers = [ir.AttrInt64(kind, number) for kind, number in attributes.items()]
+    graph.insert_before(node, ir.Node(DOMAIN, op_type, inputs, numbers, outputs=[code, sums], name=name))
     for reader, _ in list(node.outputs[0].uses()):
-        counts = code_of(reader.outputs[0])
-        if counts is None or counts.step != 1 or (constant(node.inputs[3]) != counts.offset).any():
+        floats = reader.outputs[0]
+        read_as = code_of(floats)
+        if read_as is None or not counts.are(read_as):
             continue
-        for summing, _ in list(reader.outputs[0].uses()):
+        for summing, _ in list(floats.uses()):
             if is_op(summing, "ReduceSum") and _over_rows(summing):
                 ir.convenience.replace_all_uses_with(summing.outputs[0], sums)
     ir.convenience.replace_all_uses_with(node.outputs[0], code, replace_graph_outputs=True)

@@ -8,7 +8,11 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from pmsm_cli.graph.network import Shape
-from pmsm_cli.lowering.attention import attention_weights_to_native, averages_scaled_before
+from pmsm_cli.lowering.attention import (
+    attention_weights_of_steps_to_native,
+    attention_weights_to_native,
+    averages_scaled_before,
+)
 from pmsm_cli.lowering.channels_last import integers_channels_last
 from pmsm_cli.lowering.convolutions import (
     carried_values_to_codes,
@@ -82,6 +86,7 @@ IN_CODES: tuple[Pattern, ...] = (
     products_of_codes_to_integers,
     factors_into_products,
     averages_scaled_before,
+    attention_weights_of_steps_to_native,
 )
 
 # What serves graphs with float weights too: it leaves the synapses as they are.

@@ -26,6 +26,7 @@ from pmsm_cli.neuron.onnx_function import DOMAIN
 STEP_CODES = "StepCodes"
 # Its inputs.
 THRESHOLD, REST, STEP_QUANTA, FINEST, ZERO, CODES_BEFORE = range(1, 7)
+LEVELS = ("negative_levels", "positive_levels")
 
 
 def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -102,7 +103,7 @@ def _replace(graph: ir.Graph, node: ir.Node, counting: _Counting, quanta: Floats
     added = {kind: add_constant(graph, f"{name}/{kind}", array) for kind, array in numbers.items()}
     steps, finest, zero = (added[kind] for kind in ("quanta", "finest", "zero"))
     code = add_code(graph, name, spikes)
-    levels = [node.attributes[kind] for kind in ("negative_levels", "positive_levels")]
+    levels = [node.attributes[kind] for kind in LEVELS]
     earlier = [] if before is None else [before]
     inputs = [value, read(node, THRESHOLD), rest or added["rest"], steps, finest, zero, *earlier]
     counts = ir.Value(name=f"{name}/counts", type=spikes.type, shape=spikes.shape)

@@ -18,7 +18,7 @@ from pmsm_cli.lowering.codes import Code, add_code, code_of
 from pmsm_cli.lowering.convolutions import limits_of
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
-from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, REST, STEP_CODES, STEP_QUANTA, THRESHOLD, ZERO
+from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, REST, STEP_CODES, STEP_QUANTA, THRESHOLD, ZERO
 from pmsm_cli.lowering.windows import is_layer, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
@@ -213,7 +213,7 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     }
     if neurons is not None:
         outputs[1] = add_code(graph, f"{name}/emitted", None)
-        attributes |= {kind: neurons.attributes[kind].as_int() for kind in ("negative_levels", "positive_levels")}
+        attributes |= {kind: neurons.attributes[kind].as_int() for kind in LEVELS}
     numbers = [ir.AttrInt64(kind, number) for kind, number in attributes.items()]
     last = following.nodes[-1] if following.nodes else node
     graph.insert_before(last, ir.Node(DOMAIN, CONVOLUTION_STEPS, inputs, numbers, outputs=outputs, name=name))

@@ -130,6 +130,8 @@ def test_products_of_two_spiking_tensors_multiply_codes():
     ops = integers.ops(after)
     assert "MatMul" not in ops
     assert ops["MatMulIntegerToFloat"] == 2 * 8
+    assert ops["SoftmaxStepCodes"] == 2
+    assert not {"Softmax", "ReduceMax", "ReduceSum", "DequantizeLinear"} & set(ops)
     assert_alike(after, before, tiny.images(4))
 
 

@@ -97,3 +97,55 @@ def test_several_steps_begin_with_what_was_emitted():
     del feeds["before"]
     with pytest.raises(Exception, match="quanta of shape"):
         codes(feeds, QUANTA)
+
+
+def attention(shape: tuple[int, ...], heads: int, *, steps: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng((shape[-1], heads, steps))
+    rows = (shape[0] * steps, *shape[1:])
+    return {
+        "scores": (random.normal(size=rows) * 4).astype(np.float32),
+        "factor": (0.2 + random.random(heads)).astype(np.float32),
+        "threshold": (0.05 + 0.1 * random.random(heads)).astype(np.float32),
+        "before": random.integers(0, 8, shape).astype(np.float32),
+    }
+
+
+def attention_codes(feeds: dict[str, np.ndarray], quanta: np.ndarray, *, threads: int = 2) -> list[np.ndarray]:
+    before = {"before": (feeds["before"] * 8 + ZERO).astype(np.uint8)} if "before" in feeds else {}
+    numbers = {"quanta": quanta, "finest": FINEST.reshape(1), "zero": np.array([ZERO], np.uint8)}
+    inputs = {name: feeds[name] for name in ("scores", "factor", "threshold")} | numbers | before
+    constant = ("factor", "threshold", *numbers)
+    results = {"codes": "uint8", "sums": "float32"}
+    return run_operator("SoftmaxStepCodes", inputs, results, constant=constant, threads=threads, axis=-3, **LEVELS)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 3, 4, 197), (2, 3, 65, 65), (1, 3, 1, 1), (0, 3, 2, 4)])
+def test_attention_weights_become_the_codes_of_their_neurons(shape, steps, heads):
+    feeds = attention(shape, heads, steps=steps)
+    quanta = QUANTA if steps > 1 else np.ones(1, np.float32)
+    if steps == 1:
+        del feeds["before"]
+    got, sums = attention_codes(feeds, quanta)
+    scores = feeds["scores"] * feeds["factor"].reshape(-1, 1, 1)
+    relative = np.exp(scores - scores.max(axis=-1, keepdims=True, initial=-np.inf))
+    along = np.broadcast_to(feeds["threshold"].reshape(-1, 1, 1), (3, 1, 1))
+    neurons = {**feeds, "value": relative, "threshold": along.copy(), "rest": np.zeros((), np.float32)}
+    expected = codes(neurons, quanta)
+    assert got.shape == expected.shape
+    assert np.mean(got != expected) <= 0.002  # ties: exp is another one
+    np.testing.assert_array_equal(sums, (got.astype(np.float32) - ZERO).sum(axis=-1, keepdims=True) / 8)
+
+
+def test_attention_weights_that_begin_with_nothing_are_of_one_step():
+    feeds = attention((1, 3, 4, 4), 1, steps=3)
+    del feeds["before"]
+    with pytest.raises(Exception, match="what was emitted before"):
+        attention_codes(feeds, QUANTA)
+
+
+def test_scores_of_too_few_steps_are_refused():
+    feeds = attention((1, 3, 4, 4), 1, steps=3)
+    with pytest.raises(Exception, match="are not those of 3 steps"):
+        attention_codes(feeds | {"scores": feeds["scores"][:2]}, QUANTA)

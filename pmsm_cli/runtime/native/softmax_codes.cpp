@@ -6,13 +6,21 @@
 // codes    = round(weights / their row's largest / threshold) + zero, within lowest and highest
 // sums     = the row's counts (codes - zero), added up
 //
+//   SoftmaxStepCodes(scores, factor, threshold, quanta, finest, zero, [before]) -> (codes, sums)
+//
+// The same at several timesteps, step by step along the first axis: `codes` are what StepCodes emits on weights / their
+// row's largest, and `sums` the row's counts, in thresholds.
+//
 // A softmax over its largest value is exp(score - largest score): what softmax divides by drops out. Everything behind the
-// scores is constant, with one element for all or one for each channel (attention head) of the axis `axis`.
+// scores but `before` is constant, factor and threshold (zero, lowest, highest) with one element for all or one for each
+// channel (attention head) of the axis `axis`.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "codes.h"
@@ -122,12 +130,112 @@ void Compute(const Ort& ort, const SoftmaxCodes& kernel, OrtKernelContext* conte
   InParallel<Rows, &Work>(ort, context, rows, layout.count, std::max<size_t>(1, kElementsPerThread / (columns + 1)));
 }
 
+// ---------------------------------------------------------------------------------------------------- several timesteps
+
+struct SoftmaxStepCodes {
+  size_t channels;
+  PerChannel<float> factor, threshold;
+  std::vector<float> quanta;  // as the counts, in units of the finest one
+  float finest;
+  uint8_t zero;
+  Levels levels;
+  int64_t axis;
+
+  SoftmaxStepCodes(const Ort& ort, const OrtKernelInfo* info)
+      : channels(ChannelsOf({SizeAt<float>(ort, info, 1), SizeAt<float>(ort, info, 2)})),
+        factor(Constants<float>(ConstantAt<float>(ort, info, 1), channels, "factor")),
+        threshold(Constants<float>(ConstantAt<float>(ort, info, 2), channels, "threshold")),
+        quanta(ConstantAt<float>(ort, info, 3)),
+        finest(ConstantAt<float>(ort, info, 4).at(0)),
+        zero(ConstantAt<uint8_t>(ort, info, 5).at(0)),
+        levels(ort, info),
+        axis(IntegerAttribute(ort, info, "axis")) {
+    if (quanta.empty()) throw Failure("quanta of no step");
+    for (float& quantum : quanta) quantum /= finest;
+  }
+};
+
+struct StepRows {
+  const SoftmaxStepCodes& kernel;
+  const float* scores;
+  const uint8_t* before;  // null: nothing
+  uint8_t* codes;
+  float* sums;
+  size_t rows, columns, channels, inner;  // rows: of a step
+};
+
+PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row, float* counts) {
+  const SoftmaxStepCodes& kernel = task.kernel;
+  const size_t channel = row / task.inner % task.channels, count = task.columns;
+  const float factor = kernel.factor.Of(channel), unit = 1.0f / kernel.finest, threshold = kernel.threshold.Of(channel);
+  const float lowest = kernel.levels.lowest, highest = kernel.levels.highest;
+  const uint8_t zero = kernel.zero;
+  std::fill_n(counts, count, 0.0f);
+  for (size_t i = 0; task.before && i < count; ++i) {
+    counts[i] = static_cast<float>(task.before[row * count + i]) - static_cast<float>(zero);
+  }
+  for (size_t step = 0; step < kernel.quanta.size(); ++step) {
+    const size_t at = step * task.rows + row;
+    const float* scores = task.scores + at * count;
+    uint8_t* codes = task.codes + at * count;
+    const float largest = LargestOf(scores, count, factor), quantum = kernel.quanta[step], inverse = 1.0f / quantum;
+    int32_t sum = 0;
+    PMSM_INDEPENDENT
+    for (size_t i = 0; i < count; ++i) {
+      const float above = Exp(scores[i] * factor - largest) / threshold * unit - counts[i];
+      counts[i] += quantum * EmitFew(above * inverse, lowest, highest);
+      const uint8_t code = CodeOf(counts[i], -255.0f, 255.0f, zero);
+      codes[i] = code;
+      sum += code - zero;
+    }
+    task.sums[at] = static_cast<float>(sum) * kernel.finest;
+  }
+}
+
+PMSM_WIDER_VECTORS void Work(const StepRows& task, size_t begin, size_t end) {
+  std::unique_ptr<float[]> counts(new float[task.columns]);
+  for (size_t row = begin; row < end; ++row) WorkOnRow(task, row, counts.get());
+}
+
+void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelContext* context) {
+  const auto scores = InputAt<float>(ort, context, 0);
+  const auto before = OptionalInputAt<uint8_t>(ort, context, 6);
+  const int64_t steps = static_cast<int64_t>(kernel.quanta.size());
+  if (scores.shape.size() < 2 || scores.shape[0] % steps) {
+    throw Failure("scores of shape " + Text(scores.shape) + " are not those of " + std::to_string(steps) + " steps");
+  }
+  Shape once = scores.shape, sums = scores.shape;
+  once[0] /= steps;
+  sums.back() = 1;
+  if (before.data ? before.shape != once : steps > 1) {
+    throw Failure("what was emitted before has shape " + Text(before.shape) + ", not " + Text(once));
+  }
+  uint8_t* codes = OutputAt<uint8_t>(ort, context, 0, scores.shape);
+  float* added = OutputAt<float>(ort, context, 1, sums);
+  once.back() = 1;
+  const Layout layout = LayOut(once, kernel.axis, kernel.channels);
+  const size_t columns = static_cast<size_t>(scores.shape.back());
+  const StepRows task{kernel,  scores.data,     before.data, codes, added, layout.count, columns, layout.channels,
+                      std::max<size_t>(1, layout.inner)};
+  const size_t in_row = kernel.quanta.size() * (columns + 1);
+  InParallel<StepRows, &Work>(ort, context, task, layout.count, std::max<size_t>(1, kElementsPerThread / in_row));
+}
+
 }  // namespace
 
 void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
   static const Operator op = MakeOperator<SoftmaxCodes, &Compute>(
       api, "SoftmaxCodes", {kFloat, kFloat, kFloat, kUint8, kUint8, kUint8}, {kUint8, kFloat});
+  static const Operator steps = [api] {
+    Operator made = MakeOperator<SoftmaxStepCodes, &ComputeSteps>(
+        api, "SoftmaxStepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8, kFloat});
+    made.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+      return index < 6 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+    };
+    return made;
+  }();
   Check(ort.CustomOpDomain_Add(domain, &op));
+  Check(ort.CustomOpDomain_Add(domain, &steps));
 }
 
 }  // namespace pmsm
