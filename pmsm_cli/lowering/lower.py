@@ -87,6 +87,7 @@ IN_CODES: tuple[Pattern, ...] = (
     factors_into_products,
     averages_scaled_before,
     attention_weights_of_steps_to_native,
+    neurons_before_moves,
 )
 
 # What serves graphs with float weights too: it leaves the synapses as they are.

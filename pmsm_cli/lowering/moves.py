@@ -14,11 +14,16 @@ from pmsm_cli.lowering.codes import add_code
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import SPIKE_CODES
 from pmsm_cli.lowering.parts import constant, is_op, read
+from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, STEP_CODES, STEP_QUANTA, ZERO
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _MOVING = (*_RESHAPING, "Transpose", "Slice", "Split")
-_PARAMETERS = ("rest", "threshold", "zero", "lowest", "highest")
+# What neurons may have for each column, by operator; of StepCodes the rest of the inputs must be the same for all.
+_PARAMETERS = {
+    SPIKE_CODES: ("rest", "threshold", "zero", "lowest", "highest"),
+    STEP_CODES: ("threshold", "rest"),
+}
 
 Places = npt.NDArray[np.int64]
 
@@ -45,25 +50,78 @@ class _Tree:
     neurons: list[ir.Node]
     moved: dict[ir.Value, _Moved]
 
+    def columns_of(self, neuron: ir.Node) -> Places:
+        """Of what neurons read."""
+        return self.moved[read(neuron, 0)].columns
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Early:
+    """Codes of neurons that come before the moves now, and the columns of them that others had."""
+
+    code: ir.Value
+    columns: Places
+
 
 def neurons_before_moves(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
     """Reshape, Split ..., Mul by constants and Sub of constants, then SpikeCodes -> SpikeCodes, then moves of codes.
 
-    Preconditions: nothing else reads what is moved, and each entry of the first tensor's last axis ends with neurons of
-    one kind.
+    The same for StepCodes; those of later steps where those of the first have been moved alike. Preconditions: nothing
+    else reads what is moved, and each entry of the first tensor's last axis ends with neurons of one kind.
     """
     changed = False
+    early: dict[ir.Value, _Early] = {}
     for node in list(graph):
         start = node.outputs[0]
         moves = [each for each, _ in start.uses()]
         if node.op_type in _MOVING or not any(is_op(each, *_MOVING) for each in moves) or not _is_whole(start):
             continue
         tree = _tree_of(start)
-        parameters = None if tree is None else _parameters_of(tree, tree.moved[start].columns.shape[-1])
-        if tree is not None and parameters is not None and len(tree.moves) > 0:
-            _move_neurons(graph, start, tree, parameters)
+        if tree is None or not tree.moves or not tree.neurons:
+            continue
+        parameters = _parameters_of(tree, tree.moved[start].columns.shape[-1])
+        shared = _shared_by(tree, early)
+        if parameters is not None and shared is not None:
+            _move_neurons(graph, start, tree, parameters, shared, early)
             changed = True
     return changed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Shared:
+    """What all neurons of a tree have in common: the operator, inputs behind those of columns, attributes."""
+
+    op_type: str
+    inputs: tuple[ir.Value, ...]
+    attributes: tuple[ir.Attr, ...]
+
+
+def _shared_by(tree: _Tree, early: Mapping[ir.Value, _Early]) -> _Shared | None:
+    """None: there is nothing that they all have in common."""
+    op_types = {neuron.op_type for neuron in tree.neurons}
+    if op_types == {SPIKE_CODES}:
+        return _Shared(op_type=SPIKE_CODES, inputs=(), attributes=(ir.AttrInt64("axis", -1),))
+    if op_types != {STEP_CODES}:
+        return None
+    first = tree.neurons[0]
+    levels = tuple(first.attributes[kind] for kind in LEVELS)
+    for neuron in tree.neurons:
+        alike = [
+            np.array_equal(constant(read(neuron, at)), constant(read(first, at))) for at in (STEP_QUANTA, FINEST, ZERO)
+        ]
+        same = [neuron.attributes[each.name].as_int() == each.as_int() for each in levels]
+        if not all(alike) or not all(same):
+            return None
+    inputs = [read(first, at) for at in (STEP_QUANTA, FINEST, ZERO)]
+    if len(first.inputs) > CODES_BEFORE:
+        before = [early.get(read(neuron, CODES_BEFORE)) for neuron in tree.neurons]
+        code = None if before[0] is None else before[0].code
+        for neuron, each in zip(tree.neurons, before, strict=True):
+            if each is None or each.code is not code or not np.array_equal(each.columns, tree.columns_of(neuron)):
+                return None
+        assert code is not None
+        inputs.append(code)
+    return _Shared(op_type=STEP_CODES, inputs=tuple(inputs), attributes=levels)
 
 
 def _is_whole(value: ir.Value) -> bool:
@@ -87,7 +145,7 @@ def _tree_of(start: ir.Value) -> _Tree | None:
         for reader, index in value.uses():
             if is_op(reader, "Shape"):
                 continue
-            if reader.domain == DOMAIN and reader.op_type == SPIKE_CODES and index == 0:
+            if reader.domain == DOMAIN and reader.op_type in _PARAMETERS and index == 0:
                 tree.neurons.append(reader)
                 continue
             outputs = _moved_by(reader, index, tree.moved[value])
@@ -163,11 +221,11 @@ def _parameters_of(tree: _Tree, columns: int) -> dict[str, npt.NDArray[np.generi
     taken = np.zeros(columns, bool)
     for neuron in tree.neurons:
         moved = tree.moved[read(neuron, 0)]
-        axis = neuron.attributes["axis"].as_int()
-        for kind, value in zip(_PARAMETERS, neuron.inputs[1:], strict=True):
+        kinds = _PARAMETERS[neuron.op_type]
+        for kind, value in zip(kinds, neuron.inputs[1 : 1 + len(kinds)], strict=True):
             array = constant(value)
-            if array.size > 1:
-                array = array.reshape(-1, *(1,) * (-axis - 1))
+            if neuron.op_type == SPIKE_CODES and array.size > 1:
+                array = array.reshape(-1, *(1,) * (-neuron.attributes["axis"].as_int() - 1))
             if kind == "rest":
                 array = np.asarray((array + moved.offset) / moved.factor, np.float32)
             elif kind == "threshold":
@@ -184,12 +242,19 @@ def _parameters_of(tree: _Tree, columns: int) -> dict[str, npt.NDArray[np.generi
 
 
 def _move_neurons(
-    graph: ir.Graph, start: ir.Value, tree: _Tree, parameters: Mapping[str, npt.NDArray[np.generic]]
+    graph: ir.Graph,
+    start: ir.Value,
+    tree: _Tree,
+    parameters: Mapping[str, npt.NDArray[np.generic]],
+    shared: _Shared,
+    early: dict[ir.Value, _Early],
 ) -> None:
     name = f"{start.name}/code_before_moves"
-    inputs = [add_constant(graph, f"{name}/{kind}", parameters[kind]) for kind in _PARAMETERS]
+    inputs = [add_constant(graph, f"{name}/{kind}", parameters[kind]) for kind in _PARAMETERS[shared.op_type]]
     code = add_code(graph, name, start)
-    neuron = ir.Node(DOMAIN, SPIKE_CODES, [start, *inputs], [ir.AttrInt64("axis", -1)], outputs=[code], name=name)
+    neuron = ir.Node(
+        DOMAIN, shared.op_type, [start, *inputs, *shared.inputs], shared.attributes, outputs=[code], name=name
+    )
     producer = start.producer()
     assert producer is not None
     graph.insert_after(producer, neuron)
@@ -210,4 +275,6 @@ def _move_neurons(
             if is_op(reader, "Shape"):
                 reader.replace_input_with(index, new)
     for neuron in tree.neurons:
-        ir.convenience.replace_all_uses_with(neuron.outputs[0], codes[read(neuron, 0)], replace_graph_outputs=True)
+        late = codes[read(neuron, 0)]
+        early[late] = _Early(code=code, columns=tree.columns_of(neuron))
+        ir.convenience.replace_all_uses_with(neuron.outputs[0], late, replace_graph_outputs=True)

@@ -6,6 +6,8 @@ import onnx_ir as ir
 import pytest
 import spiking
 import tiny
+from attending import APART as attending_apart
+from attending import SPLIT, attending
 from timesteps import APART, IMAGE, A, assert_alike, checkpoint_of, network_of
 from trainable import attention
 
@@ -147,6 +149,22 @@ def test_matched_moments_correct_the_first_step_alone():
     assert integers.ops(after)["ConvolutionSteps"] == 2 * 3
     assert "Mul" not in integers.ops(after)
     assert_alike(after, before, tiny.images(4, seed=1))
+
+
+@pytest.mark.parametrize("moves", [SPLIT, attending_apart])
+def test_queries_keys_and_values_become_codes_before_they_are_moved(moves):
+    proto = attending(moves)
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(16), timesteps=3)
+    _, _, shapes = spiking.read(proto, IMAGE)
+    before, weights = settle_weights(checkpoint.model, shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    moved = [node for node in after.graph if node.op_type in ("Transpose", "Split", "Slice", "Squeeze")]
+    floats = [node.op_type for node in moved if node.inputs[0].dtype != ir.DataType.UINT8]
+    # What is left are the image's tokens, and the heads' way back at the first step and at the others.
+    assert floats.count("Transpose") == 1 + 2
+    # Of the norm, of all three, of the output; at the first step and at the others.
+    assert integers.ops(after)["StepCodes"] == 2 * 3
+    assert_alike(after, before, tiny.images(4))
 
 
 def test_what_corrects_a_product_is_part_of_its_scale():
