@@ -68,6 +68,9 @@ NUMBERS = {
     "six": np.full((), 6, np.float32),
     "wd": tiny.weights(4, 1, 3, 3, seed=8),
     "wg": tiny.weights(4, 2, 3, 3, seed=12),
+    "w8": tiny.weights(8, 4, 3, 3, seed=13),
+    "along_width": tiny.weights(8, seed=14),
+    "along_height": tiny.weights(8, 1, seed=15),
     "sizes": np.array([1, 1, 2, 2], np.float32),
     "map": tiny.weights(1, 4, 8, 8, seed=11),
 }

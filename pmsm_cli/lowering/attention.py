@@ -12,7 +12,8 @@ from pmsm_cli.lowering.codes import Code, add_code, code_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import SPIKE_CODES
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
-from pmsm_cli.lowering.step_codes import FINEST, LEVELS, REST, STEP_CODES, STEP_QUANTA, THRESHOLD, ZERO
+from pmsm_cli.lowering.resting import STEP_CODES, STEP_QUANTA
+from pmsm_cli.lowering.step_codes import FINEST, LEVELS, REST, THRESHOLD, ZERO
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 SOFTMAX_CODES, SOFTMAX_STEP_CODES = "SoftmaxCodes", "SoftmaxStepCodes"

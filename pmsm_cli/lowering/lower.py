@@ -75,13 +75,14 @@ CONVOLUTIONS: tuple[Pattern, ...] = (
     images_to_native,
 )
 
+# What serves graphs with float weights too: it leaves the synapses as they are.
+IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
+
 # Several timesteps.
 IN_CODES: tuple[Pattern, ...] = (
     steps_to_codes,
     convolutions_of_steps,
-    steps_into_norms,
-    gelus_together,
-    terms_together,
+    *IN_FLOATS,
     products_to_integers,
     products_of_codes_to_integers,
     factors_into_products,
@@ -89,9 +90,6 @@ IN_CODES: tuple[Pattern, ...] = (
     attention_weights_of_steps_to_native,
     neurons_before_moves,
 )
-
-# What serves graphs with float weights too: it leaves the synapses as they are.
-IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,8 +146,8 @@ def tidy_steps(
     side_by_side = steps_side_by_side(copy, image)
     if not side_by_side:  # what was tried leaves nothing behind
         copy = model.clone()
-    codes = IN_CODES if side_by_side and weights and library.multiplies_fast else ()
-    first = (*codes, *IN_FLOATS, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
+    patterns = IN_CODES if side_by_side and weights and library.multiplies_fast else IN_FLOATS
+    first = (*patterns, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
     changed = [pattern(copy.graph, weights) for pattern in first]
     for node in copy.graph:
         if node.op_type == "Scan":

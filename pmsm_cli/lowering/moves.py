@@ -14,7 +14,8 @@ from pmsm_cli.lowering.codes import add_code
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import SPIKE_CODES
 from pmsm_cli.lowering.parts import constant, is_op, read
-from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, STEP_CODES, STEP_QUANTA, ZERO
+from pmsm_cli.lowering.resting import STEP_CODES, STEP_QUANTA
+from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, ZERO
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")

@@ -27,7 +27,7 @@ from pmsm_cli.lowering.convolutions import CONTRIB, limits_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES, SPIKE_CODES_LAST
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
-from pmsm_cli.lowering.windows import WINDOW, pads_of, window_attributes
+from pmsm_cli.lowering.windows import WINDOW, alike, pads_of, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 CONVOLUTION_CODES, IMAGE_CODES = "ConvolutionCodes", "ImageCodes"
@@ -179,15 +179,6 @@ def _is_native(node: ir.Node | None, op_type: str) -> bool:
     return node is not None and node.domain == DOMAIN and node.op_type == op_type
 
 
-def _alike(one: ir.Shape | None, other: ir.Shape | None) -> bool:
-    """Whether two images are of one shape, [N, height, width, channels]; N may have two names."""
-    if one is None or other is None or len(one) != 4 or len(other) != 4:
-        return False
-    known = all(isinstance(size, int) for size in one[1:]) and one[1:] == other[1:]
-    fixed = [size for size in (one[0], other[0]) if isinstance(size, int)]
-    return known and (one[0] == other[0] if fixed else True)
-
-
 def _is_pool(node: ir.Node) -> bool:
     return node.domain == CONTRIB and node.op_type == "NhwcMaxPool"
 
@@ -227,7 +218,7 @@ def _layer_added(node: ir.Node) -> tuple[ir.Node, int, int] | None:
         return None
     if any(constant(read(node, at)) is None for at in (1, 2, 4, 5, 6, 7)):
         return None
-    if not _alike(read(node, 0).shape, read(node, 3).shape):
+    if not alike(read(node, 0).shape, read(node, 3).shape):
         return None
     for own, other in ((0, 3), (3, 0)):
         layer, value = read(node, own).producer(), read(node, own)

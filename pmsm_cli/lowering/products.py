@@ -94,6 +94,8 @@ def _takes(graph: ir.Graph, product: ir.Node, node: ir.Node) -> bool:
     bias = product.inputs[6] if len(product.inputs) > 6 else None
     columns = None if right is None or right.shape is None else right.shape[-1]
     by_column = array.size == 1 or (array.size == columns and array.shape[-1] == columns)
+    if node.op_type == "Mul" and array.size > 1 and (constant(right) is None or constant(right).ndim != 2):
+        return False  # onnxruntime multiplies the bias as well, where it has a scale for each column of many matrices
     old = constant(bias)
     widens = array.ndim > max(rank_of(product.outputs[0]) or 0, 2)  # no product has fewer axes
     if not by_column or widens or scale is None or (bias is not None and old is None):

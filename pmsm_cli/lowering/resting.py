@@ -10,15 +10,17 @@ from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
-NEURON_STEPS = "PolarityNeuronSteps"
+NEURON_STEPS, STEP_CODES = "PolarityNeuronSteps", "StepCodes"
 SPIKE_COUNTS, COUNTED_NEURON = "SpikeCounts", "CountedNeuron"
 # Which of its inputs hold what it rests at, what was emitted before, and two numbers for each step.
 _REST, BEFORE, HORIZONS, QUANTA = 2, 3, 4, 5
+STEP_QUANTA = 3  # of StepCodes
 
 
 def steps_of(node: ir.Node) -> int:
     """How many timesteps a node's neurons emit at once."""
-    return len(constant(read(node, HORIZONS))) if node.op_type == NEURON_STEPS else 1
+    quanta = {NEURON_STEPS: QUANTA, STEP_CODES: STEP_QUANTA}.get(node.op_type)
+    return 1 if quanta is None else len(constant(read(node, quanta)))
 
 
 def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
@@ -34,7 +36,7 @@ def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
         if not is_op(above, "Sub") or only_reader(read(node, 0)) is not node:
             continue
         value, rest = read(above, 0), read(above, 1)
-        if not (_lies_along(rest, value) and _lies_along(read(node, 1), value)):
+        if not (lies_along(rest, value) and lies_along(read(node, 1), value)):
             continue
         if node.op_type == NEURON_STEPS:
             node.replace_input_with(0, value)
@@ -46,7 +48,7 @@ def rests_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> boo
     return changed
 
 
-def _lies_along(numbers: ir.Value, value: ir.Value) -> bool:
+def lies_along(numbers: ir.Value, value: ir.Value) -> bool:
     """Whether a value is constant, and one number or one for each place of an axis of another value."""
     array, shape = constant(numbers), value.shape
     if array is None or shape is None or array.ndim > len(shape):
@@ -77,7 +79,7 @@ def counts_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
         if counting.domain != DOMAIN or counting.op_type != SPIKE_COUNTS:
             continue
         node = read(counting, 0).producer()
-        if node is None or not _emits_once(node) or not _lies_along(read(node, 1), read(node, 0)):
+        if node is None or not _emits_once(node) or not lies_along(read(node, 1), read(node, 0)):
             continue
         name = f"{node.name}/counted"
         if node.op_type == NEURON:

@@ -26,6 +26,7 @@ from pmsm_cli.lowering.rows_apart import Rows
 from pmsm_cli.neuron.coding import later_negative_levels
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
+REPEATED = "/repeated_0"  # how a value that is there once for each step, along the first axis, is named after it
 _MOST_STEPS = 8  # memory for the activations grows with them
 # Where the number of images is left open, shapes are looked at for so many: a prime, which is in the sizes of rows.
 # Where it is in another size, too, nothing is concluded.

@@ -19,13 +19,13 @@ from pmsm_cli.lowering.codes import LARGEST_CODE, add_code
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.neurons import never_negative
 from pmsm_cli.lowering.parts import SpikingSite, constant, is_op, read, site_at
-from pmsm_cli.lowering.resting import BEFORE, HORIZONS, NEURON_STEPS, QUANTA
+from pmsm_cli.lowering.products import is_plain
+from pmsm_cli.lowering.resting import BEFORE, HORIZONS, NEURON_STEPS, QUANTA, STEP_CODES, lies_along
 from pmsm_cli.lowering.windows import is_layer
-from pmsm_cli.neuron.onnx_function import DOMAIN
+from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
-STEP_CODES = "StepCodes"
-# Its inputs.
-THRESHOLD, REST, STEP_QUANTA, FINEST, ZERO, CODES_BEFORE = range(1, 7)
+# Inputs of StepCodes.
+THRESHOLD, REST, _, FINEST, ZERO, CODES_BEFORE = range(1, 7)
 LEVELS = ("negative_levels", "positive_levels")
 
 
@@ -67,7 +67,7 @@ class _Counting:
         lowest = site.negative_levels + more * later.attributes["negative_levels"].as_int()
         highest = site.positive_levels + more * later.attributes["positive_levels"].as_int()
         if never_negative(site.value):  # nor is what they stand for: a step takes off what was too much, and no more
-            lowest = min(lowest, math.ceil(site.rest.max()))
+            lowest = min(lowest, max(0, math.ceil(site.rest.max())))
         if lowest + highest > LARGEST_CODE * finest:
             return None
         return _Counting(quanta=quanta.reshape(-1), finest=finest, zero=round(lowest / float(finest)))
@@ -81,8 +81,16 @@ def _multiplies(neuron: ir.Node, weights: Mapping[str, Int8Weights]) -> bool:
 def _takes_codes(node: ir.Node, weights: Mapping[str, Int8Weights]) -> bool:
     own = weights_of(node, weights) if synapse_of(node) is not None else None
     if own is not None:
-        return is_layer(node, own) if is_op(node, "Conv") else is_op(node, "MatMul", "Gemm") and own.values.ndim == 2
-    return is_op(node, "MatMul") and all(each is not None and each.const_value is None for each in node.inputs)
+        if is_op(node, "Conv"):
+            return is_layer(node, own)
+        return own.values.ndim == 2 and (is_op(node, "MatMul") or (is_op(node, "Gemm") and is_plain(node)))
+    return is_op(node, "MatMul") and all(each is not None and _is_emitted(each) for each in node.inputs)
+
+
+def _is_emitted(value: ir.Value) -> bool:
+    """Whether a value is what neurons emit, or what is read from their codes."""
+    node = value.producer()
+    return node is not None and (is_op(node, "DequantizeLinear") or node.op_type in (NEURON, NEURON_STEPS))
 
 
 def _replace(graph: ir.Graph, node: ir.Node, counting: _Counting, quanta: Floats, before: ir.Value | None) -> ir.Value:
@@ -90,7 +98,7 @@ def _replace(graph: ir.Graph, node: ir.Node, counting: _Counting, quanta: Floats
     spikes, above = node.outputs[0], read(node, 0).producer()
     name = f"{spikes.name}/steps"
     value, rest = read(node, 0), None
-    if is_op(above, "Sub") and constant(read(above, 1)) is not None:
+    if is_op(above, "Sub") and lies_along(read(above, 1), read(above, 0)):
         value, rest = read(above, 0), read(above, 1)
     numbers: dict[str, npt.NDArray[Any]] = {
         "rest": np.zeros((), np.float32),

@@ -18,8 +18,10 @@ from pmsm_cli.lowering.codes import Code, add_code, code_of
 from pmsm_cli.lowering.convolutions import limits_of
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
-from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, REST, STEP_CODES, STEP_QUANTA, THRESHOLD, ZERO
-from pmsm_cli.lowering.windows import is_layer, window_attributes
+from pmsm_cli.lowering.resting import STEP_CODES, STEP_QUANTA
+from pmsm_cli.lowering.side_by_side import REPEATED
+from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, REST, THRESHOLD, ZERO
+from pmsm_cli.lowering.windows import alike, is_layer, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 CONVOLUTION_STEPS = "ConvolutionSteps"
@@ -80,7 +82,7 @@ class _Following:
             return False
         if (array := constant(other)) is not None:
             return self._takes_constant(node.op_type, np.asarray(array))
-        if node.op_type == "Mul" or not _alike(self.value.shape, other.shape):
+        if node.op_type == "Mul" or not alike(self.value.shape, other.shape):
             return False
         self.others = other
         return True
@@ -108,13 +110,6 @@ class _Following:
             whole = np.broadcast_to(array, (1, channels, *places))
             self.map = whole if self.map is None else self.map + whole
         return True
-
-
-def _alike(one: ir.Shape | None, other: ir.Shape | None) -> bool:
-    """Whether two images, [N, channels, height, width], are of one size; N may be that of more steps."""
-    if one is None or other is None or len(one) != _RANK or len(other) != _RANK:
-        return False
-    return all(isinstance(size, int) for size in one[1:]) and one[1:] == other[1:]
 
 
 class _Turned:
@@ -146,7 +141,7 @@ class _Turned:
         """The value channels last."""
         if value not in self._last:
             node = value.producer()
-            if node is not None and node.domain == DOMAIN and node.op_type == STEP_CODES:
+            if node is not None and _fires_by_channel(node):
                 self._last[value] = self._emitted(node)
             else:
                 self._last[value] = self._transposed(value)
@@ -181,48 +176,53 @@ class _Turned:
 
 def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turned: _Turned) -> None:
     """ConvolutionSteps in the place of a convolution, of what follows, and of the neurons on that."""
-    channels = len(own.values)
-    following = _Following.behind(node, channels)
+    following = _Following.behind(node, len(own.values))
     value, name = following.value, f"{node.name}/steps"
-    neurons = next((user for user, _ in value.uses() if _fires_by_channel(user, value, channels)), None)
-    scale = np.broadcast_to(own.scale, (channels,)) * code.step * following.scale
+    neurons = next((user for user, _ in value.uses() if read(user, 0) is value and _fires_by_channel(user)), None)
+    others, steps = (None, 1) if following.others is None else _once(following.others)
+    inputs: list[ir.Value | None] = [turned.last(code.value), _whole_weights(graph, node, own)]
+    inputs += _numbers(graph, name, own, code, following)
+    inputs.append(None if following.map is None else _map_last(graph, name, following.map))
+    inputs.append(None if others is None else turned.last(others))
+    levels = dict.fromkeys(LEVELS, 0)
+    if neurons is not None:
+        inputs += _neurons(graph, name, neurons, len(own.values), turned)
+        steps = constant(read(neurons, STEP_QUANTA)).size
+        levels = {kind: neurons.attributes[kind].as_int() for kind in LEVELS}
+    flags = {"steps": steps, "maps": int(following.map is not None), "fires": int(neurons is not None)}
+    attributes = {**window_attributes(node), **flags, **levels}
+    kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
+    values = ir.Value(name=f"{name}/values" if kept else "", type=value.type)
+    emitted = ir.Value(name="") if neurons is None else add_code(graph, f"{name}/emitted", None)
+    new = ir.Node(
+        DOMAIN,
+        CONVOLUTION_STEPS,
+        inputs,
+        [ir.AttrInt64(kind, number) for kind, number in attributes.items()],
+        outputs=[values, emitted],
+        name=name,
+    )
+    graph.insert_before(following.nodes[-1] if following.nodes else node, new)
+    if neurons is not None:
+        turned.know(neurons.outputs[0], emitted)
+        graph.remove(neurons, safe=True)
+    if kept:
+        turned.know(value, values)
+    graph.remove([*reversed(following.nodes), node], safe=True)
+
+
+def _numbers(graph: ir.Graph, name: str, own: Int8Weights, code: Code, following: _Following) -> list[ir.Value]:
+    """From the padding code to the limits."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "padding": np.asarray([code.offset], np.uint8),
-        "factor": np.asarray(scale, np.float32),
+        "factor": np.asarray(
+            np.broadcast_to(own.scale, following.scale.shape) * code.step * following.scale, np.float32
+        ),
         "bias": np.asarray(following.bias, np.float32),
         "low": np.asarray([following.low], np.float32),
         "high": np.asarray([following.high], np.float32),
     }
-    inputs: list[ir.Value | None] = [turned.last(code.value), _whole_weights(graph, node, own)]
-    inputs += [add_constant(graph, f"{name}/{kind}", array) for kind, array in arrays.items()]
-    inputs.append(None if following.map is None else _map_last(graph, name, following.map))
-    inputs.append(None if following.others is None else turned.last(_once(following.others)))
-    steps = 1
-    if neurons is not None:
-        inputs += _neurons(graph, name, neurons, channels, turned)
-        steps = constant(read(neurons, STEP_QUANTA)).size
-    kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
-    outputs = [ir.Value(name=f"{name}/values" if kept else "", type=value.type), ir.Value(name="")]
-    attributes = {
-        **window_attributes(node),
-        "steps": steps,
-        "maps": int(following.map is not None),
-        "fires": int(neurons is not None),
-        "negative_levels": 0,
-        "positive_levels": 0,
-    }
-    if neurons is not None:
-        outputs[1] = add_code(graph, f"{name}/emitted", None)
-        attributes |= {kind: neurons.attributes[kind].as_int() for kind in LEVELS}
-    numbers = [ir.AttrInt64(kind, number) for kind, number in attributes.items()]
-    last = following.nodes[-1] if following.nodes else node
-    graph.insert_before(last, ir.Node(DOMAIN, CONVOLUTION_STEPS, inputs, numbers, outputs=outputs, name=name))
-    if neurons is not None:
-        turned.know(neurons.outputs[0], outputs[1])
-        graph.remove(neurons, safe=True)
-    if kept:
-        turned.know(value, outputs[0])
-    graph.remove([*reversed(following.nodes), node], safe=True)
+    return [add_constant(graph, f"{name}/{kind}", array) for kind, array in arrays.items()]
 
 
 def _whole_weights(graph: ir.Graph, node: ir.Node, own: Int8Weights) -> ir.Value:
@@ -236,21 +236,20 @@ def _map_last(graph: ir.Graph, name: str, values: Floats) -> ir.Value:
     return add_constant(graph, f"{name}/map", np.ascontiguousarray(values.transpose(_TO_LAST), np.float32))
 
 
-def _once(value: ir.Value) -> ir.Value:
-    """What a value repeats for all steps, which the library does by itself."""
+def _once(value: ir.Value) -> tuple[ir.Value, int]:
+    """What a value repeats for all steps, and how often: the library does that by itself."""
     node = value.producer()
-    if is_op(node, "Concat") and node.attributes.get_int("axis", 0) == 0 and len(set(node.inputs)) == 1:
-        return read(node, 0)
-    return value
+    if is_op(node, "Concat") and (node.name or "").endswith(REPEATED):
+        return read(node, 0), len(node.inputs)
+    return value, 1
 
 
-def _fires_by_channel(node: ir.Node, value: ir.Value, channels: int) -> bool:
-    """Whether neurons read a value with one number for all or one for each channel."""
-    if node.domain != DOMAIN or node.op_type != STEP_CODES or read(node, 0) is not value:
+def _fires_by_channel(node: ir.Node) -> bool:
+    """Whether neurons of images have one number for all or one for each channel, [channels, 1, 1]."""
+    if node.domain != DOMAIN or node.op_type != STEP_CODES:
         return False
     shapes = [constant(read(node, index)).shape for index in (THRESHOLD, REST)]
-    wanted = (channels, 1, 1)
-    return all(math.prod(shape) == 1 or shape in (wanted, (1, *wanted)) for shape in shapes)
+    return all(math.prod(shape) == 1 or (len(shape) > 2 and math.prod(shape) == shape[-3]) for shape in shapes)
 
 
 def _neurons(graph: ir.Graph, name: str, node: ir.Node, channels: int, turned: _Turned) -> list[ir.Value | None]:

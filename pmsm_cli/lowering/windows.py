@@ -35,3 +35,12 @@ def is_layer(node: ir.Node, own: Int8Weights) -> bool:
         and pads_of(node) is not None
         and (bias is None or constant(bias) is not None)
     )
+
+
+def alike(one: ir.Shape | None, other: ir.Shape | None) -> bool:
+    """Whether two images, [N, three axes], are of one shape; N may have two names."""
+    if one is None or other is None or len(one) != _IMAGES or len(other) != _IMAGES:
+        return False
+    known = all(isinstance(size, int) for size in one[1:]) and one[1:] == other[1:]
+    fixed = [size for size in (one[0], other[0]) if isinstance(size, int)]
+    return known and (one[0] == other[0] if fixed else True)

@@ -114,8 +114,10 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
         forms[LIBRARY] = form_of(checkpoint, batch=batch, integers=False)
     if at_one_timestep and checkpoint.int8_weights:
         forms[INTEGERS] = form_of(checkpoint, batch=batch, native=False)
-        if library:
-            forms[INTEGERS_ON_LIBRARY] = form_of(checkpoint, batch=batch)
+    if library and checkpoint.int8_weights:
+        fastest = form_of(checkpoint, batch=batch)
+        if fastest.integers:
+            forms[INTEGERS_ON_LIBRARY] = fastest
     for index, (name, form) in enumerate(forms.items()):
         path = folder / f"form{index}.onnx"
         write_file(path, model_bytes(form.model, subject=checkpoint.subject))

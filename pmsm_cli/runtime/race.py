@@ -29,7 +29,7 @@ class Racer:
     name: str
     path: Path
     native: bool = False  # with the library of neurons
-    integers: bool = False  # a graph of `pmsm_cli.lowering.lower`
+    integers: bool = False  # as `open_session` has it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -87,7 +87,7 @@ def open_session(
 
     With `patient` threads sleep as soon as there is no work, and cost others none.
 
-    `integers` says that the graph is one of `pmsm_cli.lowering.lower`: what it has in integers is all that shall be.
+    `integers` says that `pmsm_cli.lowering` made the graph: what it has in integers is all that shall be.
 
     `stacked` names outputs that hold the timesteps before the images, beside a checkpoint's own.
 

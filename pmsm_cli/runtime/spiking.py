@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.lowering.lower import Use, lower, lower_further, tidy, tidy_steps
+from pmsm_cli.lowering.resting import STEP_CODES
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import Session, open_session
 
@@ -15,16 +16,16 @@ class Form:
     """A graph that a checkpoint can be run as."""
 
     model: ir.Model
-    integers: bool  # it has what onnxruntime must not make more integers of
+    integers: bool  # some of it is in integers, and onnxruntime must not make more of them
     native: bool  # on the native library, which is there
 
 
 def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, integers: bool = True) -> Form:
     """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
 
-    With int8 weights and one timestep that is the integer graph, with float weights one of fewer operators, all made
-    here: the file stays one that any onnxruntime runs, and what is fast on this machine, for `batch` images at a time,
-    is decided on this machine.
+    With int8 weights that is an integer graph, where several timesteps have one, with float weights one of fewer
+    operators, all made here: the file stays one that any onnxruntime runs, and what is fast on this machine, for
+    `batch` images at a time, is decided on this machine.
     """
     sites = checkpoint.manifest.calibration.sites
     firing = {site.name: site.quality.firing for site in sites if site.quality is not None}
@@ -34,8 +35,8 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
         image = checkpoint.manifest.preprocessing.shape
         weights = checkpoint.int8_weights if integers else {}
         model = tidy_steps(checkpoint.model, library, image, weights)[0] if library else checkpoint.model
-        # Left to itself onnxruntime multiplies the running counts by weights that it has rounded once more.
-        return Form(model=model, integers=bool(weights and library), native=bool(library))
+        in_codes = any(node.op_type == STEP_CODES for node in model.graph)
+        return Form(model=model, integers=in_codes, native=bool(library))
     if not (integers and checkpoint.int8_weights):
         model, _ = tidy(checkpoint.model, library)
         return Form(model=model, integers=library is None, native=bool(library))

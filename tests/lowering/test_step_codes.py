@@ -1,7 +1,10 @@
 """Several timesteps with int8 weights on the native library: running counts as codes, and the same spikes."""
 
+from dataclasses import replace
+
 import integers
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import spiking
@@ -11,6 +14,7 @@ from attending import SPLIT, attending
 from timesteps import APART, IMAGE, A, assert_alike, checkpoint_of, network_of
 from trainable import attention
 
+from pmsm_cli.calibration.method import Method
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.unroll import unroll_timesteps
@@ -39,10 +43,10 @@ LAYERS = {
 }
 
 
-def int8(body: str, **options) -> tuple[ir.Model, dict[str, Int8Weights]]:
-    """A spiking graph with int8 weights."""
-    checkpoint = checkpoint_of(body, **options)
-    _, _, shapes = spiking.read(network_of(body), IMAGE)
+def int8(body: str, *, read: int = 4, **options) -> tuple[ir.Model, dict[str, Int8Weights]]:
+    """A spiking graph with int8 weights; `read` are the channels of the body's last value."""
+    checkpoint = checkpoint_of(body, read=read, **options)
+    _, _, shapes = spiking.read(network_of(body, read=read), IMAGE)
     return settle_weights(checkpoint.model, shapes)
 
 
@@ -101,6 +105,100 @@ def test_counts_that_no_code_can_hold_stay_floats(options, why):
     before, weights = int8(APART["relu"], timesteps=4, **options)
     after, _ = tidy_steps(before, FAST, IMAGE, weights)
     assert "StepCodes" not in integers.ops(after), why
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+EIGHT = "a = Conv <pads = [1, 1, 1, 1]> (j, w8)"
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        (f"{EIGHT} d = Sub (a, along_width)", 8),
+        (f"{EIGHT} d = Sub (a, along_height)", 8),
+        (f"{A} d = Sub (a, apart)", 4),
+        (f"{A} d = Sub (a, map)", 4),
+        (f"{A} m = ReduceMean <keepdims = 1> (a, one) d = Sub (m, f4)", 4),
+    ],
+)
+def test_a_network_s_own_subtraction_is_a_resting_value_of_channels_alone(body, read):
+    before, weights = int8(body, timesteps=3, read=read)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+@pytest.mark.parametrize("options", [{"timesteps": 4}, {"timesteps": 4, "levels": 11}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        f"{A} b = Relu (a) c = Conv <pads = [1, 1, 1, 1]> (b, w2) s = Add (c, j) r = Relu (s)"
+        " d = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (r)",
+        f"{A} b = Relu (a) c = Conv <pads = [1, 1, 1, 1]> (b, w2) d = Add (c, j)",
+    ],
+)
+def test_what_is_the_same_at_every_step_is_added_where_no_neurons_follow(body, options):
+    before, weights = int8(body, **options)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert integers.ops(after)["ConvolutionSteps"] >= 2
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+@pytest.mark.parametrize("timesteps", [2, 4])
+@pytest.mark.parametrize("name", ["relu", "no activation", "residual of spikes", "residual of the image", "gates"])
+def test_resting_neurons_count_from_where_they_rest(name, timesteps):
+    before, weights = int8(APART[name], timesteps=timesteps, method=Method.ENTROPY)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert integers.ops(after)["ConvolutionSteps"] >= 2
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+def test_neurons_that_rest_below_what_never_is_count_from_nothing():
+    """Calibration makes no such neurons; a file may state them."""
+    net, plan, shapes = spiking.read(network_of(APART["relu"]), IMAGE)
+    parameters = checkpoint_of(APART["relu"]).manifest.calibration.parameters
+    below = {
+        name: replace(each, rest=np.full_like(each.threshold, -2), negative_levels=0)
+        for name, each in parameters.items()
+    }
+    model = unroll_timesteps(insert_neurons(net, plan, below, shapes), plan, timesteps=3, coding=Coding.REFINE)
+    before, weights = settle_weights(model, shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+def test_no_images_give_no_scores():
+    before, weights = int8(APART["residual of the image"], timesteps=3)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert [output.shape for output in integers.outputs(after, tiny.images(4)[:0], library=LIBRARY)] == [
+        (0, 5, 8, 8),
+        (3, 0, 5, 8, 8),
+    ]
+
+
+def test_a_scale_for_each_column_stays_behind_products_of_two_spiking_tensors():
+    proto = attention()
+    node = next(each for each in proto.graph.node if each.output[0] == "s")
+    node.input[1] = "columns"
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.linspace(0.5, 1.5, 16, dtype=np.float32), "columns"))
+    node.output[0] = "s_scaled"
+    at = list(proto.graph.node).index(node) + 1
+    proto.graph.node.insert(at, onnx.helper.make_node("Add", ["s_scaled", "columns"], ["s"]))
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(8), timesteps=3)
+    _, _, shapes = spiking.read(proto, IMAGE)
+    before, weights = settle_weights(checkpoint.model, shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert integers.ops(after)["MatMulIntegerToFloat"] == 2 * 8
+    assert_alike(after, before, tiny.images(4))
+
+
+def test_what_the_network_hands_out_stays_in_floats():
+    proto = network_of(APART["residual of spikes"])
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None))
+    checkpoint = spiking.checkpoint_of(proto, tiny.images(8), timesteps=3)
+    _, _, shapes = spiking.read(proto, IMAGE)
+    before, weights = settle_weights(checkpoint.model, shapes)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert integers.ops(after)["ConvolutionSteps"] == 2 * 3
     assert_alike(after, before, tiny.images(4, seed=1))
 
 

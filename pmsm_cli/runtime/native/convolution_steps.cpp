@@ -11,7 +11,7 @@
 //
 // `padding` is the code that stands for nothing, also beyond the edges; `map`, [1, height, width, outputs], is constant;
 // `others` has the shape of the values, or that of one step's, which then is the same at every step. `emitted` are codes of
-// running counts, as StepCodes makes them of values: count / finest + zero, where a step adds
+// running counts, as StepCodes (neuron_steps.cpp) makes them of values: count / finest + zero, where a step adds
 //
 //   quantum x round(((value x reciprocal - rest) - count) / quantum)     within the levels
 //
@@ -100,7 +100,7 @@ void WorkByRuns(const Task& task, const Part& part) {
   static thread_local std::vector<int32_t> sums;
   const StepsLayer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);
-  const size_t steps = layer.ending.Steps(), at_once = std::max<size_t>(12, kPlacesAtOnce / steps / 12 * 12);
+  const size_t steps = layer.ending.Steps(), at_once = std::max(kMostPlaces, kPlacesAtOnce / steps / kMostPlaces * kMostPlaces);
   rows.resize(std::max(rows.size(), steps));
   sums.resize(steps * at_once * kBlock);
   for (size_t step = 0; step < steps; ++step) {
@@ -174,10 +174,10 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   }
   const auto others = OptionalInputAt<float>(ort, context, In::kOthers);
   const auto before = OptionalInputAt<uint8_t>(ort, context, In::kBefore);
-  if (others.data && others.shape != all && others.shape != once) {
+  if (others.there && others.shape != all && others.shape != once) {
     throw Failure("what is added has shape " + Text(others.shape) + ", not " + Text(all));
   }
-  if (layer.ending.fires && (before.data ? before.shape != once : steps > 1)) {
+  if (layer.ending.fires && (before.there ? before.shape != once : steps > 1)) {
     throw Failure("what was emitted before has shape " + Text(before.shape) + ", not " + Text(once));
   }
   float* values = OptionalOutputAt(ort, context, 0, all);
@@ -186,7 +186,7 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   if (places == 0) return;
   if (layer.ending.fires && !emitted) throw Failure("the codes of what fires are asked for by nobody");
   const Task task{layer, map, layer.RunsOfWindow(),
-                  {places, places_of_image, layer.outputs, others.data, others.data && others.shape != all,
+                  {places, places_of_image, layer.outputs, others.data, others.shape != all,
                    layer.ending.fires ? before.data : nullptr, values, emitted}};
   const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / steps) : places;
   RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
@@ -204,6 +204,7 @@ Operator MakeConvolution(const OrtApi* api) {
     return index < StepsInputs::kMap ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
   op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_OPTIONAL; };
+  MayTakeMemory<StepsInputs::kOthers>(op);  // each of them is read before a value takes its place
   return op;
 }
 

@@ -57,7 +57,6 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddSoftmaxCodes(ort, api, made);
       pmsm::AddNeuronSteps(ort, api, made);
       pmsm::AddEventProducts(ort, api, made);
-      pmsm::AddStepCodes(ort, api, made);
       pmsm::AddConvolutions(ort, api, made);
       pmsm::AddConvolutionSteps(ort, api, made);
       pmsm::AddImageCodes(ort, api, made);

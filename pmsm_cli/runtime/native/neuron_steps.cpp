@@ -1,18 +1,28 @@
 // The neurons of a site at several timesteps, one after the other while their state is in the nearest cache.
 //
 //   PolarityNeuronSteps(value, threshold, rest, before, horizons, quanta) -> emitted
+//   StepCodes(value, threshold, rest, quanta, finest, zero, [before]) -> codes
 //
 // `value` holds the running values of the steps, step by step along its first axis; or those of one step alone, which are
-// then the same at every one. Neurons read what lies above `rest`. `before` is what they have emitted so far, in the shape
-// of one step; where there is a single step it may be one number for all. `emitted` holds, step by step, the running count
-// over the step's horizon: what the neuron stands for, in thresholds. `horizons` and `quanta` have a number for each step.
-// The arithmetic of a step is that of Sub and PolarityNeuronStep, in the same order, each operation rounded once: the
-// spikes are the same bit for bit.
+// then the same at every one. Neurons read what lies above `rest`. A step adds
+//
+//   quantum x round(((value - rest) / threshold x horizon - count) / quantum)     within the levels
+//
+// to the count of what was emitted. `before` is that count so far, in the shape of one step; where there is a single step
+// it may be one number for all. `emitted` holds, step by step, the running count over the step's horizon: what the neuron
+// stands for, in thresholds. `horizons` and `quanta` have a number for each step. The arithmetic of a step is that of Sub and
+// PolarityNeuronStep, in the same order, each operation rounded once: the spikes are the same bit for bit.
+//
+// StepCodes is the same for integer kernels: horizons are 1 and quanta powers of two, no smaller than `finest`; counts are
+// there as codes, count / finest + zero. Without `before` there is a single step, and it begins with nothing.
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <string>
 #include <vector>
 
+#include "codes.h"
 #include "emission.h"
 #include "operators.h"
 #include "tensors.h"
@@ -23,26 +33,66 @@ namespace {
 
 constexpr size_t kElementsPerThread = 16384;  // of all steps together
 
+// Counts as numbers, and over the horizon.
+struct AsFloats {
+  const float* before;
+  bool from_one_number;  // `before` is
+  const float* horizons;
+  float* emitted;
+  bool once;  // one step of horizon and quantum 1, and nothing emitted before
+};
+
+// Counts as codes.
+struct AsCodes {
+  const uint8_t* before;  // null: nothing
+  float finest;
+  uint8_t zero;
+  uint8_t* emitted;
+};
+
+template <typename Form>
 struct Task {
+  Form form;
   const float* value;
   size_t between;  // elements from one step's values to the next one's
   Neurons neurons;
-  const float* before;
-  bool from_one_number;  // `before` is
-  const float *horizons, *quanta;
-  float* emitted;
+  const float* quanta;
   size_t count, steps;  // elements of a step, steps
-  bool once;            // one step of horizon and quantum 1, and nothing emitted before
+};
+
+PMSM_INLINE void Begin(const AsFloats& form, size_t at, size_t count, float* counts) {
+  if (form.from_one_number) std::fill_n(counts, count, *form.before);
+  else std::copy_n(form.before + at, count, counts);
+}
+
+PMSM_INLINE void Begin(const AsCodes& form, size_t at, size_t count, float* counts) {
+  std::fill_n(counts, count, 0.0f);
+  if (!form.before) return;
+  PMSM_INDEPENDENT
+  for (size_t i = 0; i < count; ++i) {
+    counts[i] = (static_cast<float>(form.before[at + i]) - static_cast<float>(form.zero)) * form.finest;
+  }
+}
+
+// What the neurons of a run read.
+template <bool kAlike>
+struct Reading {
+  const float *value, *thresholds, *rests;
+  float threshold, rest;
+
+  PMSM_INLINE float Ratio(size_t i) const {
+    return (value[i] - (kAlike ? rest : rests[i])) / (kAlike ? threshold : thresholds[i]);
+  }
 };
 
 // One step of a run. Where the horizon is 1 and the quantum a power of two, there is nothing to divide by but thresholds.
 template <bool kAlike, bool kExact>
-PMSM_INLINE void Step(const float* value, const float* thresholds, const float* rests, float horizon, float quantum,
-                      float lowest, float highest, float* counts, float* emitted, size_t count) {
-  const float threshold = *thresholds, rest = *rests, inverse = 1.0f / quantum;
+PMSM_INLINE void Step(const Reading<kAlike>& reading, float horizon, float quantum, float lowest, float highest,
+                      float* counts, float* emitted, size_t count) {
+  const float inverse = 1.0f / quantum;
   PMSM_INDEPENDENT
   for (size_t i = 0; i < count; ++i) {
-    const float ratio = (value[i] - (kAlike ? rest : rests[i])) / (kAlike ? threshold : thresholds[i]);
+    const float ratio = reading.Ratio(i);
     const float wanted = kExact ? (ratio - counts[i]) * inverse : (ratio * horizon - counts[i]) / quantum;
     counts[i] += quantum * Emit(wanted, lowest, highest);
     emitted[i] = kExact ? counts[i] : counts[i] / horizon;
@@ -50,89 +100,155 @@ PMSM_INLINE void Step(const float* value, const float* thresholds, const float* 
 }
 
 template <bool kAlike>
-PMSM_INLINE void EmitRange(const Task& task, size_t begin, size_t end) {
-  if (task.once) {
-    EmitOnce<kAlike>(task.neurons, task.value, task.emitted, begin, end);
-    return;
+PMSM_INLINE void Step(const Task<AsFloats>& task, const Reading<kAlike>& reading, size_t step, size_t at, float* counts,
+                      size_t count) {
+  const float horizon = task.form.horizons[step], quantum = task.quanta[step];
+  const float lowest = task.neurons.lowest, highest = task.neurons.highest;
+  float* emitted = task.form.emitted + step * task.count + at;
+  int exponent = 0;
+  if (horizon == 1.0f && std::frexp(quantum, &exponent) == 0.5f) {
+    Step<kAlike, true>(reading, horizon, quantum, lowest, highest, counts, emitted, count);
+  } else {
+    Step<kAlike, false>(reading, horizon, quantum, lowest, highest, counts, emitted, count);
   }
+}
+
+template <bool kAlike>
+PMSM_INLINE void Step(const Task<AsCodes>& task, const Reading<kAlike>& reading, size_t step, size_t at, float* counts,
+                      size_t count) {
+  const float quantum = task.quanta[step], inverse = 1.0f / quantum, finer = 1.0f / task.form.finest;
+  const float lowest = task.neurons.lowest, highest = task.neurons.highest;
+  const uint8_t zero = task.form.zero;
+  uint8_t* emitted = task.form.emitted + step * task.count + at;
+  PMSM_INDEPENDENT
+  for (size_t i = 0; i < count; ++i) {
+    counts[i] += quantum * EmitFew((reading.Ratio(i) - counts[i]) * inverse, lowest, highest);
+    emitted[i] = CodeOf(counts[i] * finer, -255.0f, 255.0f, zero);
+  }
+}
+
+template <bool kAlike, typename Form>
+PMSM_INLINE void EmitRange(const Task<Form>& task, size_t begin, size_t end) {
   float counts[kRun], tiles[2][kRun];
   const Along &along = task.neurons.threshold, &resting = task.neurons.rest;
-  const float lowest = task.neurons.lowest, highest = task.neurons.highest;
   for (size_t at = begin, count = 0; at < end; at += count) {
     count = std::min(end - at, task.neurons.Longest(at));
-    if (task.from_one_number) {
-      std::fill_n(counts, count, *task.before);
-    } else {
-      std::copy_n(task.before + at, count, counts);
-    }
-    const float threshold = along.At(at), rest = resting.At(at);
-    const float* thresholds = kAlike ? &threshold : along.Run(at, count, tiles[0]);
-    const float* rests = kAlike ? &rest : resting.Run(at, count, tiles[1]);
+    Begin(task.form, at, count, counts);
+    Reading<kAlike> reading{};
+    reading.threshold = along.At(at);
+    reading.rest = resting.At(at);
+    reading.thresholds = kAlike ? nullptr : along.Run(at, count, tiles[0]);
+    reading.rests = kAlike ? nullptr : resting.Run(at, count, tiles[1]);
     for (size_t step = 0; step < task.steps; ++step) {
-      const float horizon = task.horizons[step], quantum = task.quanta[step];
-      const float* value = task.value + step * task.between + at;
-      float* emitted = task.emitted + step * task.count + at;
-      int exponent = 0;
-      if (horizon == 1.0f && std::frexp(quantum, &exponent) == 0.5f) {
-        Step<kAlike, true>(value, thresholds, rests, horizon, quantum, lowest, highest, counts, emitted, count);
-      } else {
-        Step<kAlike, false>(value, thresholds, rests, horizon, quantum, lowest, highest, counts, emitted, count);
-      }
+      reading.value = task.value + step * task.between + at;
+      Step<kAlike>(task, reading, step, at, counts, count);
     }
   }
 }
 
-PMSM_WIDER_VECTORS void Work(const Task& task, size_t begin, size_t end) {
-  if (task.neurons.Alike()) {
-    EmitRange<true>(task, begin, end);
-  } else {
-    EmitRange<false>(task, begin, end);
+PMSM_WIDER_VECTORS void Work(const Task<AsFloats>& task, size_t begin, size_t end) {
+  const bool alike = task.neurons.Alike();
+  if (task.form.once && alike) EmitOnce<true>(task.neurons, task.value, task.form.emitted, begin, end);
+  else if (task.form.once) EmitOnce<false>(task.neurons, task.value, task.form.emitted, begin, end);
+  else if (alike) EmitRange<true>(task, begin, end);
+  else EmitRange<false>(task, begin, end);
+}
+
+PMSM_WIDER_VECTORS void Work(const Task<AsCodes>& task, size_t begin, size_t end) {
+  if (task.neurons.Alike()) EmitRange<true>(task, begin, end);
+  else EmitRange<false>(task, begin, end);
+}
+
+// Numbers of the first three inputs, laid along neurons of the shape of one step.
+struct Read {
+  Input<float> value, threshold, rest;
+  std::vector<float> thresholds, rests;
+
+  Read(const Ort& ort, const OrtKernelContext* context)
+      : value(InputAt(ort, context, 0)), threshold(InputAt(ort, context, 1)), rest(InputAt(ort, context, 2)) {}
+
+  // Fills in what a task reads, and returns the shape of what it emits.
+  template <typename Form>
+  Shape LayOutFor(Task<Form>& task, const Input<float>& quanta, const Shape& step, const Levels& levels) {
+    task.steps = quanta.Count();
+    task.quanta = quanta.data;
+    Shape all = step;
+    if (!all.empty()) all[0] *= static_cast<int64_t>(task.steps);
+    if (value.shape != all && value.shape != step) {
+      throw Failure("a value of shape " + Text(value.shape) + " does not fit " + std::to_string(task.steps) +
+                    " steps of neurons of shape " + Text(step));
+    }
+    task.count = Product(step, 0, step.size());
+    task.value = value.data;
+    task.between = value.shape == all ? task.count : 0;
+    task.neurons = {WrittenOut(LayOut(threshold, step, "threshold"), thresholds),
+                    WrittenOut(LayOut(rest, step, "rest"), rests), levels.lowest, levels.highest};
+    return all;
   }
+};
+
+template <typename Form>
+void WorkInParallel(const Ort& ort, OrtKernelContext* context, const Task<Form>& task) {
+  const size_t per_thread = std::max<size_t>(1, kElementsPerThread / task.steps);
+  InParallel<Task<Form>, &Work>(ort, context, task, task.count, per_thread);
 }
 
 void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
-  const auto value = InputAt(ort, context, 0), threshold = InputAt(ort, context, 1), rest = InputAt(ort, context, 2);
+  Read read(ort, context);
   const auto before = InputAt(ort, context, 3), horizons = InputAt(ort, context, 4), quanta = InputAt(ort, context, 5);
-  Task task{};
-  task.steps = horizons.Count();
-  const bool from_one_number = before.Count() == 1 && before.shape.size() < std::max<size_t>(value.shape.size(), 1);
-  const Shape& step = from_one_number ? value.shape : before.shape;
-  Shape all = step;
-  if (!task.steps || quanta.Count() != task.steps || (task.steps > 1 && (all.empty() || from_one_number))) {
+  const size_t steps = horizons.Count(), rank = read.value.shape.size();
+  const bool from_one_number = before.Count() == 1 && before.shape.size() < std::max<size_t>(rank, 1);
+  const Shape& step = from_one_number ? read.value.shape : before.shape;
+  if (!steps || quanta.Count() != steps || (steps > 1 && (step.empty() || from_one_number))) {
     throw Failure("horizons of shape " + Text(horizons.shape) + " and quanta of shape " + Text(quanta.shape) +
                   " do not fit neurons of shape " + Text(step));
   }
-  if (!all.empty()) all[0] *= static_cast<int64_t>(task.steps);
-  if (value.shape != all && value.shape != step) {
-    throw Failure("a value of shape " + Text(value.shape) + " does not fit " + std::to_string(task.steps) +
-                  " steps of neurons of shape " + Text(step));
+  Task<AsFloats> task{};
+  const Shape all = read.LayOutFor(task, quanta, step, levels);
+  const bool once = steps == 1 && from_one_number && *before.data == 0.0f && *horizons.data == 1.0f && *quanta.data == 1.0f;
+  task.form = {before.data, from_one_number, horizons.data, OutputAt(ort, context, 0, all), once};
+  WorkInParallel(ort, context, task);
+}
+
+void ComputeCodes(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
+  Read read(ort, context);
+  const auto quanta = InputAt(ort, context, 3);
+  const auto zero = InputAt<uint8_t>(ort, context, 5), before = OptionalInputAt<uint8_t>(ort, context, 6);
+  const Shape& step = before.there ? before.shape : read.value.shape;
+  const size_t steps = quanta.Count();
+  if (steps != 1 && (!before.there || step.empty() || steps == 0)) {
+    throw Failure("quanta of shape " + Text(quanta.shape) + " do not fit neurons of shape " + Text(step));
   }
-  task.count = Product(step, 0, step.size());
-  task.value = value.data;
-  task.between = value.shape == all ? task.count : 0;
-  std::vector<float> thresholds, rests;
-  task.neurons = {WrittenOut(LayOut(threshold, step, "threshold"), thresholds), WrittenOut(LayOut(rest, step, "rest"), rests),
-                  levels.lowest, levels.highest};
-  task.before = before.data;
-  task.from_one_number = from_one_number;
-  task.horizons = horizons.data;
-  task.quanta = quanta.data;
-  task.once = task.steps == 1 && from_one_number && *before.data == 0.0f && *horizons.data == 1.0f && *quanta.data == 1.0f;
-  task.emitted = OutputAt(ort, context, 0, all);
-  InParallel<Task, &Work>(ort, context, task, task.count, std::max<size_t>(1, kElementsPerThread / task.steps));
+  if (zero.Count() != 1) throw Failure("zero has shape " + Text(zero.shape));
+  Task<AsCodes> task{};
+  const Shape all = read.LayOutFor(task, quanta, step, levels);
+  task.form = {before.data, ScalarAt(ort, context, 4, "finest"), *zero.data, OutputAt<uint8_t>(ort, context, 0, all)};
+  WorkInParallel(ort, context, task);
+}
+
+Operator MakeNeurons(const OrtApi* api) {
+  Operator made = MakeOperator<Levels, &Compute>(api, "PolarityNeuronSteps", std::vector<ElementType>(6, kFloat),
+                                                 {kFloat});
+  made.InferOutputShapeFn = nullptr;  // the output has more rows than a value that is the same at every step
+  MayTakeMemory(made);
+  return made;
+}
+
+Operator MakeCodes(const OrtApi* api) {
+  Operator made = MakeOperator<Levels, &ComputeCodes>(
+      api, "StepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8});
+  made.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+    return index < 6 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+  };
+  return made;
 }
 
 }  // namespace
 
 void AddNeuronSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
-  static const Operator op = [api] {
-    Operator made = MakeOperator<Levels, &Compute>(api, "PolarityNeuronSteps", std::vector<ElementType>(6, kFloat),
-                                                   {kFloat});
-    made.InferOutputShapeFn = nullptr;  // the output has more rows than a value that is the same at every step
-    MayTakeMemory(made);
-    return made;
-  }();
-  Check(ort.CustomOpDomain_Add(domain, &op));
+  static const Operator floats = MakeNeurons(api), codes = MakeCodes(api);
+  Check(ort.CustomOpDomain_Add(domain, &floats));
+  Check(ort.CustomOpDomain_Add(domain, &codes));
 }
 
 }  // namespace pmsm

@@ -77,11 +77,13 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
   return op;
 }
 
-// Lets onnxruntime give the first output the memory of the first input, where they are of one size.
-inline void MayTakeMemory(Operator& op) {
+// Lets onnxruntime give the first output the memory of an input, where they are of one size.
+template <int input = 0>
+void MayTakeMemory(Operator& op) {
   op.GetMayInplace = [](int** from, int** to) -> size_t {
-    static int first[] = {0};
-    *from = *to = first;
+    static int taken[] = {input}, output[] = {0};
+    *from = taken;
+    *to = output;
     return 1;
   };
   op.ReleaseMayInplace = [](int*, int*) {};
@@ -128,7 +130,6 @@ void AddSpikeCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain)
 void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddNeuronSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddEventProducts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
-void AddStepCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddConvolutions(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddConvolutionSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);

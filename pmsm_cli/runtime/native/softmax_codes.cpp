@@ -19,7 +19,6 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -164,16 +163,13 @@ struct StepRows {
   size_t rows, columns, channels, inner;  // rows: of a step
 };
 
-PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row, float* counts) {
+PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row) {
   const SoftmaxStepCodes& kernel = task.kernel;
   const size_t channel = row / task.inner % task.channels, count = task.columns;
   const float factor = kernel.factor.Of(channel), unit = 1.0f / kernel.finest, threshold = kernel.threshold.Of(channel);
   const float lowest = kernel.levels.lowest, highest = kernel.levels.highest;
   const uint8_t zero = kernel.zero;
-  std::fill_n(counts, count, 0.0f);
-  for (size_t i = 0; task.before && i < count; ++i) {
-    counts[i] = static_cast<float>(task.before[row * count + i]) - static_cast<float>(zero);
-  }
+  const uint8_t* before = task.before ? task.before + row * count : nullptr;
   for (size_t step = 0; step < kernel.quanta.size(); ++step) {
     const size_t at = step * task.rows + row;
     const float* scores = task.scores + at * count;
@@ -182,19 +178,19 @@ PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row, float* counts) {
     int32_t sum = 0;
     PMSM_INDEPENDENT
     for (size_t i = 0; i < count; ++i) {
-      const float above = Exp(scores[i] * factor - largest) / threshold * unit - counts[i];
-      counts[i] += quantum * EmitFew(above * inverse, lowest, highest);
-      const uint8_t code = CodeOf(counts[i], -255.0f, 255.0f, zero);
+      const float counted = before ? static_cast<float>(before[i]) - static_cast<float>(zero) : 0.0f;
+      const float above = Exp(scores[i] * factor - largest) / threshold * unit - counted;
+      const uint8_t code = CodeOf(counted + quantum * EmitFew(above * inverse, lowest, highest), -255.0f, 255.0f, zero);
       codes[i] = code;
       sum += code - zero;
     }
     task.sums[at] = static_cast<float>(sum) * kernel.finest;
+    before = codes;
   }
 }
 
 PMSM_WIDER_VECTORS void Work(const StepRows& task, size_t begin, size_t end) {
-  std::unique_ptr<float[]> counts(new float[task.columns]);
-  for (size_t row = begin; row < end; ++row) WorkOnRow(task, row, counts.get());
+  for (size_t row = begin; row < end; ++row) WorkOnRow(task, row);
 }
 
 void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelContext* context) {
@@ -207,7 +203,7 @@ void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelConte
   Shape once = scores.shape, sums = scores.shape;
   once[0] /= steps;
   sums.back() = 1;
-  if (before.data ? before.shape != once : steps > 1) {
+  if (before.there ? before.shape != once : steps > 1) {
     throw Failure("what was emitted before has shape " + Text(before.shape) + ", not " + Text(once));
   }
   uint8_t* codes = OutputAt<uint8_t>(ort, context, 0, scores.shape);

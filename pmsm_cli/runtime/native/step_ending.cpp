@@ -1,8 +1,5 @@
 #include "step_ending.h"
 
-#include <algorithm>
-#include <cstring>
-
 #include "avx512.h"
 #include "convolution_kernels.h"
 #include "vectors.h"

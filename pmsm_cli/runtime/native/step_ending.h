@@ -18,8 +18,8 @@ struct StepEnding {
   std::vector<float> map;  // [places of an image, channels], or nothing
 
   bool fires;
-  // Counts are in units of the finest quantum, and so are these: what a value is divided by to be one, what the neurons
-  // rest at, and each step's quantum, whose multiples a step adds, at most so many.
+  // Counts are in units of the finest quantum, and so are these: what a value is multiplied by to be one, what the
+  // neurons rest at, and each step's quantum, whose multiples a step adds, at most so many.
   std::vector<float> reciprocal, rest, quanta;
   float lowest, highest;
   uint8_t zero;

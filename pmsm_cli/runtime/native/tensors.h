@@ -61,8 +61,9 @@ inline Shape ShapeOf(const Ort& ort, const OrtTensorTypeAndShapeInfo* info) {
 
 template <typename Element>
 struct Input {
-  const Element* data;
+  const Element* data;  // may be null where there are no elements
   Shape shape;
+  bool there = true;
 
   size_t Count() const { return Product(shape, 0, shape.size()); }
 };
@@ -77,7 +78,7 @@ Input<Element> InputOf(const Ort& ort, const OrtValue* value) {
   OrtStatus* status = Guard(ort, [&] { shape = ShapeOf(ort, info); });
   ort.ReleaseTensorTypeAndShapeInfo(info);
   Check(status);
-  return {static_cast<const Element*>(data), std::move(shape)};
+  return {static_cast<const Element*>(data), std::move(shape), true};
 }
 
 template <typename Element = float>
@@ -88,14 +89,14 @@ Input<Element> InputAt(const Ort& ort, const OrtKernelContext* context, size_t i
   return InputOf<Element>(ort, value);
 }
 
-// Without data where the node does not have the input.
+// Not there where the node does not have the input.
 template <typename Element>
 Input<Element> OptionalInputAt(const Ort& ort, const OrtKernelContext* context, size_t index) {
   size_t count = 0;
   Check(ort.KernelContext_GetInputCount(context, &count));
   const OrtValue* value = nullptr;
   if (index < count) Check(ort.KernelContext_GetInput(context, index, &value));
-  return value ? InputOf<Element>(ort, value) : Input<Element>{nullptr, {}};
+  return value ? InputOf<Element>(ort, value) : Input<Element>{nullptr, {}, false};
 }
 
 // The elements of an input that must be constant.
