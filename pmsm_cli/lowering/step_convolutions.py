@@ -63,8 +63,12 @@ class _Following:
     @staticmethod
     def behind(node: ir.Node, channels: int) -> "_Following":
         """All that is to be found."""
-        bias = constant(read(node, 2)) if len(node.inputs) > 2 else np.zeros(channels, np.float32)
-        following = _Following(value=node.outputs[0], scale=np.ones(channels, np.float32), bias=bias)
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        following = _Following(
+            value=node.outputs[0],
+            scale=np.ones(channels, np.float32),
+            bias=np.zeros(channels, np.float32) if bias is None else bias,
+        )
         while (reader := only_reader(following.value)) is not None and following._takes(reader):
             following.nodes.append(reader)
             following.value = reader.outputs[0]

@@ -81,6 +81,14 @@ PMSM_INLINE uint8_t CodeOf(float wanted, float lowest, float highest, uint8_t ze
   return static_cast<uint8_t>(bits + zero);
 }
 
+// A whole number as a code, where it is sure to be one.
+PMSM_INLINE uint8_t CodeOfCount(float count, uint8_t zero) {
+  const float shifted = count + (12582912.0f + static_cast<float>(zero));
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  return static_cast<uint8_t>(bits);
+}
+
 // The zero of each channel's codes, and the bounds on its counts.
 struct Counts {
   PerChannel<uint8_t> zero;

@@ -42,10 +42,9 @@ struct AsFloats {
   bool once;  // one step of horizon and quantum 1, and nothing emitted before
 };
 
-// Counts as codes.
+// Counts as codes, in units of the finest quantum, and so are thresholds and quanta.
 struct AsCodes {
   const uint8_t* before;  // null: nothing
-  float finest;
   uint8_t zero;
   uint8_t* emitted;
 };
@@ -70,7 +69,7 @@ PMSM_INLINE void Begin(const AsCodes& form, size_t at, size_t count, float* coun
   if (!form.before) return;
   PMSM_INDEPENDENT
   for (size_t i = 0; i < count; ++i) {
-    counts[i] = (static_cast<float>(form.before[at + i]) - static_cast<float>(form.zero)) * form.finest;
+    counts[i] = static_cast<float>(form.before[at + i]) - static_cast<float>(form.zero);
   }
 }
 
@@ -116,14 +115,14 @@ PMSM_INLINE void Step(const Task<AsFloats>& task, const Reading<kAlike>& reading
 template <bool kAlike>
 PMSM_INLINE void Step(const Task<AsCodes>& task, const Reading<kAlike>& reading, size_t step, size_t at, float* counts,
                       size_t count) {
-  const float quantum = task.quanta[step], inverse = 1.0f / quantum, finer = 1.0f / task.form.finest;
+  const float quantum = task.quanta[step], inverse = 1.0f / quantum;
   const float lowest = task.neurons.lowest, highest = task.neurons.highest;
   const uint8_t zero = task.form.zero;
   uint8_t* emitted = task.form.emitted + step * task.count + at;
   PMSM_INDEPENDENT
   for (size_t i = 0; i < count; ++i) {
     counts[i] += quantum * EmitFew((reading.Ratio(i) - counts[i]) * inverse, lowest, highest);
-    emitted[i] = CodeOf(counts[i] * finer, -255.0f, 255.0f, zero);
+    emitted[i] = CodeOfCount(counts[i], zero);
   }
 }
 
@@ -210,9 +209,19 @@ void Compute(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
   WorkInParallel(ort, context, task);
 }
 
+// Numbers times a power of two, which takes no digit from them.
+Input<float> Scaled(Input<float> numbers, float power, std::vector<float>& kept) {
+  for (size_t i = 0; i < numbers.Count(); ++i) kept.push_back(numbers.data[i] * power);
+  numbers.data = kept.data();
+  return numbers;
+}
+
 void ComputeCodes(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
   Read read(ort, context);
-  const auto quanta = InputAt(ort, context, 3);
+  std::vector<float> thresholds, steps_quanta;
+  const float finest = ScalarAt(ort, context, 4, "finest");
+  read.threshold = Scaled(std::move(read.threshold), finest, thresholds);
+  const auto quanta = Scaled(InputAt(ort, context, 3), 1.0f / finest, steps_quanta);
   const auto zero = InputAt<uint8_t>(ort, context, 5), before = OptionalInputAt<uint8_t>(ort, context, 6);
   const Shape& step = before.there ? before.shape : read.value.shape;
   const size_t steps = quanta.Count();
@@ -222,7 +231,7 @@ void ComputeCodes(const Ort& ort, const Levels& levels, OrtKernelContext* contex
   if (zero.Count() != 1) throw Failure("zero has shape " + Text(zero.shape));
   Task<AsCodes> task{};
   const Shape all = read.LayOutFor(task, quanta, step, levels);
-  task.form = {before.data, ScalarAt(ort, context, 4, "finest"), *zero.data, OutputAt<uint8_t>(ort, context, 0, all)};
+  task.form = {before.data, *zero.data, OutputAt<uint8_t>(ort, context, 0, all)};
   WorkInParallel(ort, context, task);
 }
 

@@ -133,9 +133,10 @@ void Compute(const Ort& ort, const SoftmaxCodes& kernel, OrtKernelContext* conte
 
 struct SoftmaxStepCodes {
   size_t channels;
-  PerChannel<float> factor, threshold;
-  std::vector<float> quanta;  // as the counts, in units of the finest one
+  PerChannel<float> factor;
   float finest;
+  PerChannel<float> threshold;  // as the counts and the quanta, in units of the finest one
+  std::vector<float> quanta;
   uint8_t zero;
   Levels levels;
   int64_t axis;
@@ -143,14 +144,19 @@ struct SoftmaxStepCodes {
   SoftmaxStepCodes(const Ort& ort, const OrtKernelInfo* info)
       : channels(ChannelsOf({SizeAt<float>(ort, info, 1), SizeAt<float>(ort, info, 2)})),
         factor(Constants<float>(ConstantAt<float>(ort, info, 1), channels, "factor")),
-        threshold(Constants<float>(ConstantAt<float>(ort, info, 2), channels, "threshold")),
-        quanta(ConstantAt<float>(ort, info, 3)),
         finest(ConstantAt<float>(ort, info, 4).at(0)),
+        threshold(Constants<float>(Times(ConstantAt<float>(ort, info, 2), finest), channels, "threshold")),
+        quanta(Times(ConstantAt<float>(ort, info, 3), 1.0f / finest)),
         zero(ConstantAt<uint8_t>(ort, info, 5).at(0)),
         levels(ort, info),
         axis(IntegerAttribute(ort, info, "axis")) {
     if (quanta.empty()) throw Failure("quanta of no step");
-    for (float& quantum : quanta) quantum /= finest;
+  }
+
+ private:
+  static std::vector<float> Times(std::vector<float> numbers, float power) {
+    for (float& each : numbers) each *= power;
+    return numbers;
   }
 };
 
@@ -166,7 +172,7 @@ struct StepRows {
 PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row) {
   const SoftmaxStepCodes& kernel = task.kernel;
   const size_t channel = row / task.inner % task.channels, count = task.columns;
-  const float factor = kernel.factor.Of(channel), unit = 1.0f / kernel.finest, threshold = kernel.threshold.Of(channel);
+  const float factor = kernel.factor.Of(channel), threshold = kernel.threshold.Of(channel);
   const float lowest = kernel.levels.lowest, highest = kernel.levels.highest;
   const uint8_t zero = kernel.zero;
   const uint8_t* before = task.before ? task.before + row * count : nullptr;
@@ -179,8 +185,8 @@ PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row) {
     PMSM_INDEPENDENT
     for (size_t i = 0; i < count; ++i) {
       const float counted = before ? static_cast<float>(before[i]) - static_cast<float>(zero) : 0.0f;
-      const float above = Exp(scores[i] * factor - largest) / threshold * unit - counted;
-      const uint8_t code = CodeOf(counted + quantum * EmitFew(above * inverse, lowest, highest), -255.0f, 255.0f, zero);
+      const float above = Exp(scores[i] * factor - largest) / threshold - counted;
+      const uint8_t code = CodeOfCount(counted + quantum * EmitFew(above * inverse, lowest, highest), zero);
       codes[i] = code;
       sum += code - zero;
     }
