@@ -69,6 +69,8 @@ NUMBERS = {
     "wd": tiny.weights(4, 1, 3, 3, seed=8),
     "wg": tiny.weights(4, 2, 3, 3, seed=12),
     "w8": tiny.weights(8, 4, 3, 3, seed=13),
+    "w70": tiny.weights(70, 4, 1, 1, seed=16),
+    "wd70": tiny.weights(70, 1, 3, 3, seed=17),
     "along_width": tiny.weights(8, seed=14),
     "along_height": tiny.weights(8, 1, seed=15),
     "sizes": np.array([1, 1, 2, 2], np.float32),

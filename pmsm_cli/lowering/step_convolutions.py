@@ -168,7 +168,7 @@ class _Turned:
 
     def _transposed(self, value: ir.Value) -> ir.Value:
         name = f"{value.name}/channels_last"
-        result = ir.Value(name=name, type=value.type)
+        result = ir.Value(name=name, type=value.type, shape=_turned_shape(value.shape))
         node = ir.Node("", "Transpose", [value], [ir.AttrInt64s("perm", _TO_LAST)], outputs=[result], name=name)
         producer = value.producer()
         if producer is None:
@@ -176,6 +176,11 @@ class _Turned:
         else:
             self.graph.insert_after(producer, node)
         return result
+
+
+def _turned_shape(shape: ir.Shape | None) -> ir.Shape | None:
+    """That of a value channels last: onnxruntime gives memory from one tensor to the next where sizes are known."""
+    return None if shape is None else ir.Shape([shape[axis] for axis in _TO_LAST])
 
 
 def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turned: _Turned) -> None:
@@ -196,7 +201,7 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     flags = {"steps": steps, "maps": int(following.map is not None), "fires": int(neurons is not None)}
     attributes = {**window_attributes(node), **flags, **levels}
     kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
-    values = ir.Value(name=f"{name}/values" if kept else "", type=value.type)
+    values = ir.Value(name=f"{name}/values" if kept else "", type=value.type, shape=_turned_shape(value.shape))
     emitted = ir.Value(name="") if neurons is None else add_code(graph, f"{name}/emitted", None)
     new = ir.Node(
         DOMAIN,

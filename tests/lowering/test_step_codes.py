@@ -152,6 +152,19 @@ def test_resting_neurons_count_from_where_they_rest(name, timesteps):
     assert_alike(after, before, tiny.images(4, seed=1))
 
 
+def test_values_take_the_place_of_what_is_added_to_them():
+    """Kernels of each channel have blocks of 64, the last one of which reaches back into the one before."""
+    each = "Conv <group = 70, pads = [1, 1, 1, 1]>"
+    body = (
+        f"a = Conv (j, w70) b = Relu (a) c = {each} (b, wd70) s = Add (c, b) r = Relu (s)"
+        f" e = {each} (r, wd70) t = Add (e, r) d = Relu (t)"
+    )
+    before, weights = int8(body, timesteps=3, read=70)
+    after, _ = tidy_steps(before, FAST, IMAGE, weights)
+    assert "Add" not in integers.ops(after)
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
 def test_neurons_that_rest_below_what_never_is_count_from_nothing():
     """Calibration makes no such neurons; a file may state them."""
     net, plan, shapes = spiking.read(network_of(APART["relu"]), IMAGE)

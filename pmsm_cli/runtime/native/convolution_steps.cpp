@@ -145,7 +145,10 @@ void WorkByTaps(const Task& task, const Part& part) {
         to += stretch.count * kBlock;
       }
     }
-    Finish(layer.ending, task.tensors, {sums.data(), count * kBlock, block, part.begin, count});
+    // Whole blocks may overlap; values may lie where others did, which are read once.
+    const size_t done = i == 0 ? 0 : layer.blocks[i - 1].channel + layer.blocks[i - 1].channels - block.channel;
+    const Block fresh{block.slot + done, block.channel + done, block.channels - done};
+    Finish(layer.ending, task.tensors, {sums.data() + done, count * kBlock, fresh, part.begin, count});
   }
 }
 

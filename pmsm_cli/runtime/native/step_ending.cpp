@@ -46,6 +46,9 @@ struct Lanes {
   PMSM_VNNI PMSM_INLINE __m512 Load(const float* at) const {
     return kWhole ? _mm512_loadu_ps(at) : _mm512_maskz_loadu_ps(mask, at);
   }
+  PMSM_VNNI PMSM_INLINE __m512i LoadSums(const int32_t* at) const {
+    return kWhole ? _mm512_loadu_si512(at) : _mm512_maskz_loadu_epi32(mask, at);
+  }
   PMSM_VNNI PMSM_INLINE void Store(float* at, __m512 numbers) const {
     if (kWhole) _mm512_storeu_ps(at, numbers);
     else _mm512_mask_storeu_ps(at, mask, numbers);
@@ -82,17 +85,17 @@ struct EndingOf {
 template <bool kWhole, bool kOthers, bool kValues, bool kFires>
 PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensors& tensors, const Lanes<kWhole>& lanes,
                                         const int32_t* sums, size_t between, size_t of_block, size_t at, size_t in_image) {
-  const __m512 factor = _mm512_loadu_ps(ending.factor + of_block), bias = _mm512_loadu_ps(ending.bias + of_block);
+  const __m512 factor = lanes.Load(ending.factor + of_block), bias = lanes.Load(ending.bias + of_block);
   const __m512 map = ending.map ? lanes.Load(ending.map + in_image) : _mm512_setzero_ps();
   __m512 reciprocal{}, rest{}, counted = _mm512_setzero_ps();
   if (kFires) {
-    reciprocal = _mm512_loadu_ps(ending.reciprocal + of_block);
-    rest = _mm512_loadu_ps(ending.rest + of_block);
+    reciprocal = lanes.Load(ending.reciprocal + of_block);
+    rest = lanes.Load(ending.rest + of_block);
     if (tensors.before) counted = _mm512_sub_ps(lanes.LoadCodes(tensors.before + at), ending.zero);
   }
   size_t later = at;
   for (size_t step = 0; step < ending.steps; ++step, sums += between, later += tensors.Step()) {
-    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(sums + of_block)), factor);
+    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(lanes.LoadSums(sums + of_block)), factor);
     __m512 value = _mm512_add_ps(product, bias);
     if (ending.map) value = _mm512_add_ps(value, map);
     if (kOthers) value = _mm512_add_ps(value, lanes.Load(tensors.others + (tensors.others_once ? at : later)));

@@ -39,7 +39,8 @@ struct StepTensors {
   size_t Step() const { return places * channels; }
 };
 
-// The sums of neighbouring places of a block at all steps, [steps, places, kBlock], and where they belong.
+// The sums of neighbouring places of a block at all steps, [steps, places, kBlock], and where they belong. A block may begin
+// behind the first of the sums made for it.
 struct StepSums {
   const int32_t* sums;
   size_t between;  // from one step's to the next one's
