@@ -9,6 +9,7 @@ from pmsm_cli.checkpoint.file import Checkpoint, write_file
 from pmsm_cli.errors import PmsmError, UsageError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network
+from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, open_sample, source_remarks
 from pmsm_cli.runtime.fit import check_comparable
@@ -118,11 +119,23 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
         fastest = form_of(checkpoint, batch=batch)
         if fastest.integers:
             forms[INTEGERS_ON_LIBRARY] = fastest
+        else:
+            warnings.append(f"its int8 weights are run in floats: {_why_in_floats(checkpoint)}")
     for index, (name, form) in enumerate(forms.items()):
         path = folder / f"form{index}.onnx"
         write_file(path, model_bytes(form.model, subject=checkpoint.subject))
         racers.append(Racer(name=name, path=path, native=form.native, integers=form.integers))
     return racers, warnings
+
+
+def _why_in_floats(checkpoint: Checkpoint) -> str:
+    """What keeps a network of int8 weights and several timesteps from running on integers."""
+    library, timesteps = find_library(), checkpoint.manifest.timesteps
+    if checkpoint.manifest.coding is Coding.RATE:
+        return "the timesteps of `rate` have no unit in common"
+    if library is None or not library.multiplies_fast:
+        return f"on this processor only one timestep runs on integers, and it has {timesteps}"
+    return f"at T = {timesteps} no tensor's spikes add up to what a byte holds; fewer levels or timesteps would"
 
 
 def _source_forms(

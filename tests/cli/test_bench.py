@@ -3,6 +3,7 @@
 import multiprocessing
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from pmsm_cli.errors import SetupError, UnsupportedGraphError
 from pmsm_cli.pipeline import racing
 from pmsm_cli.pipeline.racing import INTEGERS, INTEGERS_ON_LIBRARY, LIBRARY, PORTABLE, SOURCE, STATIC, STOCK
 from pmsm_cli.runtime import race as module
+from pmsm_cli.runtime import spiking
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.race import Racer, race
 
@@ -51,6 +53,52 @@ def test_all_forms_run_in_turn_and_are_measured(pmsm, rounded, network):
     assert (record["ann"]["name"], record["snn"]["name"]) == (SOURCE, [INTEGERS, *BOTH][-1])
     assert record["speedup"] == pytest.approx(record["ann"]["median_ms"] / record["snn"]["median_ms"])
     assert (record["batch"], record["runs"], record["threads"], record["weights"]) == (1, 3, 1, "int8")
+
+
+def convert_to_int8(network: Path, pictures: Path, target: Path, *options: str) -> Path:
+    from pmsm_cli.cli.app import run
+
+    settings = ["--data", str(pictures), "--preprocess", "none", "--weights", "int8", "--timesteps", "4", *options]
+    assert run(["convert", str(network), *settings, "-o", str(target)]) == 0
+    return target
+
+
+def with_fast_products(monkeypatch, fast: bool) -> None:
+    library = find_library()
+    if library is None:
+        pytest.skip("no native library")
+    for user in (racing, spiking):
+        monkeypatch.setattr(user, "find_library", lambda: replace(library, multiplies_fast=fast))
+
+
+def test_several_timesteps_run_on_integers_where_their_spikes_fit_a_byte(
+    pmsm, network, pictures, tmp_path, monkeypatch
+):
+    with_fast_products(monkeypatch, True)
+    few = convert_to_int8(network, pictures, tmp_path / "few.onnx", "--levels", "7")
+    record = pmsm("bench", few, *FEW, "--json").record
+    assert [each["name"] for each in record["contenders"]] == [PORTABLE, LIBRARY, INTEGERS_ON_LIBRARY]
+    assert record["snn"]["name"] == INTEGERS_ON_LIBRARY
+
+
+@pytest.mark.parametrize(
+    ("options", "fast", "why"),
+    [
+        (
+            ["--levels", "63"],
+            True,
+            "at T = 4 no tensor's spikes add up to what a byte holds; fewer levels or timesteps would",
+        ),
+        (["--levels", "7", "--coding", "rate"], True, "the timesteps of `rate` have no unit in common"),
+        (["--levels", "7"], False, "on this processor only one timestep runs on integers, and it has 4"),
+    ],
+)
+def test_why_int8_weights_are_run_in_floats_is_said(pmsm, network, pictures, tmp_path, monkeypatch, options, fast, why):
+    with_fast_products(monkeypatch, fast)
+    checkpoint = convert_to_int8(network, pictures, tmp_path / "net.onnx", *options)
+    shown = pmsm("bench", checkpoint, *FEW, "--json")
+    assert shown.record["snn"]["name"] == LIBRARY
+    assert f"warning: its int8 weights are run in floats: {why}" in shown.err
 
 
 def test_without_a_source_there_is_no_speedup(pmsm, stepwise):
