@@ -51,7 +51,7 @@ inline Along LayOut(const Input<float>& numbers, const Shape& value, const char*
 
 // The same numbers, few neighbouring ones written out over and over until runs of them are long. `kept` holds them.
 inline Along WrittenOut(const Along& along, std::vector<float>& kept) {
-  if (along.inner != 1 || along.channels < 2 || along.channels >= Along::kWorthwhile) return along;
+  if (along.inner != 1 || along.channels < 2 || 2 * along.channels > kRun) return along;
   kept.resize(kRun / along.channels * along.channels);
   for (size_t i = 0; i < kept.size(); ++i) kept[i] = along.data[i % along.channels];
   return {kept.data(), kept.size(), 1};
