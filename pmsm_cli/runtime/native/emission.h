@@ -19,14 +19,25 @@ struct Along {
   const float* data;
   size_t channels, inner;
 
+  // Whose number an element has, and how many of the same are before it. Divisions take long beside a run: once is enough.
+  struct Place {
+    size_t channel, within;
+  };
+
   bool Alike() const { return channels == 1 || inner >= kWorthwhile; }
-  // How many elements from `at` on may share a run.
-  size_t Longest(size_t at) const {
-    if (channels == 1) return kRun;
-    if (inner >= kWorthwhile) return inner - at % inner;
-    return inner == 1 && channels >= kWorthwhile ? channels - at % channels : kRun;
+  bool LiesAs(const Along& other) const { return channels == other.channels && inner == other.inner; }
+  Place PlaceOf(size_t at) const {
+    if (channels == 1) return {0, 0};
+    const size_t line = at / inner;
+    return {line % channels, at - line * inner};
   }
-  float At(size_t at) const { return data[at / inner % channels]; }
+  // How many elements from there on may share a run.
+  size_t Longest(const Place& place) const {
+    if (channels == 1) return kRun;
+    if (inner >= kWorthwhile) return inner - place.within;
+    return inner == 1 && channels >= kWorthwhile ? channels - place.channel : kRun;
+  }
+  float At(size_t at) const { return data[PlaceOf(at).channel]; }
   // The numbers of a run, in place where they lie as the run does, else in the tile.
   const float* Run(size_t at, size_t count, float* tile) const {
     const size_t first = at / inner % channels;
@@ -64,7 +75,17 @@ struct Neurons {
 
   bool Alike() const { return threshold.Alike() && rest.Alike(); }
   bool OneForAll() const { return threshold.channels == 1 && rest.channels == 1; }
-  size_t Longest(size_t at) const { return std::min({kRun, threshold.Longest(at), rest.Longest(at)}); }
+
+  // The numbers of an element, and how many may share a run from there on.
+  struct Here {
+    float threshold, rest;
+    size_t longest;
+  };
+  Here At(size_t at) const {
+    const Along::Place one = threshold.PlaceOf(at), other = rest.LiesAs(threshold) ? one : rest.PlaceOf(at);
+    return {threshold.data[one.channel], rest.data[other.channel],
+            std::min({kRun, threshold.Longest(one), rest.Longest(other)})};
+  }
 };
 
 // What they emit at a first step, from `begin` to `end`: the arithmetic of Sub and PolarityNeuron, in the same order.
@@ -73,8 +94,9 @@ PMSM_INLINE void EmitOnce(const Neurons& neurons, const float* value, float* spi
   float tiles[2][kRun];
   const float lowest = neurons.lowest, highest = neurons.highest;
   for (size_t at = begin, count = 0; at < end; at += count) {
-    count = std::min(end - at, neurons.Longest(at));
-    const float threshold = neurons.threshold.At(at), rest = neurons.rest.At(at);
+    const Neurons::Here here = neurons.At(at);
+    count = std::min(end - at, here.longest);
+    const float threshold = here.threshold, rest = here.rest;
     const float* thresholds = kAlike ? nullptr : neurons.threshold.Run(at, count, tiles[0]);
     const float* rests = kAlike ? nullptr : neurons.rest.Run(at, count, tiles[1]);
     PMSM_INDEPENDENT

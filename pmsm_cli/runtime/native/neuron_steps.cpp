@@ -131,11 +131,12 @@ PMSM_INLINE void EmitRange(const Task<Form>& task, size_t begin, size_t end) {
   float counts[kRun], tiles[2][kRun];
   const Along &along = task.neurons.threshold, &resting = task.neurons.rest;
   for (size_t at = begin, count = 0; at < end; at += count) {
-    count = std::min(end - at, task.neurons.Longest(at));
+    const Neurons::Here here = task.neurons.At(at);
+    count = std::min(end - at, here.longest);
     Begin(task.form, at, count, counts);
     Reading<kAlike> reading{};
-    reading.threshold = along.At(at);
-    reading.rest = resting.At(at);
+    reading.threshold = here.threshold;
+    reading.rest = here.rest;
     reading.thresholds = kAlike ? nullptr : along.Run(at, count, tiles[0]);
     reading.rests = kAlike ? nullptr : resting.Run(at, count, tiles[1]);
     for (size_t step = 0; step < task.steps; ++step) {

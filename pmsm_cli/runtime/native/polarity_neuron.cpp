@@ -55,10 +55,10 @@ template <bool kLater>
 PMSM_INLINE void EmitRange(const Task& task, size_t begin, size_t end) {
   float tile[kRun];
   for (size_t at = begin, count = 0; at < end; at += count) {
-    count = std::min({end - at, kRun, task.threshold.Longest(at)});
+    const Along::Place place = task.threshold.PlaceOf(at);
+    count = std::min({end - at, kRun, task.threshold.Longest(place)});
     if (task.threshold.Alike()) {
-      const float threshold = task.threshold.At(at);
-      EmitRun<kLater, true>(task, &threshold, at, count);
+      EmitRun<kLater, true>(task, task.threshold.data + place.channel, at, count);
     } else {
       EmitRun<kLater, false>(task, task.threshold.Run(at, count, tile), at, count);
     }
