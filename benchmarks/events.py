@@ -1,4 +1,4 @@
-"""From which share of silent inputs on a product driven by events is faster: the third table of docs/speed.md.
+"""From which share of silent inputs on a product driven by events is faster: the fourth table of docs/speed.md.
 
     python benchmarks/events.py --threads 2
 

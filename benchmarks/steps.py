@@ -1,4 +1,4 @@
-"""What further timesteps and counting spikes cost on the native library: the second table of docs/speed.md.
+"""What further timesteps and counting spikes cost on the native library: the second and third tables of docs/speed.md.
 
     python benchmarks/steps.py --models ../shared/models --images .cache/imagenet-sample --threads 2
 

@@ -4,7 +4,7 @@
 
 Needs torch and timm, no network: weights are random and seeded (`timm_models.py` says how). Each model has a process of
 its own, with bounded memory and time. What is done is in the results file, one line a model, and is not done again;
-remove a line, or the file, to repeat it. `--timesteps` measures three models at several timesteps instead.
+remove a line, or the file, to repeat it. `--no-steps` leaves out the table of three models at several timesteps.
 
 Every conversion is `pmsm convert FILE.onnx --data images.npy --levels 255 --threads 1`, every error what `pmsm eval
 --against` prints as output error: the L2 norm of the difference over that of the source's output, over all test images.

@@ -73,7 +73,7 @@ def compare(
     random_weights: options.RandomWeights = False,
     profile: options.Profile = options.DEFAULT_PROFILE,
     form: Annotated[
-        ReportFormat, typer.Option("--format", metavar="[table|json|md]", help="The form of the comparison.")
+        ReportFormat, typer.Option("--format", metavar="[table|json|md]", help="The form of the report.")
     ] = ReportFormat.TABLE,
     output: Annotated[
         Path | None,

@@ -52,8 +52,8 @@ def convert(
     weights: Annotated[
         Precision,
         typer.Option(
-            help="Weights as they are, or in 8 bits an output channel: a quarter of the file, and at one timestep "
-            "integer kernels run it."
+            help="Weights as they are, or in 8 bits an output channel: a quarter of the file, and integer kernels run "
+            "it (several timesteps: at few levels)."
         ),
     ] = Precision.FLOAT,
     calibration: Annotated[
@@ -97,7 +97,7 @@ def convert(
     check_tuning(finetune, data, timesteps)
     if calibration:
         # Images beside it are for its weights, for training, or for the range of what int8 carries.
-        images_serve = (refit and timesteps == 1) or bool(finetune) or weights is Precision.INT8
+        images_serve = refit or bool(finetune) or weights is Precision.INT8
         _check_calibration(data if not images_serve else None, levels, target_drop, match_moments, method)
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
@@ -110,12 +110,12 @@ def convert(
         settings = _calibration_settings(
             data, samples, levels, target_drop, method, match_moments, seed, threads, horizon
         )
-        settings = replace(settings, refit=refit and timesteps == 1)
+        settings = replace(settings, refit=refit)
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
             calibrated = pipeline.calibrate_source(loaded, settings, progress)
-        refitted = pipeline.refit_weights(loaded, calibrated, settings, progress)
+        refitted = pipeline.refit_weights(loaded, calibrated, settings, progress, timesteps=timesteps, coding=coding)
         made = pipeline.convert(loaded, calibrated, timesteps=timesteps, coding=coding, labels=names, refitted=refitted)
         training = Training(made=made)
         if finetune and data:
@@ -236,7 +236,7 @@ def _check_calibration(
     if left_out:
         raise UsageError(
             f"--calibration brings its own thresholds, levels and moments: leave out {' and '.join(left_out)}",
-            hint="images beside it refit weights, at one timestep" if data else None,
+            hint="images beside it refit weights, without --no-refit" if data else None,
         )
 
 

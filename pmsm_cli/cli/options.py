@@ -122,7 +122,7 @@ Refit = Annotated[
     bool,
     typer.Option(
         "--refit/--no-refit",
-        help="At one timestep, refit each layer's weights on --data to what its spikes carry (least squares).",
+        help="Refit each layer's weights on --data to what its spikes carry (least squares).",
     ),
 ]
 Profile = Annotated[

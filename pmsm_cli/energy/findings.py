@@ -9,7 +9,7 @@ _NAMES = {
     "ann_int8": "the source in int8",
     "quantised": "the equally precise quantised network",
 }
-_WEIGHTS = {"with its fp32 weights": "over_snn", "with int8 weights": "over_snn_int8"}
+_WEIGHTS = {"with fp32 weights": "over_snn", "with int8 weights": "over_snn_int8"}
 
 
 def findings(columns: Sequence[ColumnReport]) -> tuple[str | None, str | None]:

@@ -123,6 +123,18 @@ def is_correcting(node: ir.Node) -> bool:
     return (node.name or "").endswith((_SCALE, _SHIFT))
 
 
+def settle_corrections(model: ir.Model) -> None:
+    """Make the corrections of a graph part of it: with several timesteps they hold at every step, not at one alone."""
+    for node in model.graph:
+        if is_correcting(node):
+            name = node.name = f"{node.name}/settled"
+            for value in node.inputs:
+                if value is not None and value.is_initializer():
+                    value.name = f"{name}/{'factor' if node.op_type == 'Mul' else 'term'}"
+            if not node.outputs[0].is_graph_output():
+                node.outputs[0].name = name
+
+
 def takes_bias(synapse: Synapse) -> bool:
     """Whether the operator itself has room for a constant a channel."""
     node = synapse.node

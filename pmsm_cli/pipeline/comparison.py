@@ -20,7 +20,6 @@ from pmsm_cli.pipeline.refitting import refit_weights
 from pmsm_cli.pipeline.trained_contenders import trained_ours
 from pmsm_cli.report.comparison import COMPARISON_VERSION, Comparison, MethodResult, SourceFigures, points_lost
 from pmsm_cli.runtime.count import SpikeCount, count_spikes
-from pmsm_cli.runtime.refit import Refitted
 
 _PAPER = "Zhang, Yu, Li: Quantization meets spikes, arXiv 2508.14520"
 _NAMES = {Coding.REFINE: "pmsm-refine", Coding.RATE: "pmsm-rate"}
@@ -50,7 +49,7 @@ class _Ours:
     run: Run
     manifest: Manifest
     calibrated: Calibrated
-    refitted: Refitted | None
+    settings: CalibrationSettings
 
     @property
     def statistics(self) -> Mapping[str, SiteStatistics]:
@@ -136,13 +135,13 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
         samples=settings.calibration_samples,
         levels=settings.levels,
         horizon=timesteps if coding is Coding.RATE else 1,
-        refit=timesteps == 1,
+        refit=True,
         seed=settings.seed,
         threads=settings.threads,
         keep_statistics=True,
     )
     calibrated = calibrate_source(loaded, how, bench.progress)
-    refitted = refit_weights(loaded, calibrated, how, bench.progress)
+    refitted = refit_weights(loaded, calibrated, how, bench.progress, timesteps=timesteps, coding=coding)
     made = convert(loaded, calibrated, timesteps=timesteps, coding=coding, refitted=refitted)
     checkpoint = Checkpoint(subject=loaded.network.subject, model=made.model, manifest=made.manifest)
     count, run = _measure(bench, checkpoint, _TITLES[coding])
@@ -154,15 +153,14 @@ def _run_ours(bench: Bench, coding: Coding) -> _Ours:
         neurons=run.neurons,
         points=run.points(settings.timesteps, f"{_setting(made.manifest)}, as pmsm convert sets them"),
     )
-    return _Ours(
-        contender=contender, count=count, run=run, manifest=made.manifest, calibrated=calibrated, refitted=refitted
-    )
+    return _Ours(contender=contender, count=count, run=run, manifest=made.manifest, calibrated=calibrated, settings=how)
 
 
 def _run_trained(bench: Bench, ours: _Ours) -> Contender:
     """Our conversion at one timestep after training; later timesteps are not trained."""
     contender = Contender(name=_TRAINED_NAME, title=_TRAINED_TITLE, paper=_PAPER, tried=1)
-    made = convert(bench.loaded, ours.calibrated, timesteps=1, coding=Coding.REFINE, refitted=ours.refitted)
+    refitted = refit_weights(bench.loaded, ours.calibrated, ours.settings, bench.progress)
+    made = convert(bench.loaded, ours.calibrated, timesteps=1, coding=Coding.REFINE, refitted=refitted)
     try:
         tuned = trained_ours(bench, made)
     except CheckFailedError as error:

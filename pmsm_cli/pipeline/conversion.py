@@ -325,7 +325,7 @@ def convert(
 ) -> Conversion:
     """Put the neurons in and unroll the timesteps; the model is checked to run before it is handed out.
 
-    `refitted` is what `refit_weights` made of this calibration, for a single timestep; None: weights as they are.
+    `refitted` is what `refit_weights` made of this calibration, for as many timesteps; None: weights as they are.
     """
     calibration = calibrated.calibration
     if refitted:

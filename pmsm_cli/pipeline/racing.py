@@ -17,7 +17,7 @@ from pmsm_cli.runtime.library import find_library, library_status
 from pmsm_cli.runtime.processor import processor_name
 from pmsm_cli.runtime.race import Racer, Timing, race
 from pmsm_cli.runtime.session import model_bytes, open_session
-from pmsm_cli.runtime.spiking import form_of
+from pmsm_cli.runtime.spiking import Form, form_of
 from pmsm_cli.runtime.static_int8 import quantise_statically
 from pmsm_cli.runtime.workload import fixed_batch
 from pmsm_cli.sources.images import ImageSet, read_batches
@@ -120,7 +120,7 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
         if fastest.integers:
             forms[INTEGERS_ON_LIBRARY] = fastest
         else:
-            warnings.append(f"its int8 weights are run in floats: {_why_in_floats(checkpoint)}")
+            warnings.append(f"its int8 weights are run in floats: {_why_in_floats(checkpoint, fastest)}")
     for index, (name, form) in enumerate(forms.items()):
         path = folder / f"form{index}.onnx"
         write_file(path, model_bytes(form.model, subject=checkpoint.subject))
@@ -128,13 +128,15 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
     return racers, warnings
 
 
-def _why_in_floats(checkpoint: Checkpoint) -> str:
+def _why_in_floats(checkpoint: Checkpoint, form: Form) -> str:
     """What keeps a network of int8 weights and several timesteps from running on integers."""
     library, timesteps = find_library(), checkpoint.manifest.timesteps
     if checkpoint.manifest.coding is Coding.RATE:
         return "the timesteps of `rate` have no unit in common"
     if library is None or not library.multiplies_fast:
         return f"on this processor only one timestep runs on integers, and it has {timesteps}"
+    if any(node.op_type == "Scan" for node in form.model.graph):
+        return "its timesteps run one by one: they are more than eight, or some operator mixes the images of a batch"
     return f"at T = {timesteps} no tensor's spikes add up to what a byte holds; fewer levels or timesteps would"
 
 

@@ -1,11 +1,17 @@
 """From a calibration to weights that make up for what spikes lose."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from pmsm_cli.calibration.unseen import FEWEST_IMAGES
+from pmsm_cli.graph.all_steps import back_to_first_step, through_all_steps
 from pmsm_cli.graph.insert import insert_neurons
+from pmsm_cli.graph.matching import apply_corrections, settle_corrections
+from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, about_centres, will_refit
-from pmsm_cli.pipeline.inputs import Progress
+from pmsm_cli.pipeline.inputs import Progress, batch_size
+from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.refit import Refitted, refit
 from pmsm_cli.runtime.session import Array
 from pmsm_cli.sources.images import ImageSet, open_images, read_batches, sample_images
@@ -18,11 +24,18 @@ _FEWEST, _MOST = 32, 2048  # images, whatever they take
 
 
 def refit_weights(
-    loaded: Loaded, calibrated: Calibrated, settings: CalibrationSettings, progress: Progress
+    loaded: Loaded,
+    calibrated: Calibrated,
+    settings: CalibrationSettings,
+    progress: Progress,
+    *,
+    timesteps: int = 1,
+    coding: Coding = Coding.REFINE,
 ) -> Refitted | None:
-    """Weights refitted on the calibration images, for one timestep, with moments matched behind them.
+    """Weights refitted on the calibration images to what all timesteps carry, with moments matched behind them.
 
-    As many of the images take part as memory holds and as time allows. None where `will_refit` says no.
+    As many of the images take part as memory holds and as time allows. Of several timesteps the first, which carries
+    less, has its moments matched once more. None where `will_refit` says no.
     """
     if not settings.refit or settings.data is None:
         return None
@@ -34,16 +47,33 @@ def refit_weights(
     spiking = insert_neurons(source.network, loaded.plan, calibrated.calibration.parameters, source.shapes)
     batches = _batches(loaded, settings, images)
     progress.start("Refitting weights", readers)
-    return refit(
+    several = timesteps > 1
+    refitted = refit(
         source.network,
         loaded.plan,
-        spiking,
+        through_all_steps(spiking, timesteps=timesteps, coding=coding) if several else spiking,
         source.shapes,
         batches,
         seed=settings.seed,
         threads=settings.threads,
         on_synapse=progress.advance,
     )
+    if not several:
+        return refitted
+    model = back_to_first_step(refitted.model, spiking)
+    settle_corrections(model)
+    matched = sample_images(images, settings.samples, settings.seed)
+    progress.start("Matching moments of the first step", len(matched))
+    corrections = match_moments(
+        source.network,
+        loaded.plan,
+        model,
+        source.shapes,
+        read_batches(matched, loaded.preprocessing, batch_size(loaded.plan, loaded.network.image.batch)),
+        threads=settings.threads,
+        on_batch=progress.advance,
+    )
+    return replace(refitted, model=apply_corrections(model, corrections, fold=False))
 
 
 def _batches(loaded: Loaded, settings: CalibrationSettings, images: ImageSet) -> list[Array]:

@@ -32,7 +32,7 @@ _HELD_OUT = 4  # one batch of so many only judges
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Refitted:
-    """A one-timestep graph whose weights make up for what spikes lose, its moments matched."""
+    """A graph of the first timestep whose weights make up for what spikes lose, its moments matched."""
 
     model: ir.Model
     synapses: int  # how many have other weights than the source, apart from a scale

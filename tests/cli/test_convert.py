@@ -118,11 +118,9 @@ def test_a_calibration_file_gives_the_checkpoint_that_its_images_would_give(
     settings = ["--preprocess", "none", "--levels", 15]
     made = pmsm("convert", network, "--data", pictures, *settings, "-T", timesteps, "-o", target)
     assert made.code == 0
-    from_file = checkpoints / {1: "one.onnx", 3: "three.onnx"}[timesteps]
-    if timesteps == 1:
-        again = ["--calibration", checkpoints / "network.calibration.json", "--data", pictures, "--preprocess", "none"]
-        from_file = tmp_path / "again.onnx"
-        assert pmsm("convert", network, *again, "-o", from_file).code == 0
+    again = ["--calibration", checkpoints / "network.calibration.json", "--data", pictures, "--preprocess", "none"]
+    from_file = tmp_path / "again.onnx"
+    assert pmsm("convert", network, *again, "-T", timesteps, "-o", from_file).code == 0
     inputs = tiny.images(4)
     outputs = [
         ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"]).run(None, {"image": inputs})
@@ -289,7 +287,7 @@ def test_images_unlike_each_other_are_warned_of(pmsm, network, tmp_path: Path):
     assert "warning: 20 images are too few, or too unlike each other: thresholds from two halves" in made.err
 
 
-def test_weights_are_refitted_at_one_timestep_with_images_unless_told_not_to(pmsm, network, pictures, tmp_path: Path):
+def test_weights_are_refitted_with_images_unless_told_not_to(pmsm, network, pictures, tmp_path: Path):
     def refitted(*options: object) -> int:
         made = pmsm("convert", network, "--preprocess", "none", "-o", tmp_path / "out.onnx", "--json", *options)
         assert made.code == 0, made.err
@@ -302,5 +300,7 @@ def test_weights_are_refitted_at_one_timestep_with_images_unless_told_not_to(pms
     assert refitted(*images, "--no-refit") == 0
     assert refitted(*images, "--no-match-moments") == 0
     assert refitted(*images, "--samples", 7) == 0  # too few to tell
-    assert refitted(*images, "-T", 2) == 0
+    assert refitted(*images, "-T", 2) > 0
+    assert refitted(*images, "-T", 2, "--coding", "rate") > 0
+    assert refitted(*images, "-T", 2, "--no-refit") == 0
     assert refitted("--levels", 3) == 0

@@ -173,9 +173,9 @@ def test_a_value_out_of_range_is_refused(pmsm, command, option, value):
 
 CONTRADICTIONS = {
     "two sources of thresholds": (
-        "convert {network} --calibration {calibration} --data {pictures} --timesteps 2",
+        "convert {network} --calibration {calibration} --data {pictures} --no-refit",
         "--calibration brings its own thresholds, levels and moments: leave out --data\nhint: images beside it refit "
-        "weights, at one timestep",
+        "weights, without --no-refit",
     ),
     "levels for a calibration": (
         "convert {network} --calibration {calibration} --levels 3",

@@ -286,9 +286,9 @@ def column(name: str, over_snn: float | None, over_snn_int8: float | None) -> Co
 def test_what_is_better_and_what_is_worse_is_said_in_a_sentence_each():
     columns = [column("ann", 3.0, 90.0), column("ann_int8", 0.125, 4.5), column("quantised", 0.05, 0.8)]
     assert findings([*columns, column("snn", 1.0, 29.0)]) == (
-        "With its fp32 weights the spiking network takes 3.00x less energy than the source in fp32; with int8 weights "
+        "With fp32 weights the spiking network takes 3.00x less energy than the source in fp32; with int8 weights "
         "90x less energy than the source in fp32 and 4.50x less than the source in int8.",
-        "With its fp32 weights the spiking network takes 8.00x more energy than the source in int8 and 20x more than "
+        "With fp32 weights the spiking network takes 8.00x more energy than the source in int8 and 20x more than "
         "the equally precise quantised network; with int8 weights 1.25x more energy than the equally precise "
         "quantised network.",
     )
