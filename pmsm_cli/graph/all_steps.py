@@ -10,10 +10,8 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.last_step import after_all_steps
-from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS, NEURON
 from pmsm_cli.neuron.parameters import NeuronParameters
-
-_LEVELS = ("negative_levels", "positive_levels")
 
 
 def through_all_steps(spiking: ir.Model, *, timesteps: int, coding: Coding) -> ir.Model:
@@ -21,7 +19,7 @@ def through_all_steps(spiking: ir.Model, *, timesteps: int, coding: Coding) -> i
     model = spiking.clone()
     for node in _neurons(model):
         threshold = _constant(node, 1)
-        negative, positive = (node.attributes[kind].as_int() for kind in _LEVELS)
+        negative, positive = (node.attributes[kind].as_int() for kind in LEVELS)
         own = NeuronParameters(
             threshold=np.asarray(threshold.reshape(-1)[:1], np.float32),
             negative_levels=negative,
@@ -46,7 +44,7 @@ def back_to_first_step(model: ir.Model, spiking: ir.Model) -> ir.Model:
     own = {node.name: node for node in _neurons(spiking)}
     for node in _neurons(copy):
         before = own[node.name]
-        levels = tuple(before.attributes[kind].as_int() for kind in _LEVELS)
+        levels = tuple(before.attributes[kind].as_int() for kind in LEVELS)
         _set(copy.graph, node, "of_first_step", _constant(before, 1), (levels[0], levels[1]))
         (counting,) = (user for user, _ in node.outputs[0].uses() if user.name == f"{node.name}/counts")
         ir.convenience.replace_all_uses_with(counting.outputs[0], node.outputs[0])
@@ -68,5 +66,5 @@ def _constant(node: ir.Node, index: int) -> np.ndarray:
 def _set(graph: ir.Graph, node: ir.Node, kind: str, threshold: np.ndarray, levels: tuple[int, int]) -> None:
     array = np.asarray(threshold, np.float32)
     node.replace_input_with(1, add_constant(graph, f"{node.name}/threshold_{kind}", array))
-    for name, number in zip(_LEVELS, levels, strict=True):
+    for name, number in zip(LEVELS, levels, strict=True):
         node.attributes[name] = ir.AttrInt64(name, number)

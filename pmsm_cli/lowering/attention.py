@@ -13,8 +13,8 @@ from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import SPIKE_CODES
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, rank_of, read
 from pmsm_cli.lowering.resting import STEP_CODES, STEP_QUANTA
-from pmsm_cli.lowering.step_codes import FINEST, LEVELS, REST, THRESHOLD, ZERO
-from pmsm_cli.neuron.onnx_function import DOMAIN
+from pmsm_cli.lowering.step_codes import FINEST, REST, THRESHOLD, ZERO
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
 SOFTMAX_CODES, SOFTMAX_STEP_CODES = "SoftmaxCodes", "SoftmaxStepCodes"
 _HEADS = -3  # [N, heads, queries, keys]

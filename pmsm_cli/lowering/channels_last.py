@@ -17,7 +17,7 @@ from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES, SPIKE_CODES, SPI
 from pmsm_cli.lowering.parts import constant, is_op, rank_of, read
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
-_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _CHANNELS = 1
 _AXIS_NOW = {0: 0, 1: 3, 2: 1, 3: 2}  # where each axis is, channels last
 
@@ -33,6 +33,25 @@ def integers_channels_last(graph: ir.Graph, weights: Mapping[str, Int8Weights]) 
     return bool(layout.rewritten)
 
 
+def transposed(graph: ir.Graph, value: ir.Value, order: Sequence[int]) -> ir.Value:
+    """An image channels last, or turned back, behind what makes it. Its shape is stated where it is known."""
+    name = f"{value.name}/channels_{'last' if order == TO_LAST else 'first'}"
+    shape = None if value.shape is None else turned_shape(value.shape, order)
+    result = ir.Value(name=name, type=value.type, shape=shape)
+    node = ir.Node("", "Transpose", [value], [ir.AttrInt64s("perm", order)], outputs=[result], name=name)
+    after = value.producer()
+    if after is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(after, node)
+    return result
+
+
+def turned_shape(shape: ir.Shape, order: Sequence[int] = TO_LAST) -> ir.Shape:
+    """The shape of an image channels last, or turned back."""
+    return ir.Shape([shape[axis] for axis in order])
+
+
 class _Layout:
     """Which values there are channels last, and the nodes that were rewritten so."""
 
@@ -46,7 +65,7 @@ class _Layout:
         """Whether some input of a node is there channels last already, and the others can be."""
         data = _data_of(node)
         return any(value in self._twins for value in data) and all(
-            value in self._twins or rank_of(value) == len(_TO_LAST) for value in data
+            value in self._twins or rank_of(value) == len(TO_LAST) for value in data
         )
 
     def rewrite(self, node: ir.Node, make: "_Rewriting") -> None:
@@ -65,7 +84,7 @@ class _Layout:
             elif node is not None and _makes_codes(node, AFFINE_CODES):
                 self.rewrite(node, _on_another_axis)
             else:
-                self._twins[value] = self._transposed(value, _TO_LAST, node)
+                self._twins[value] = transposed(self.graph, value, TO_LAST)
         return self._twins[value]
 
     def _emitted(self, node: ir.Node) -> ir.Value:
@@ -76,24 +95,13 @@ class _Layout:
         self._emitters.append(node)
         return new.outputs[0]
 
-    def _transposed(self, value: ir.Value, order: Sequence[int], after: ir.Node | None) -> ir.Value:
-        name = f"{value.name}/channels_{'last' if order == _TO_LAST else 'first'}"
-        shape = None if value.shape is None else ir.Shape([value.shape[axis] for axis in order])
-        result = ir.Value(name=name, type=value.type, shape=shape)
-        node = ir.Node("", "Transpose", [value], [ir.AttrInt64s("perm", order)], outputs=[result], name=name)
-        if after is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(after, node)
-        return result
-
     def finish(self) -> None:
         """Give whatever else reads the rewritten nodes their outputs back in the old layout, and take them out."""
         for node in reversed(self.rewritten):
             old = node.outputs[0]
             if old.uses() or old.is_graph_output():
                 twin = self._twins[old]
-                back = self._transposed(twin, _TO_FIRST, twin.producer())
+                back = transposed(self.graph, twin, TO_FIRST)
                 ir.convenience.replace_all_uses_with(old, back, replace_graph_outputs=True)
             self.graph.remove(node, safe=True)
         for node in self._emitters:
@@ -103,10 +111,10 @@ class _Layout:
 
 def _makes_codes(node: ir.Node, op_type: str) -> bool:
     """Whether a node makes codes of images, [N, channels, height, width], with numbers for each channel, or for all."""
-    if node.domain != DOMAIN or node.op_type != op_type or rank_of(node.outputs[0]) != len(_TO_LAST):
+    if node.domain != DOMAIN or node.op_type != op_type or rank_of(node.outputs[0]) != len(TO_LAST):
         return False
     alike = all(constant(each).size == 1 for each in node.inputs[1:])
-    return alike or node.attributes["axis"].as_int() == _CHANNELS - len(_TO_LAST)
+    return alike or node.attributes["axis"].as_int() == _CHANNELS - len(TO_LAST)
 
 
 _Rewriting = Callable[[ir.Graph, ir.Node, list[ir.Value]], ir.Node]
@@ -154,8 +162,8 @@ def _data_of(node: ir.Node) -> list[ir.Value]:
 def _remade(node: ir.Node, domain: str, op_type: str, inputs: Sequence[ir.Value | None]) -> ir.Node:
     old = node.outputs[0]
     result = ir.Value(name=f"{old.name}/last", type=old.type)
-    if old.shape is not None and len(old.shape) == len(_TO_LAST):
-        result.shape = ir.Shape([old.shape[axis] for axis in _TO_LAST])
+    if old.shape is not None and len(old.shape) == len(TO_LAST):
+        result.shape = turned_shape(old.shape)
     new = ir.Node(domain, op_type, inputs, outputs=[result], name=f"{node.name}/last")
     new.attributes.update(node.attributes)
     return new

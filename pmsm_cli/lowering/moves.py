@@ -15,8 +15,8 @@ from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import SPIKE_CODES
 from pmsm_cli.lowering.parts import constant, is_op, read
 from pmsm_cli.lowering.resting import STEP_CODES, STEP_QUANTA
-from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, ZERO
-from pmsm_cli.neuron.onnx_function import DOMAIN
+from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, ZERO
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
 _RESHAPING = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 _MOVING = (*_RESHAPING, "Transpose", "Slice", "Split")

@@ -27,7 +27,7 @@ from pmsm_cli.lowering.convolutions import CONTRIB, limits_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.native import AFFINE_CODES, BOUND_CODES, SPIKE_CODES_LAST
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
-from pmsm_cli.lowering.windows import WINDOW, alike, pads_of, window_attributes
+from pmsm_cli.lowering.windows import WINDOW, alike, has_kernels, pads_of, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN
 
 CONVOLUTION_CODES, IMAGE_CODES = "ConvolutionCodes", "ImageCodes"
@@ -194,15 +194,12 @@ def _is_layer(node: ir.Node) -> bool:
     if any(constant(each) is None for each in node.inputs[1:]):
         return False
     _, zero, kernel, _, kernel_zero, out_step, out_zero = (constant(each) for each in node.inputs[1:8])
-    group = node.attributes.get_int("group", 1)
     return (
-        kernel.ndim == 4
+        has_kernels(node, kernel.shape)
         and kernel.dtype == np.int8
         and zero.dtype == out_zero.dtype == np.uint8
         and not kernel_zero.any()
         and out_step.size == 1
-        and (group == 1 or (group == len(kernel) and kernel.shape[1] == 1))
-        and pads_of(node) is not None
     )
 
 

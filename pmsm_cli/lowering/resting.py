@@ -8,7 +8,7 @@ import onnx_ir as ir
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
-from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS, NEURON
 
 NEURON_STEPS, STEP_CODES = "PolarityNeuronSteps", "StepCodes"
 SPIKE_COUNTS, COUNTED_NEURON = "SpikeCounts", "CountedNeuron"
@@ -86,7 +86,7 @@ def counts_to_neurons(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
             rest = add_constant(graph, f"{node.name}/no_rest", np.zeros((), np.float32))
         else:
             rest = read(node, _REST)
-        levels = [node.attributes[kind] for kind in ("negative_levels", "positive_levels")]
+        levels = [node.attributes[kind] for kind in LEVELS]
         outputs = [
             ir.Value(name=f"{old.name}/counted", type=old.type, shape=old.shape)
             for old in (node.outputs[0], counting.outputs[0])

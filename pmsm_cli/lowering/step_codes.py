@@ -22,11 +22,10 @@ from pmsm_cli.lowering.parts import SpikingSite, constant, is_op, read, site_at
 from pmsm_cli.lowering.products import is_plain
 from pmsm_cli.lowering.resting import BEFORE, HORIZONS, NEURON_STEPS, QUANTA, STEP_CODES, lies_along
 from pmsm_cli.lowering.windows import is_layer
-from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS, NEURON
 
 # Inputs of StepCodes.
 THRESHOLD, REST, _, FINEST, ZERO, CODES_BEFORE = range(1, 7)
-LEVELS = ("negative_levels", "positive_levels")
 
 
 def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:

@@ -14,18 +14,18 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.synapse import Floats
+from pmsm_cli.lowering.channels_last import TO_FIRST, TO_LAST, transposed, turned_shape
 from pmsm_cli.lowering.codes import Code, add_code, code_of
 from pmsm_cli.lowering.convolutions import limits_of
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.lowering.resting import STEP_CODES, STEP_QUANTA
 from pmsm_cli.lowering.side_by_side import REPEATED
-from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, LEVELS, REST, THRESHOLD, ZERO
+from pmsm_cli.lowering.step_codes import CODES_BEFORE, FINEST, REST, THRESHOLD, ZERO
 from pmsm_cli.lowering.windows import alike, is_layer, window_attributes
-from pmsm_cli.neuron.onnx_function import DOMAIN
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
 CONVOLUTION_STEPS = "ConvolutionSteps"
-_TO_LAST, _TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _RANK = 4
 
 
@@ -132,12 +132,7 @@ class _Turned:
         """A value is there channels last, and from now on is that one, turned back."""
         if value in self._last:  # somebody has asked before it was there
             ir.convenience.replace_all_uses_with(self._last[value], last)
-        name = f"{value.name}/channels_first"
-        back = ir.Value(name=name, type=value.type, shape=value.shape)
-        order = [ir.AttrInt64s("perm", _TO_FIRST)]
-        producer = last.producer()
-        assert producer is not None
-        self.graph.insert_after(producer, ir.Node("", "Transpose", [last], order, outputs=[back], name=name))
+        back = transposed(self.graph, last, TO_FIRST)
         ir.convenience.replace_all_uses_with(value, back, replace_graph_outputs=True)
         self._last[back] = last
 
@@ -148,7 +143,7 @@ class _Turned:
             if node is not None and _fires_by_channel(node):
                 self._last[value] = self._emitted(node)
             else:
-                self._last[value] = self._transposed(value)
+                self._last[value] = transposed(self.graph, value, TO_LAST)
         return self._last[value]
 
     def _emitted(self, node: ir.Node) -> ir.Value:
@@ -165,22 +160,6 @@ class _Turned:
         new = ir.Node(DOMAIN, STEP_CODES, inputs, list(node.attributes.values()), outputs=[result], name=name)
         self.graph.insert_after(node, new)
         return result
-
-    def _transposed(self, value: ir.Value) -> ir.Value:
-        name = f"{value.name}/channels_last"
-        result = ir.Value(name=name, type=value.type, shape=_turned_shape(value.shape))
-        node = ir.Node("", "Transpose", [value], [ir.AttrInt64s("perm", _TO_LAST)], outputs=[result], name=name)
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(producer, node)
-        return result
-
-
-def _turned_shape(shape: ir.Shape | None) -> ir.Shape | None:
-    """That of a value channels last: onnxruntime gives memory from one tensor to the next where sizes are known."""
-    return None if shape is None else ir.Shape([shape[axis] for axis in _TO_LAST])
 
 
 def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turned: _Turned) -> None:
@@ -201,8 +180,10 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     flags = {"steps": steps, "maps": int(following.map is not None), "fires": int(neurons is not None)}
     attributes = {**window_attributes(node), **flags, **levels}
     kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
-    values = ir.Value(name=f"{name}/values" if kept else "", type=value.type, shape=_turned_shape(value.shape))
-    emitted = ir.Value(name="") if neurons is None else add_code(graph, f"{name}/emitted", None)
+    # onnxruntime gives memory from one tensor to the next where sizes are known.
+    shape = None if value.shape is None else turned_shape(value.shape)
+    values = ir.Value(name=f"{name}/values" if kept else "", type=value.type, shape=shape)
+    emitted = ir.Value(name="") if neurons is None else add_code(graph, f"{name}/emitted", values)
     new = ir.Node(
         DOMAIN,
         CONVOLUTION_STEPS,
@@ -242,7 +223,7 @@ def _whole_weights(graph: ir.Graph, node: ir.Node, own: Int8Weights) -> ir.Value
 
 
 def _map_last(graph: ir.Graph, name: str, values: Floats) -> ir.Value:
-    return add_constant(graph, f"{name}/map", np.ascontiguousarray(values.transpose(_TO_LAST), np.float32))
+    return add_constant(graph, f"{name}/map", np.ascontiguousarray(values.transpose(TO_LAST), np.float32))
 
 
 def _once(value: ir.Value) -> tuple[ir.Value, int]:

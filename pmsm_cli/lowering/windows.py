@@ -1,5 +1,7 @@
 """How a convolution moves its kernel, as the native library's operators state it: a number to each attribute."""
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from pmsm_cli.lowering.int8 import Int8Weights
@@ -27,14 +29,15 @@ def window_attributes(node: ir.Node) -> dict[str, int]:
 
 def is_layer(node: ir.Node, own: Int8Weights) -> bool:
     """Whether a convolution with int8 weights is one of images that the library computes."""
-    group, bias = node.attributes.get_int("group", 1), node.inputs[2] if len(node.inputs) > 2 else None
-    return (
-        own.values.ndim == _IMAGES
-        and own.axis == 0
-        and (group == 1 or (group == len(own.values) and own.values.shape[1] == 1))
-        and pads_of(node) is not None
-        and (bias is None or constant(bias) is not None)
-    )
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    return has_kernels(node, own.values.shape) and own.axis == 0 and (bias is None or constant(bias) is not None)
+
+
+def has_kernels(node: ir.Node, weights: Sequence[int]) -> bool:
+    """Whether the library has kernels for weights of this shape: those of images, for all channels or for each."""
+    group = node.attributes.get_int("group", 1)
+    grouped = group == 1 or (len(weights) > 1 and group == weights[0] and weights[1] == 1)
+    return len(weights) == _IMAGES and grouped and pads_of(node) is not None
 
 
 def alike(one: ir.Shape | None, other: ir.Shape | None) -> bool:

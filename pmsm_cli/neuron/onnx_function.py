@@ -10,6 +10,8 @@ DOMAIN = "ai.pmsm"
 DOMAIN_VERSION = 1
 NEURON = "PolarityNeuron"
 NEURON_STEP = "PolarityNeuronStep"
+# The attributes of neurons.
+LEVELS = ("negative_levels", "positive_levels")
 NEURON_OPS = (NEURON, NEURON_STEP)
 
 # From the count that a neuron would like to emit to the spikes that it does emit.
