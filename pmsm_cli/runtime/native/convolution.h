@@ -28,6 +28,11 @@ struct Window {
   }
   size_t OutputHeight(size_t input) const { return Outputs(input, top, bottom, height, step_y, stride_y); }
   size_t OutputWidth(size_t input) const { return Outputs(input, left, right, width, step_x, stride_x); }
+  // Channels last.
+  std::vector<int64_t> OutputShape(size_t images, size_t input_height, size_t input_width, size_t channels) const {
+    return {static_cast<int64_t>(images), static_cast<int64_t>(OutputHeight(input_height)),
+            static_cast<int64_t>(OutputWidth(input_width)), static_cast<int64_t>(channels)};
+  }
 };
 
 // Output channels whose sums are made together. Their numbers begin at `slot` of what is kept for all of them, kBlock apart.

@@ -76,9 +76,7 @@ void Compute(const Ort& ort, const Layer& layer, OrtKernelContext* context) {
                   " channels last");
   }
   const Map map{given.data, size(0), size(1), size(2), layer.inputs, layer.padding};
-  const size_t height = layer.window.OutputHeight(map.height), width = layer.window.OutputWidth(map.width);
-  const Shape shape{given.shape[0], static_cast<int64_t>(height), static_cast<int64_t>(width),
-                    static_cast<int64_t>(layer.outputs)};
+  const Shape shape = layer.window.OutputShape(map.images, map.height, map.width, layer.outputs);
   uint8_t* codes = OutputAt<uint8_t>(ort, context, 0, shape);
   uint8_t* neurons = layer.becoming.fires ? OutputAt<uint8_t>(ort, context, 1, shape) : nullptr;
   const uint8_t* others = nullptr;
@@ -87,7 +85,7 @@ void Compute(const Ort& ort, const Layer& layer, OrtKernelContext* context) {
     if (added.shape != shape) throw Failure("what is added has shape " + Text(added.shape) + ", not " + Text(shape));
     others = added.data;
   }
-  const size_t places = map.images * height * width;
+  const size_t places = Product(shape, 0, 3);
   if (places == 0) return;
   const Task task{layer, map, {others, codes, neurons, layer.outputs}, layer.RunsOfWindow()};
   RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, 1, places));
@@ -101,12 +99,8 @@ Operator MakeConvolution(const OrtApi* api) {
        kFloat, kFloat, kUint8, kUint8, kUint8},                        // neurons
       {kUint8, kUint8});
   op.InferOutputShapeFn = nullptr;  // the output has another shape than the first input
-  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-    return index < ConvolutionInputs::kOthers ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-  };
-  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t index) {
-    return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-  };
+  op.required_inputs = ConvolutionInputs::kOthers;
+  op.required_outputs = 1;
   return op;
 }
 

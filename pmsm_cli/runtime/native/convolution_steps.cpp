@@ -167,12 +167,10 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
                   std::to_string(layer.inputs) + " channels last");
   }
   const Map map{given.data, size(0), size(1), size(2), layer.inputs, layer.padding};
-  const size_t height = layer.window.OutputHeight(map.height), width = layer.window.OutputWidth(map.width);
-  const Shape all{given.shape[0], static_cast<int64_t>(height), static_cast<int64_t>(width),
-                  static_cast<int64_t>(layer.outputs)};
-  Shape once = all;
-  once[0] /= static_cast<int64_t>(steps);
-  if (!layer.ending.map.empty() && layer.ending.map.size() != height * width * layer.outputs) {
+  const Shape all = layer.window.OutputShape(map.images, map.height, map.width, layer.outputs);
+  const Shape once = layer.window.OutputShape(map.images / steps, map.height, map.width, layer.outputs);
+  const size_t places = Product(once, 0, 3), places_of_image = Product(once, 1, 3);
+  if (!layer.ending.map.empty() && layer.ending.map.size() != places_of_image * layer.outputs) {
     throw Failure("a map of " + std::to_string(layer.ending.map.size()) + " numbers does not fit values of shape " + Text(all));
   }
   const auto others = OptionalInputAt<float>(ort, context, In::kOthers);
@@ -185,7 +183,6 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   }
   float* values = OptionalOutputAt(ort, context, 0, all);
   uint8_t* emitted = OptionalOutputAt<uint8_t>(ort, context, 1, all);
-  const size_t places_of_image = height * width, places = static_cast<size_t>(once[0]) * places_of_image;
   if (places == 0) return;
   if (layer.ending.fires && !emitted) throw Failure("the codes of what fires are asked for by nobody");
   const Task task{layer, map, layer.RunsOfWindow(),
@@ -203,10 +200,8 @@ Operator MakeConvolution(const OrtApi* api) {
        kFloat, kFloat, kFloat, kFloat, kUint8, kUint8},        // neurons
       {kFloat, kUint8});
   op.InferOutputShapeFn = nullptr;  // the output has another shape than the first input
-  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-    return index < StepsInputs::kMap ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-  };
-  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_OPTIONAL; };
+  op.required_inputs = StepsInputs::kMap;
+  op.required_outputs = 0;
   MayTakeMemory<StepsInputs::kOthers>(op);  // each of them is read before a value takes its place
   return op;
 }

@@ -213,17 +213,15 @@ void Compute(const Ort& ort, const ImageLayer& layer, OrtKernelContext* context)
   if (image.shape.size() != 4 || static_cast<size_t>(image.shape[1]) != layer.channels) {
     throw Failure("an image of shape " + Text(image.shape) + " does not have " + std::to_string(layer.channels) + " channels");
   }
-  const size_t height = static_cast<size_t>(image.shape[2]), width = static_cast<size_t>(image.shape[3]);
-  const size_t down = layer.window.OutputHeight(height), across = layer.window.OutputWidth(width);
-  uint8_t* codes = OutputAt<uint8_t>(ort, context, 0,
-                                     {image.shape[0], static_cast<int64_t>(down), static_cast<int64_t>(across),
-                                      static_cast<int64_t>(layer.outputs)});
+  const auto size = [&](size_t axis) { return static_cast<size_t>(image.shape[axis]); };
+  const Shape shape = layer.window.OutputShape(size(0), size(2), size(3), layer.outputs);
+  uint8_t* codes = OutputAt<uint8_t>(ort, context, 0, shape);
   // Only where windows lie is asked of these; whole words are read of nothing.
-  const Map map{nullptr, static_cast<size_t>(image.shape[0]), height, width, kWord, 0};
+  const Map map{nullptr, size(0), size(2), size(3), kWord, 0};
   const Runs runs(layer.window, kWord, false);
   const Windows windows(map, layer.window, runs);
   const ImageTask task(layer, windows, image, codes);
-  InParallel<ImageTask, &Work>(ort, context, task, map.images * down * across, kPlacesPerThread);
+  InParallel<ImageTask, &Work>(ort, context, task, Product(shape, 0, 3), kPlacesPerThread);
 }
 
 }  // namespace

@@ -23,8 +23,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
     for (size_t axis = 0; axis < shape.size(); ++axis) {
       if (shape[axis] < 0 && !(names[axis] && *names[axis])) return;
     }
-    for (size_t output = 0; output < self.outputs.size(); ++output) {
-      if (self.GetOutputCharacteristic(op, output) != INPUT_OUTPUT_REQUIRED) return;  // the node may not have it
+    for (size_t output = 0; output < self.required_outputs; ++output) {
       Check(ort.ShapeInferContext_SetOutputTypeShape(context, output, value));
     }
   });

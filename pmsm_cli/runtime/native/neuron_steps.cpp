@@ -247,9 +247,7 @@ Operator MakeNeurons(const OrtApi* api) {
 Operator MakeCodes(const OrtApi* api) {
   Operator made = MakeOperator<Levels, &ComputeCodes>(
       api, "StepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8});
-  made.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-    return index < 6 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-  };
+  made.required_inputs = 6;
   return made;
 }
 

@@ -23,6 +23,7 @@ constexpr ElementType kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 struct Operator : OrtCustomOp {
   const char* name;
   std::vector<ElementType> inputs, outputs;
+  size_t required_inputs, required_outputs;  // a node may lack those behind them
   const OrtApi* api;
 };
 
@@ -48,6 +49,8 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
   op.name = name;
   op.inputs = std::move(inputs);
   op.outputs = std::move(outputs);
+  op.required_inputs = op.inputs.size();
+  op.required_outputs = op.outputs.size();
   op.api = api;
   op.version = kOrtApiVersion;
   op.GetName = [](const OrtCustomOp* self) { return Self(self).name; };
@@ -56,8 +59,12 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
   op.GetInputTypeCount = [](const OrtCustomOp* self) { return Self(self).inputs.size(); };
   op.GetOutputType = [](const OrtCustomOp* self, size_t index) { return Self(self).outputs[index]; };
   op.GetOutputTypeCount = [](const OrtCustomOp* self) { return Self(self).outputs.size(); };
-  op.GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-  op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+  op.GetInputCharacteristic = [](const OrtCustomOp* self, size_t index) {
+    return index < Self(self).required_inputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+  };
+  op.GetOutputCharacteristic = [](const OrtCustomOp* self, size_t index) {
+    return index < Self(self).required_outputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
+  };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   // Asked only of operators with variadic inputs or outputs, but never null in onnxruntime's own wrapper either.
   op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };

@@ -231,9 +231,7 @@ void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domai
   static const Operator steps = [api] {
     Operator made = MakeOperator<SoftmaxStepCodes, &ComputeSteps>(
         api, "SoftmaxStepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8, kFloat});
-    made.GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-      return index < 6 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-    };
+    made.required_inputs = 6;
     return made;
   }();
   Check(ort.CustomOpDomain_Add(domain, &op));
