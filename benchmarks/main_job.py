@@ -39,6 +39,8 @@ ROWS = [
     Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 15", "no step 0.4 below the one before, last at least 87.9"),
     Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 3", "first about 73, last at least 87.3"),
     Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 3 --coding rate", "last at least 5 above the first"),
+    Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 7", "last within 0.1 of the source"),
+    Row("resnet20_cifar10_bn", *CIFAR, "-T 4 --levels 7 --weights int8", "no step 0.2 below the row above"),
     Row(
         "mobilenet_v1_025_imagenet", "imagenet-sample", "imagenet-sample", "inception", "--levels 255", "at least 57.5"
     ),

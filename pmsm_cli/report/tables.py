@@ -161,7 +161,7 @@ def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:
     table.add_column("prediction", overflow="fold")
     table.add_column("score", justify="right")
     for prediction in predictions:
-        name = prediction.image
+        name = prediction.image.encode(errors="backslashreplace").decode()  # as it is printed, so that columns stay
         for scored in prediction.top:
             table.add_row(name, scored.label or f"class {scored.index}", f"{scored.score:.3f}")
             name = ""
