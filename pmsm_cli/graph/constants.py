@@ -13,3 +13,12 @@ def add_constant(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> 
     )
     graph.register_initializer(value)
     return value
+
+
+def put_constant(graph: ir.Graph, node: ir.Node, index: int, name: str, array: npt.NDArray[np.generic]) -> None:
+    """A new initialiser as a node's input; one of the same name that nobody reads then gives way to it."""
+    node.replace_input_with(index, None)
+    old = graph.initializers.get(name)
+    if old is not None and not old.uses():
+        del graph.initializers[name]
+    node.replace_input_with(index, add_constant(graph, name, array))

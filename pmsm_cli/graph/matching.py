@@ -14,10 +14,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.constants import add_constant, put_constant
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.operators import reduction
-from pmsm_cli.graph.rest import drive_node, driven_output
+from pmsm_cli.graph.rest import add_drive, drive_node, driven_output
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.synapse import Synapse, scale_outputs, synapse_of
 from pmsm_cli.neuron.parameters import Correction
@@ -29,6 +29,7 @@ Floats = npt.NDArray[np.float32]
 SMALLEST_SCALE, LARGEST_SCALE = 0.5, 2.0
 SMALLEST_DEVIATION = 1e-6  # of a silent channel, so that its scale is 1 and not a matter of rounding
 _SCALE, _SHIFT = "/matched_scale", "/matched_shift"  # how the correcting nodes are named after their synapse
+_CONSTANT = "/shifted_constant"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,41 +141,57 @@ def takes_bias(synapse: Synapse) -> bool:
     node = synapse.node
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     has_room = node.op_type in ("Conv", "ConvTranspose") or (
-        node.op_type == "Gemm" and synapse.output_axis == -1 and "beta" not in node.attributes
+        node.op_type == "Gemm" and synapse.output_axis == -1 and node.attributes.get_float("beta", 1.0) == 1
     )
     return has_room and (bias is None or bias.const_value is not None)
 
 
+def add_shift(graph: ir.Graph, synapse: Synapse, shift: Floats) -> None:
+    """Add a constant to each output channel of a synapse, [outputs], where it already adds one, if it does."""
+    node = synapse.node
+    adding = drive_node(node)
+    if takes_bias(synapse):
+        node.resize_inputs(3)
+        _add_to(graph, node, 2, shift)
+    elif adding is not None:
+        _add_to(graph, adding, 1, _along_outputs(synapse, shift))
+    else:
+        add_drive(graph, synapse, np.asarray(shift, np.float32))
+
+
+def _add_to(graph: ir.Graph, node: ir.Node, index: int, term: Floats) -> None:
+    total = np.asarray(_constant(node, index) + term, np.float32)
+    put_constant(graph, node, index, f"{node.name}{_CONSTANT}", total)
+
+
 def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
-    node, name = synapse.node, correction.node
-    if node.op_type != "MatMul" and not takes_bias(synapse):
+    node, name, scale = synapse.node, correction.node, correction.scale
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and bias.const_value is None:
         _add_correcting_nodes(graph, synapse, correction)
         return
-    weights = add_constant(graph, f"{name}/matched_weights", scale_outputs(synapse, correction.scale))
-    node.replace_input_with(synapse.weight_index, weights)
+    put_constant(graph, node, synapse.weight_index, f"{name}/matched_weights", scale_outputs(synapse, scale))
+    if bias is not None:
+        factor = _along_outputs(synapse, scale) if node.op_type == "Gemm" else scale
+        put_constant(graph, node, 2, f"{name}/matched_bias", _constant(node, 2) * factor)
     if (adding := drive_node(node)) is not None:
-        _scale_drive(graph, synapse, adding, correction)
-    if takes_bias(synapse):
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        old = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
-        total = np.asarray(old * correction.scale + correction.shift, np.float32)
-        node.resize_inputs(3)
-        node.replace_input_with(2, add_constant(graph, f"{name}/matched_bias", total))
-    else:
-        only_shift = Correction(node=name, scale=np.ones_like(correction.scale), shift=correction.shift)
-        _add_correcting_nodes(graph, synapse, only_shift)
+        drive = _constant(adding, 1) * _along_outputs(synapse, scale)
+        put_constant(graph, adding, 1, f"{adding.name}/matched_drive", drive)
+    add_shift(graph, synapse, correction.shift)
 
 
-def _scale_drive(graph: ir.Graph, synapse: Synapse, adding: ir.Node, correction: Correction) -> None:
-    drive = adding.inputs[1]
-    assert drive is not None
-    assert drive.const_value is not None
-    scale = correction.scale.reshape(-1, *(1,) * (-synapse.output_axis - 1))
-    adding.replace_input_with(1, add_constant(graph, f"{adding.name}/matched_drive", drive.const_value.numpy() * scale))
+def _constant(node: ir.Node, index: int) -> Floats:
+    """A constant input; 0 where there is none."""
+    value = node.inputs[index]
+    return np.zeros((), np.float32) if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _along_outputs(synapse: Synapse, values: Floats) -> Floats:
+    """One value an output channel, shaped to broadcast against what the synapse puts out."""
+    return values.reshape(-1, *(1,) * (-synapse.output_axis - 1))
 
 
 def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
-    trailing = (1,) * (-synapse.output_axis - 1)
     name = correction.node
     output = driven_output(synapse.node)
     shifted = _like(output, f"{name}{_SHIFT}")
@@ -183,10 +200,10 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
     ir.convenience.replace_all_uses_with(output, shifted, replace_graph_outputs=True)
     nodes, scaled = [], output
     if (correction.scale != 1).any():
-        scale = add_constant(graph, f"{name}{_SCALE}/factor", correction.scale.reshape(-1, *trailing))
+        scale = add_constant(graph, f"{name}{_SCALE}/factor", _along_outputs(synapse, correction.scale))
         scaled = _like(output, f"{name}{_SCALE}")
         nodes.append(ir.Node("", "Mul", [output, scale], outputs=[scaled], name=f"{name}{_SCALE}"))
-    shift = add_constant(graph, f"{name}{_SHIFT}/term", correction.shift.reshape(-1, *trailing))
+    shift = add_constant(graph, f"{name}{_SHIFT}/term", _along_outputs(synapse, correction.shift))
     nodes.append(ir.Node("", "Add", [scaled, shift], outputs=[shifted], name=f"{name}{_SHIFT}"))
     graph.insert_after(drive_node(synapse.node) or synapse.node, nodes)
 

@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
-from pmsm_cli.graph.matching import takes_bias
-from pmsm_cli.graph.rest import add_drive, drive_node
+from pmsm_cli.graph.matching import add_shift
+from pmsm_cli.graph.rest import drive_node
 from pmsm_cli.graph.synapse import Floats, Synapse
 from pmsm_cli.graph.weight_rows import inputs_of
 
-_WEIGHTS, _CONSTANT = "/refitted_weights", "/refitted_constant"
+_WEIGHTS = "/refitted_weights"
 
 
 def can_change(synapse: Synapse) -> bool:
@@ -37,20 +37,7 @@ def change_synapse(graph: ir.Graph, synapse: Synapse, change: Floats, shift: Flo
     Other nodes that share the weights keep theirs; constants that nobody reads any more are left in the graph.
     Preconditions: `can_change`, and corrections are not in yet (`pmsm_cli.graph.matching`).
     """
-    node, name = synapse.node, synapse.node.name
+    node = synapse.node
     weights = np.asarray(synapse.weights + change, np.float32)
-    node.replace_input_with(synapse.weight_index, add_constant(graph, f"{name}{_WEIGHTS}", weights))
-    adding = drive_node(node)
-    if takes_bias(synapse):
-        node.resize_inputs(3)
-        _add_to(graph, node, 2, shift)
-    elif adding is not None:
-        _add_to(graph, adding, 1, shift.reshape(-1, *(1,) * (-synapse.output_axis - 1)))
-    else:
-        add_drive(graph, synapse, np.asarray(shift, np.float32))
-
-
-def _add_to(graph: ir.Graph, node: ir.Node, index: int, term: Floats) -> None:
-    old = node.inputs[index]
-    total = term if old is None or old.const_value is None else old.const_value.numpy() + term
-    node.replace_input_with(index, add_constant(graph, f"{node.name}{_CONSTANT}", np.asarray(total, np.float32)))
+    node.replace_input_with(synapse.weight_index, add_constant(graph, f"{node.name}{_WEIGHTS}", weights))
+    add_shift(graph, synapse, shift)

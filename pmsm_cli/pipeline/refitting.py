@@ -7,7 +7,7 @@ import numpy as np
 from pmsm_cli.calibration.unseen import FEWEST_IMAGES
 from pmsm_cli.graph.all_steps import back_to_first_step, through_all_steps
 from pmsm_cli.graph.insert import insert_neurons
-from pmsm_cli.graph.matching import apply_corrections, settle_corrections
+from pmsm_cli.graph.matching import apply_corrections, is_correcting, settle_corrections
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, Loaded, about_centres, will_refit
 from pmsm_cli.pipeline.inputs import Progress, batch_size
@@ -34,8 +34,9 @@ def refit_weights(
 ) -> Refitted | None:
     """Weights refitted on the calibration images to what all timesteps carry, with moments matched behind them.
 
-    As many of the images take part as memory holds and as time allows. Of several timesteps the first, which carries
-    less, has its moments matched once more. None where `will_refit` says no.
+    As many of the images take part as memory holds and as time allows. Moments are then matched once more on all
+    images: where not all took part, and of several timesteps those of the first, which carries less. None where
+    `will_refit` says no.
     """
     if not settings.refit or settings.data is None:
         return None
@@ -58,12 +59,15 @@ def refit_weights(
         threads=settings.threads,
         on_synapse=progress.advance,
     )
-    if not several:
-        return refitted
-    model = back_to_first_step(refitted.model, spiking)
-    settle_corrections(model)
     matched = sample_images(images, settings.samples, settings.seed)
-    progress.start("Matching moments of the first step", len(matched))
+    if several:
+        model = back_to_first_step(refitted.model, spiking)
+        settle_corrections(model)
+    elif len(matched) > sum(map(len, batches)) and not any(map(is_correcting, refitted.model.graph)):
+        model = refitted.model
+    else:
+        return refitted
+    progress.start("Matching moments", len(matched))
     corrections = match_moments(
         source.network,
         loaded.plan,
@@ -73,7 +77,7 @@ def refit_weights(
         threads=settings.threads,
         on_batch=progress.advance,
     )
-    return replace(refitted, model=apply_corrections(model, corrections, fold=False))
+    return replace(refitted, model=apply_corrections(model, corrections, fold=not several))
 
 
 def _batches(loaded: Loaded, settings: CalibrationSettings, images: ImageSet) -> list[Array]:

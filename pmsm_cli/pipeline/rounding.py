@@ -86,7 +86,7 @@ class _Rounding:
         )
 
     def _matched(self, model: ir.Model, weights: dict[str, Int8Weights]) -> tuple[ir.Model, dict[str, Int8Weights]]:
-        """With the source's moments behind convolutions; the corrections of other synapses are nodes, and stay."""
+        """With the source's moments behind convolutions; other synapses keep what they have."""
         corrections = match_moments(
             self.loaded.network,
             _convolutions(self.loaded.plan),

@@ -1,5 +1,7 @@
 """Corrections of mean and deviation: folded or as nodes they are the same, and they do what they are for."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -8,7 +10,7 @@ import tiny
 
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.insert import insert_neurons
-from pmsm_cli.graph.matching import apply_corrections
+from pmsm_cli.graph.matching import apply_corrections, is_correcting
 from pmsm_cli.graph.network import Network
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.graph.sites import SitePlan, find_sites
@@ -71,19 +73,42 @@ def run(model: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
     return ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"image": images})[0]
 
 
+def correction_of_outputs(
+    name: str, plan: SitePlan, outputs: np.ndarray
+) -> tuple[Correction, Callable[[np.ndarray], np.ndarray]]:
+    """Another scale and shift for each output channel, and how such numbers lie along the outputs."""
+    axis = 1 if name in CHANNELS_SECOND else outputs.ndim - 2
+    count = outputs.shape[axis]
+    scale, shift = np.linspace(0.6, 1.5, count, dtype=np.float32), np.linspace(-1, 1, count, dtype=np.float32)
+    node = plan.sites[0].readers[0].node
+    return Correction(node=node, scale=scale, shift=shift), lambda each: each.reshape(
+        -1, *(1,) * (outputs.ndim - 1 - axis)
+    )
+
+
 @pytest.mark.parametrize("name", SYNAPSES)
 def test_folded_or_as_nodes_a_correction_scales_and_shifts_each_output_channel(name: str):
     network, plan, shapes = build(name)
     spiking = insert_neurons(network, plan, neurons(plan), shapes)
     plain = run(spiking)
-    axis = 1 if name in CHANNELS_SECOND else plain.ndim - 2
-    count = plain.shape[axis]
-    scale, shift = np.linspace(0.6, 1.5, count, dtype=np.float32), np.linspace(-1, 1, count, dtype=np.float32)
-    correction = Correction(node=plan.sites[0].readers[0].node, scale=scale, shift=shift)
-    trailing = (1,) * (plain.ndim - 1 - axis)
-    expected = plain * scale.reshape(-1, *trailing) + shift.reshape(-1, *trailing)
+    correction, along = correction_of_outputs(name, plan, plain)
+    expected = plain * along(correction.scale) + along(correction.shift)
     for fold in (True, False):
         np.testing.assert_allclose(run(apply_corrections(spiking, (correction,), fold=fold)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_others_can_be_folded_in_behind_those_that_are(name: str):
+    network, plan, shapes = build(name)
+    spiking = insert_neurons(network, plan, neurons(plan), shapes)
+    plain = run(spiking)
+    correction, along = correction_of_outputs(name, plan, plain)
+    expected, model = plain, spiking
+    for _ in range(2):
+        expected = expected * along(correction.scale) + along(correction.shift)
+        model = apply_corrections(model, (correction,), fold=True)
+    np.testing.assert_allclose(run(model), expected, atol=1e-5)
+    assert not any(map(is_correcting, model.graph))
 
 
 @pytest.mark.parametrize("name", CHANNELS_SECOND)
