@@ -15,7 +15,7 @@ MARGIN = 1.15
 
 # From the table of docs/data-free.md.
 BATCH_NORM_COST = "on ResNet-20 at 31 levels that costs 0.1 points against 512 real images"
-SYNTHETIC_COST = "on ResNet-20 at 31 levels that costs 0.2 points against 512 real images"
+SYNTHETIC_COST = "on ResNet-20 at 31 levels that costs 0.1 points against 512 real images"
 _ORIGINS = {True: f"batch norm statistics and {SYNTHETIC}", False: SYNTHETIC}
 
 
