@@ -7,7 +7,7 @@ values that still change from step to step.
 import numpy as np
 import onnx_ir as ir
 
-from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.constants import add_constant, put_constant
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.last_step import after_all_steps
 from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS, NEURON
@@ -64,7 +64,6 @@ def _constant(node: ir.Node, index: int) -> np.ndarray:
 
 
 def _set(graph: ir.Graph, node: ir.Node, kind: str, threshold: np.ndarray, levels: tuple[int, int]) -> None:
-    array = np.asarray(threshold, np.float32)
-    node.replace_input_with(1, add_constant(graph, f"{node.name}/threshold_{kind}", array))
+    put_constant(graph, node, 1, f"{node.name}/threshold_{kind}", np.asarray(threshold, np.float32))
     for name, number in zip(LEVELS, levels, strict=True):
         node.attributes[name] = ir.AttrInt64(name, number)

@@ -14,12 +14,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
-from pmsm_cli.graph.constants import add_constant, put_constant
+from pmsm_cli.graph.constants import add_constant, constant_input, put_constant
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.operators import reduction
 from pmsm_cli.graph.rest import add_drive, drive_node, driven_output
 from pmsm_cli.graph.sites import SitePlan
-from pmsm_cli.graph.synapse import Synapse, scale_outputs, synapse_of
+from pmsm_cli.graph.synapse import Synapse, along_outputs, scale_outputs, synapse_of
 from pmsm_cli.neuron.parameters import Correction
 
 Floats = npt.NDArray[np.float32]
@@ -154,13 +154,13 @@ def add_shift(graph: ir.Graph, synapse: Synapse, shift: Floats) -> None:
         node.resize_inputs(3)
         _add_to(graph, node, 2, shift)
     elif adding is not None:
-        _add_to(graph, adding, 1, _along_outputs(synapse, shift))
+        _add_to(graph, adding, 1, along_outputs(synapse, shift))
     else:
         add_drive(graph, synapse, np.asarray(shift, np.float32))
 
 
 def _add_to(graph: ir.Graph, node: ir.Node, index: int, term: Floats) -> None:
-    total = np.asarray(_constant(node, index) + term, np.float32)
+    total = np.asarray(constant_input(node, index) + term, np.float32)
     put_constant(graph, node, index, f"{node.name}{_CONSTANT}", total)
 
 
@@ -172,23 +172,12 @@ def _fold(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
         return
     put_constant(graph, node, synapse.weight_index, f"{name}/matched_weights", scale_outputs(synapse, scale))
     if bias is not None:
-        factor = _along_outputs(synapse, scale) if node.op_type == "Gemm" else scale
-        put_constant(graph, node, 2, f"{name}/matched_bias", _constant(node, 2) * factor)
+        factor = along_outputs(synapse, scale) if node.op_type == "Gemm" else scale
+        put_constant(graph, node, 2, f"{name}/matched_bias", constant_input(node, 2) * factor)
     if (adding := drive_node(node)) is not None:
-        drive = _constant(adding, 1) * _along_outputs(synapse, scale)
+        drive = constant_input(adding, 1) * along_outputs(synapse, scale)
         put_constant(graph, adding, 1, f"{adding.name}/matched_drive", drive)
     add_shift(graph, synapse, correction.shift)
-
-
-def _constant(node: ir.Node, index: int) -> Floats:
-    """A constant input; 0 where there is none."""
-    value = node.inputs[index]
-    return np.zeros((), np.float32) if value is None or value.const_value is None else value.const_value.numpy()
-
-
-def _along_outputs(synapse: Synapse, values: Floats) -> Floats:
-    """One value an output channel, shaped to broadcast against what the synapse puts out."""
-    return values.reshape(-1, *(1,) * (-synapse.output_axis - 1))
 
 
 def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correction) -> None:
@@ -200,10 +189,10 @@ def _add_correcting_nodes(graph: ir.Graph, synapse: Synapse, correction: Correct
     ir.convenience.replace_all_uses_with(output, shifted, replace_graph_outputs=True)
     nodes, scaled = [], output
     if (correction.scale != 1).any():
-        scale = add_constant(graph, f"{name}{_SCALE}/factor", _along_outputs(synapse, correction.scale))
+        scale = add_constant(graph, f"{name}{_SCALE}/factor", along_outputs(synapse, correction.scale))
         scaled = _like(output, f"{name}{_SCALE}")
         nodes.append(ir.Node("", "Mul", [output, scale], outputs=[scaled], name=f"{name}{_SCALE}"))
-    shift = add_constant(graph, f"{name}{_SHIFT}/term", _along_outputs(synapse, correction.shift))
+    shift = add_constant(graph, f"{name}{_SHIFT}/term", along_outputs(synapse, correction.shift))
     nodes.append(ir.Node("", "Add", [scaled, shift], outputs=[shifted], name=f"{name}{_SHIFT}"))
     graph.insert_after(drive_node(synapse.node) or synapse.node, nodes)
 

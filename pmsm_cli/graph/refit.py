@@ -3,10 +3,10 @@
 import numpy as np
 import onnx_ir as ir
 
-from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.constants import constant_input, put_constant
 from pmsm_cli.graph.matching import add_shift
 from pmsm_cli.graph.rest import drive_node
-from pmsm_cli.graph.synapse import Floats, Synapse
+from pmsm_cli.graph.synapse import Floats, Synapse, along_outputs
 from pmsm_cli.graph.weight_rows import inputs_of
 
 _WEIGHTS = "/refitted_weights"
@@ -20,15 +20,12 @@ def can_change(synapse: Synapse) -> bool:
 
 def constant_part(synapse: Synapse) -> Floats:
     """What a synapse puts out without any spike, its constant drive included; it broadcasts against the output."""
-    node, trailing = synapse.node, (1,) * (-synapse.output_axis - 1)
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    total = np.zeros((1, *trailing), np.float32)
-    if bias is not None and bias.const_value is not None:
-        constant = bias.const_value.numpy()
-        total = total + (constant.reshape(-1, *trailing) if node.op_type == "Conv" else constant)
-    adding = drive_node(node)
-    drive = None if adding is None or adding.inputs[1] is None else adding.inputs[1].const_value
-    return total if drive is None else total + drive.numpy()
+    node, adding = synapse.node, drive_node(synapse.node)
+    bias = constant_input(node, 2)
+    total = along_outputs(synapse, np.zeros(1, np.float32)) + (
+        along_outputs(synapse, bias) if node.op_type == "Conv" else bias
+    )
+    return total if adding is None else total + constant_input(adding, 1)
 
 
 def change_synapse(graph: ir.Graph, synapse: Synapse, change: Floats, shift: Floats) -> None:
@@ -39,5 +36,5 @@ def change_synapse(graph: ir.Graph, synapse: Synapse, change: Floats, shift: Flo
     """
     node = synapse.node
     weights = np.asarray(synapse.weights + change, np.float32)
-    node.replace_input_with(synapse.weight_index, add_constant(graph, f"{node.name}{_WEIGHTS}", weights))
+    put_constant(graph, node, synapse.weight_index, f"{node.name}{_WEIGHTS}", weights)
     add_shift(graph, synapse, shift)

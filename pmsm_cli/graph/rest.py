@@ -10,11 +10,11 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.graph.constants import add_constant, constant_input, put_constant
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.operators import subtract_constant
 from pmsm_cli.graph.sites import SitePlan
-from pmsm_cli.graph.synapse import Floats, Synapse, contracted_weights, kernel_reach, synapse_of
+from pmsm_cli.graph.synapse import Floats, Synapse, along_outputs, contracted_weights, kernel_reach, synapse_of
 
 ABOVE_REST = "/above_rest"  # how the values that resting neurons read are named after their site
 AT_REST = "/at_rest"  # how a constant that is added behind a synapse is named after it
@@ -66,15 +66,13 @@ def subtract_rest(graph: ir.Graph, value: ir.Value, site: str, resting: Floats) 
 def add_drive(graph: ir.Graph, synapse: Synapse, drive: Floats) -> None:
     """Add a constant drive to a synapse: to its bias where it has room for it, else in a node behind it."""
     node = synapse.node
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
     if node.op_type == "Conv" and drive.ndim == 1:
-        old = bias.const_value.numpy() if bias is not None and bias.const_value is not None else np.float32(0)
         node.resize_inputs(3)
-        node.replace_input_with(2, add_constant(graph, f"{node.name}/resting_bias", np.asarray(old + drive)))
+        put_constant(graph, node, 2, f"{node.name}/resting_bias", np.asarray(constant_input(node, 2) + drive))
         return
     output, name = node.outputs[0], f"{node.name}{AT_REST}"
-    trailing = (1,) * (-synapse.output_axis - 1) if drive.ndim == 1 else ()
-    constant = add_constant(graph, f"{name}/drive", drive.reshape((*drive.shape, *trailing)))
+    shaped = along_outputs(synapse, drive) if drive.ndim == 1 else drive
+    constant = add_constant(graph, f"{name}/drive", shaped)
     driven = ir.Value(name=output.name, type=output.type, shape=output.shape)
     output.name = f"{output.name}/by_spikes"
     ir.convenience.replace_all_uses_with(output, driven, replace_graph_outputs=True)

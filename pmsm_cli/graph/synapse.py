@@ -182,6 +182,11 @@ def scale_outputs(synapse: Synapse, scale: Floats) -> Floats:
     return weights * (scale if contracted == -2 else scale[:, None])
 
 
+def along_outputs(synapse: Synapse, values: Floats) -> Floats:
+    """One value an output channel, shaped to broadcast against what the synapse puts out."""
+    return values.reshape(-1, *(1,) * (-synapse.output_axis - 1))
+
+
 def output_dimension(synapse: Synapse) -> int | None:
     """The axis of the weights that the output channels are on, from the left; None where groups share one."""
     node = synapse.node

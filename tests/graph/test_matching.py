@@ -73,41 +73,34 @@ def run(model: ir.Model, images: np.ndarray = IMAGES) -> np.ndarray:
     return ort.InferenceSession(ir.to_proto(model).SerializeToString()).run(None, {"image": images})[0]
 
 
-def correction_of_outputs(
-    name: str, plan: SitePlan, outputs: np.ndarray
-) -> tuple[Correction, Callable[[np.ndarray], np.ndarray]]:
-    """Another scale and shift for each output channel, and how such numbers lie along the outputs."""
-    axis = 1 if name in CHANNELS_SECOND else outputs.ndim - 2
-    count = outputs.shape[axis]
+def corrected(name: str) -> tuple[ir.Model, Correction, Callable[[np.ndarray], np.ndarray]]:
+    """A spiking graph, another scale and shift for each output channel, and what these make of outputs."""
+    network, plan, shapes = build(name)
+    spiking = insert_neurons(network, plan, neurons(plan), shapes)
+    plain = run(spiking)
+    axis = 1 if name in CHANNELS_SECOND else plain.ndim - 2
+    count = plain.shape[axis]
     scale, shift = np.linspace(0.6, 1.5, count, dtype=np.float32), np.linspace(-1, 1, count, dtype=np.float32)
-    node = plan.sites[0].readers[0].node
-    return Correction(node=node, scale=scale, shift=shift), lambda each: each.reshape(
-        -1, *(1,) * (outputs.ndim - 1 - axis)
-    )
+    correction = Correction(node=plan.sites[0].readers[0].node, scale=scale, shift=shift)
+    along = (-1, *(1,) * (plain.ndim - 1 - axis))
+    return spiking, correction, lambda outputs: outputs * scale.reshape(along) + shift.reshape(along)
 
 
 @pytest.mark.parametrize("name", SYNAPSES)
 def test_folded_or_as_nodes_a_correction_scales_and_shifts_each_output_channel(name: str):
-    network, plan, shapes = build(name)
-    spiking = insert_neurons(network, plan, neurons(plan), shapes)
-    plain = run(spiking)
-    correction, along = correction_of_outputs(name, plan, plain)
-    expected = plain * along(correction.scale) + along(correction.shift)
+    spiking, correction, expected = corrected(name)
     for fold in (True, False):
-        np.testing.assert_allclose(run(apply_corrections(spiking, (correction,), fold=fold)), expected, atol=1e-5)
+        model = apply_corrections(spiking, (correction,), fold=fold)
+        np.testing.assert_allclose(run(model), expected(run(spiking)), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SYNAPSES)
 def test_others_can_be_folded_in_behind_those_that_are(name: str):
-    network, plan, shapes = build(name)
-    spiking = insert_neurons(network, plan, neurons(plan), shapes)
-    plain = run(spiking)
-    correction, along = correction_of_outputs(name, plan, plain)
-    expected, model = plain, spiking
+    spiking, correction, expected = corrected(name)
+    model = spiking
     for _ in range(2):
-        expected = expected * along(correction.scale) + along(correction.shift)
         model = apply_corrections(model, (correction,), fold=True)
-    np.testing.assert_allclose(run(model), expected, atol=1e-5)
+    np.testing.assert_allclose(run(model), expected(expected(run(spiking))), atol=1e-5)
     assert not any(map(is_correcting, model.graph))
 
 
