@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 from onnxscript import optimizer
@@ -183,6 +184,43 @@ def separate_computed_bias(model: ir.Model) -> tuple[ir.Model, bool]:
         model.graph.insert_after(node, added)
         modified = True
     return model, modified
+
+
+def scale_by_channel(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Turn a convolution with one weight a channel, which sums up nothing, into a product and an addition.
+
+    Networks to be re-parameterised have such a branch beside larger kernels, to be folded into them: what it scales
+    needs no more be spikes than what a batch norm does. Precondition: batch norms are folded.
+    """
+    modified = False
+    for node in list(model.graph):
+        numbers = [value.const_value if value else None for value in node.inputs[1:]]
+        scaled = node.inputs[0] if node.op_type == "Conv" else None
+        if scaled is None or any(number is None for number in numbers):
+            continue
+        weights, *bias = (number.numpy() for number in numbers if number is not None)
+        if not _is_scale(node, weights):
+            continue
+        along = (-1, *(1 for _ in weights.shape[2:]))
+        output = node.outputs[0]
+        for kind, factors in (("Mul", weights), *(("Add", each) for each in bias if each.any())):
+            constant = add_constant(model.graph, f"{node.name}/{kind}", factors.reshape(along))
+            step = ir.Node("", kind, [scaled, constant], name=node.name if kind == "Mul" else f"{node.name}/shifted")
+            scaled = step.outputs[0]
+            scaled.name, scaled.type, scaled.shape = f"{output.name}/{kind}", output.type, output.shape
+            model.graph.insert_before(node, step)
+        scaled.name, output.name = output.name, scaled.name
+        ir.convenience.replace_all_uses_with(output, scaled, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+        modified = True
+    return model, modified
+
+
+def _is_scale(node: ir.Node, weights: npt.NDArray[np.generic]) -> bool:
+    """Whether a convolution gives each channel back, at every place, times one weight."""
+    steps = (*node.attributes.get_ints("strides", []), *(1 + pad for pad in node.attributes.get_ints("pads", [])))
+    one_a_channel = weights.size == len(weights) == node.attributes.get_int("group", 1)
+    return weights.ndim > 2 and one_a_channel and all(step == 1 for step in steps)
 
 
 def _rewrite(model: ir.Model, fusions: list[RewriteRule], names: dict[str | None, str | None]) -> tuple[ir.Model, bool]:

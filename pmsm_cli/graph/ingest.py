@@ -51,6 +51,7 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
         model, _ = _unfuse(model)
         moments = batch_norm_moments(model)  # folding forgets them
         model, _ = clean.fold_batch_norm(model)
+        model, _ = clean.scale_by_channel(model)
         model, _ = clean.separate_computed_bias(model)
         model, _ = clean.fold_padding(model)
         model, _ = clean.tidy(model)
