@@ -15,6 +15,7 @@ from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.refit import can_change, change_synapse, constant_part
 from pmsm_cli.graph.rest import driven_output
 from pmsm_cli.graph.sites import SitePlan
+from pmsm_cli.graph.sums import settled_addends
 from pmsm_cli.graph.synapse import Synapse, synapse_of
 from pmsm_cli.graph.weight_rows import from_rows, inputs_of, weight_rows
 from pmsm_cli.neuron.parameters import Correction
@@ -58,7 +59,9 @@ def refit(
 
     A regression's estimates vary less than what they estimate, so that the second step belongs to the first. `spiking`
     is the one-timestep graph without corrections; each batch is one that both graphs take whole, and of one in four
-    only the judgement is asked. Large synapses are only matched.
+    only the judgement is asked. Large synapses are only matched. Where a synapse's output is added to tensors that are
+    settled already, as on a residual path, what counts is the sum: the synapse makes good for what these miss, as far
+    as its spikes tell.
 
     Precondition: `can_refit` of both graphs.
     """
@@ -71,14 +74,20 @@ def refit(
     teacher = StagedRun(network.model, batches, subject=network.subject, threads=threads)
     student = StagedRun(copy, batches, subject=network.subject, threads=threads)
     corrections, changed = [], 0
-    for reader in matched_readers(network.model, plan, shapes):
+    readers = matched_readers(network.model, plan, shapes)
+    addends = settled_addends(network.model.graph, [reader.node for reader in readers], shapes)
+    for reader in readers:
         synapse = synapse_of(nodes[reader.node])
         assert synapse is not None
-        wanted = list(teacher.advance(outputs[reader.node]))
+        own = list(teacher.advance(outputs[reader.node]))
+        wanted = own
+        for name in addends[reader.node]:
+            missing = zip(wanted, teacher.advance(name), student.advance(name), strict=True)
+            wanted = [output + source - spiking for output, source, spiking in missing]
         if can_change(synapse) and _is_small(synapse):
             changed += _refit(copy.graph, synapse, student.advance(synapse.data.name or ""), wanted, random)
         settled = driven_output(synapse.node).name or ""
-        correction = _matched(reader, student.advance(settled), wanted)
+        correction = _matched(reader, student.advance(settled), own, wanted)
         student.replace(settled, functools.partial(_corrected, reader, correction))
         corrections.append(correction)
         on_synapse(1)
@@ -124,8 +133,13 @@ def _sums(
     return (fitted, held) if fitted and held else None
 
 
-def _matched(reader: MatchedReader, own: Iterable[Array], wanted: Iterable[Array]) -> Correction:
-    return correction_of(reader.node, *_moments(reader, own), *_moments(reader, wanted))
+def _matched(
+    reader: MatchedReader, spiking: Iterable[Array], source: Iterable[Array], wanted: Iterable[Array]
+) -> Correction:
+    """The deviation is the source's own: what is wanted besides varies too, and mostly cannot be told from spikes."""
+    mean, _ = _moments(reader, wanted)
+    _, variance = _moments(reader, source)
+    return correction_of(reader.node, *_moments(reader, spiking), mean, variance)
 
 
 def _moments(reader: MatchedReader, outputs: Iterable[Array]) -> tuple[Doubles, Doubles]:

@@ -115,6 +115,19 @@ def test_every_layer_is_refitted_behind_refitted_ones(proto: onnx.ModelProto):
     assert case.missing(refitted.model) < case.missing(case.matched())
 
 
+def test_what_is_missing_in_a_sum_the_branch_that_is_settled_last_makes_good_for(monkeypatch: pytest.MonkeyPatch):
+    # A transposed convolution is only matched; the convolution reads the same spikes and knows what that one misses.
+    body = f"{FIRST}  p = ConvTranspose (b, u)  q = Conv (b, v)  y = Add (p, q)"
+    weights = {"u": tiny.weights(4, 6, 1, 1, seed=1), "v": tiny.weights(6, 4, 1, 1, seed=2)}
+    proto = tiny.model(f"g (float[N, 3, 8, 8] image) => ({MAP} y) {{ {body} }}", w=tiny.weights(4, 3, 3, 3), **weights)
+    case = Case(proto)
+    together = case.missing(case.refitted().model)
+    monkeypatch.setattr(
+        "pmsm_cli.runtime.refit.settled_addends", lambda _graph, readers, _shapes: dict.fromkeys(readers, ())
+    )
+    assert together < case.missing(case.refitted().model)
+
+
 def test_the_same_images_give_the_same_weights_and_the_graph_handed_in_stays_as_it_is():
     case = Case(tiny.convolutional())
     before = ir.to_proto(case.flat).SerializeToString()
