@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from pmsm_cli.graph.captures import SHAPE_ONLY, inner_graphs, values_read
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.scan import FIRST_STEP
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.graph.synapse import SYNAPTIC_OPS, synapse_of
 
@@ -148,10 +149,14 @@ def _before_synapses(graph: ir.Graph) -> set[ir.Value]:
 
 
 def carried_by_spikes(graph: ir.Graph, neurons: Container[str], shapes: Mapping[str, Shape]) -> dict[str, int]:
-    """The tensors that consist of spikes, as they are or pooled, and how many one element has at most."""
+    """The tensors that consist of spikes, as they are or pooled, and how many one element has at most.
+
+    What leaves as an output too goes by its own name and by that of its first step.
+    """
     carried: dict[str, int] = {}
     for node in graph:
         names = [output.name or "" for output in node.outputs]
+        names += [name.removesuffix(FIRST_STEP) for name in names if name.endswith(FIRST_STEP)]
         if any(name in neurons for name in names):
             carried.update(dict.fromkeys(names, 1))
         elif node.op_type in MOVING_OPS | AVERAGING_OPS | MAXIMUM_OPS:

@@ -13,8 +13,12 @@ import onnx_ir as ir
 
 from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
+from pmsm_cli.graph.insert import neuron_name
+from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.lowering.int8 import Int8Weights, read_int8, store_as_int8
 from pmsm_cli.sources.onnx_file import open_onnx
+
+_CONVERT_AGAIN = "convert the source again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,7 +53,42 @@ def unpack(proto: onnx.ModelProto, *, subject: str) -> Checkpoint:
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     manifest = manifest_from_metadata(metadata, subject=subject)
     model, int8_weights = read_int8(ir.from_proto(proto))
+    _refuse_contradictions(model, manifest, subject)
     return Checkpoint(subject=subject, model=model, manifest=manifest, int8_weights=int8_weights)
+
+
+def _refuse_contradictions(model: ir.Model, manifest: Manifest, subject: str) -> None:
+    """What another program did to the graph or its metadata; the graph itself is onnxruntime's to check."""
+    graph = model.graph
+    names = [value.name or "" for value in graph.outputs]
+    given = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
+    several = any(f"{name}{PER_STEP}" in names for name in names)
+    problem = None
+    if not given >= set(graph.outputs):
+        problem = "nothing makes some of its outputs"
+    elif several != (manifest.timesteps > 1):
+        problem = f"its outputs are not those of {manifest.timesteps} timestep(s)"
+    if problem:
+        raise CheckpointError(f"was changed by another program: {problem}", subject=subject, hint=_CONVERT_AGAIN)
+
+
+def check_names(checkpoint: Checkpoint, *, neurons: bool = False) -> None:
+    """Fail where operators have not the names any more that the manifest knows them by, though they may well run.
+
+    Raises:
+        CheckpointError: synapses, or with `neurons` those too, are not to be found.
+    """
+    sites = checkpoint.manifest.plan.sites
+    named = {reader.node for site in sites for reader in site.readers}
+    named |= {neuron_name(site.name) for site in sites if neurons}
+    missing = sorted(named - {node.name for node in checkpoint.model.graph})
+    if missing:
+        raise CheckpointError(
+            "was changed by another program: operators that it speaks of are gone, or have other names",
+            subject=checkpoint.subject,
+            details=missing[:3],
+            hint=_CONVERT_AGAIN,
+        )
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -130,6 +130,8 @@ def manifest_from_metadata(metadata: Mapping[str, str], *, subject: str) -> Mani
 
 def _from_records(records: dict[str, Any]) -> Manifest:
     sites = records["pmsm.sites"]
+    if not sites:
+        raise ValueError("they name no site")
     source, calibration, analog = records["pmsm.source"], records["pmsm.calibration"], records["pmsm.analog"]
     timesteps = int(records["pmsm.timesteps"])
     if timesteps < 1:

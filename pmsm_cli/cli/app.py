@@ -1,5 +1,7 @@
 """The Typer app, and the one boundary that turns errors into messages and exit codes."""
 
+import errno
+import os
 import sys
 import warnings
 from io import TextIOWrapper
@@ -8,7 +10,7 @@ import typer
 
 from pmsm_cli import __version__
 from pmsm_cli.cli import commands, comparing, console, converting, diffing, racing, running, tuning
-from pmsm_cli.errors import PmsmError
+from pmsm_cli.errors import PmsmError, SetupError
 
 INTERRUPTED = 130
 _HELP = """Turn pretrained image networks into spiking networks that work at the first timestep.
@@ -58,6 +60,8 @@ _ParserError: type[Exception] = next(base for base in typer.BadParameter.__mro__
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    for closed in [name for name in ("stdout", "stderr") if getattr(sys, name) is None]:  # as `pmsm ... >&-` has it
+        setattr(sys, closed, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be valid in any encoding
     # Pillow warns of odd files without naming them; those that cannot be read are skipped by name.
@@ -75,10 +79,18 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except MemoryError:
-        console.print_error("there is not enough memory\nhint: fewer --samples do not help, a smaller network does")
+        console.print_error(
+            "there is not enough memory\nhint: fewer --samples do not help; smaller images or a smaller network do"
+        )
         return 4
     except _ParserError as error:
         return _usage_error(error)
+    except OSError as error:  # of files it is in our words by now
+        if error.errno != errno.ENOSPC:
+            raise
+        console.drop_what_is_left()
+        console.print_error(f"the standard output cannot be written ({error.strerror})")
+        return SetupError.exit_code
     if code == INTERRUPTED:  # some releases of Typer raise, others return it
         console.print_error("interrupted; nothing was written")
     return code if isinstance(code, int) else 0

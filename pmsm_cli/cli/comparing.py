@@ -107,7 +107,7 @@ def compare(
         raise UsageError(
             "--json and --format md contradict each other", hint="with --output, one of them may be a file"
         )
-    written, drawn = report_form(output) if form is ReportFormat.TABLE else form, plot_form(plot)
+    written, drawn = report_form(output, stated=form), plot_form(plot)
     if ReportFormat.HTML in (form, written):
         raise UsageError("a comparison has no page", hint="--format md, or --plot FILE.svg for a picture")
     weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)

@@ -77,8 +77,13 @@ def _until_the_reader_leaves() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich turns the one into the other
-        with contextlib.suppress(OSError, ValueError):  # a stdout that is no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # where Python flushes at its end
+        drop_what_is_left()
+
+
+def drop_what_is_left() -> None:
+    """Print nowhere what could not be printed, so that Python does not fail on it at its end."""
+    with contextlib.suppress(OSError, ValueError):  # a stdout that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressBar:

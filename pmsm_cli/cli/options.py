@@ -130,7 +130,7 @@ Profile = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed for drawing images, and of random weights.")]
 Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Threads to compute with.  [default: one a core]")
+    int | None, typer.Option(min=1, max=1024, metavar="N", help="Threads to compute with.  [default: one a core]")
 ]
 AGAINST_HELP = "The source network, to compare with."
 Against = Annotated[Path | None, path_option(metavar="SOURCE", help=AGAINST_HELP, show_default=False)]

@@ -55,6 +55,8 @@ def run(
 
     if resume and not lines:
         raise UsageError("--resume goes on with a file of results: name it with --lines")
+    if resume and outputs:
+        raise UsageError("--outputs holds the raw outputs of one whole run, and --resume leaves images out")
     check_outputs([outputs, lines], inputs=[checkpoint, labels, *images])
     opened = open_checkpoint(checkpoint)
     names = pipeline.read_labels(labels, opened.model) if labels else opened.manifest.labels

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from json import dumps
+from os.path import realpath  # which, unlike a Path's own, goes no circles where links do
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,13 +31,14 @@ def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | Non
     """Refuse outputs that cannot be written, or that would take the place of an input or of each other."""
     from pmsm_cli.checkpoint.file import check_writable
 
-    taken = {path.resolve() for path in inputs if path}
+    read, written = {realpath(path) for path in inputs if path}, set[str]()
     for path in outputs:
         if path:
             check_writable(path)
-            if path.resolve() in taken:
-                raise UsageError("is written and read by one command", subject=str(path), hint="name another file")
-            taken.add(path.resolve())
+            for others, what in ((read, "is written and read by one command"), (written, "is written twice")):
+                if realpath(path) in others:
+                    raise UsageError(what, subject=str(path), hint="name another file")
+            written.add(realpath(path))
 
 
 def report_form(path: Path | None, *, stated: ReportFormat = ReportFormat.TABLE) -> ReportFormat:

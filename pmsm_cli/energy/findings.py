@@ -17,8 +17,11 @@ def findings(columns: Sequence[ColumnReport]) -> tuple[str | None, str | None]:
     better, worse = list[str](), list[str]()
     for weights, field in _WEIGHTS.items():
         ratios = [(column.name, getattr(column, field)) for column in columns if column.name in _NAMES]
-        less = [f"{times(ratio)} less energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio >= 1]
-        more = [f"{times(1 / ratio)} more energy than {_NAMES[name]}" for name, ratio in ratios if ratio and ratio < 1]
+        told_apart = [
+            (name, ratio) for name, ratio in ratios if ratio and times(ratio) != times(1.0) != times(1 / ratio)
+        ]
+        less = [f"{times(ratio)} less energy than {_NAMES[name]}" for name, ratio in told_apart if ratio > 1]
+        more = [f"{times(1 / ratio)} more energy than {_NAMES[name]}" for name, ratio in told_apart if ratio < 1]
         for found, parts in ((better, less), (worse, more)):
             if parts:
                 subject = "" if found else "the spiking network takes "

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -21,6 +20,7 @@ from pmsm_cli.errors import ProfileError
 __all__ = ["EnergyProfile", "Picojoule", "bundled_profiles", "open_profile"]
 
 _ENDINGS = (".toml", ".json")
+_SMALLEST, _LARGEST = 1e-9, 1e12  # pJ: what no machine takes is a slip of the pen, and overflows in sums
 _KEYS = frozenset(field.name for field in dataclasses.fields(EnergyProfile))
 _LEVEL = {"name", "size", "access"}
 
@@ -111,8 +111,10 @@ def _table(
 
 def _number(value: Any, name: str, subject: str) -> float:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0:
-        raise ProfileError(f"{name} must be a number of pJ, 0 or more, not {value!r}", subject=subject)
+    if not is_number or not (value == 0 or _SMALLEST <= value <= _LARGEST):
+        raise ProfileError(
+            f"{name} must be a number of pJ, 0 or from {_SMALLEST:g} to {_LARGEST:g}, not {value!r}", subject=subject
+        )
     return float(value)
 
 

@@ -17,6 +17,7 @@ from pmsm_cli.graph.captures import inner_graphs
 from pmsm_cli.graph.constants import add_constant
 
 PER_STEP = "_per_step"
+FIRST_STEP = "/first_step"  # in the names of an output's first values, where the output is all steps'
 SCAN_NAME = "pmsm/timesteps"
 
 
@@ -144,7 +145,7 @@ def _replace_outputs(
         name, shape, dtype = first.name, first.shape, first.dtype
         given = first.is_graph_input() or first.is_initializer()  # leaves as it came, under its own name
         if not given:
-            first.name = f"{name}/first_step"
+            first.name = f"{name}{FIRST_STEP}"
         unsqueezed = ir.Value(name=f"{name}/first_step/unsqueezed")
         per_step = ir.Value(name=f"{name}{PER_STEP}", type=first.type)
         if shape is not None:

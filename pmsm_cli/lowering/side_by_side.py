@@ -53,7 +53,7 @@ def steps_side_by_side(model: ir.Model, image: Shape) -> bool:
         return False
     joining = [(stacked, user) for stacked in scan.outputs for user, _ in stacked.uses()]  # to the first step's
     firsts = [read(_producer(read(user, 0)), 0) for _, user in joining]
-    if any(later.rows.axes[first] != 0 for first in firsts):
+    if any(later.rows.axes.get(first) != 0 for first in firsts):
         return False
     for (stacked, _), first in zip(joining, firsts, strict=True):
         ir.convenience.replace_all_uses_with(stacked, later.stacked(first))

@@ -68,7 +68,7 @@ _TIMES_CHANCE = 2
 # takes, it is measured on so many times the images of which one is the whole target.
 _WORK_A_TARGET, _MOST_A_TARGET = 4e11, 10_000
 _IMAGES_A_TARGET = 2
-_NEAR = 4  # times the target: points that lose more say little about it
+_NEAR = 4  # times the target: points that lose more say little about it, each but of itself
 # Estimates of the loss aim at less than the target: other images lose more or less by chance, ten thousand of them a
 # tenth or two of a point where one in twenty changes class.
 _SURE = 0.8
@@ -219,7 +219,9 @@ class _Search:
         if self._measure == "output error":
             return tried.drop <= self.target
         near = [
-            (each.point.output_error, each.drop) for each in self._tried.values() if each.drop <= _NEAR * self.target
+            (each.point.output_error, each.drop)
+            for each in self._tried.values()
+            if each is tried or each.drop <= _NEAR * self.target
         ]
         return max(smoothed_loss(near, tried.point.output_error), tried.expected_drop) <= _SURE * self.target
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from pmsm_cli import __version__
 from pmsm_cli.calibration.calibrate import SiteCalibration
 from pmsm_cli.calibration.quality import assess
-from pmsm_cli.checkpoint.file import Checkpoint, pack
+from pmsm_cli.checkpoint.file import Checkpoint, check_names, pack
 from pmsm_cli.checkpoint.manifest import Manifest, TuningRun
 from pmsm_cli.errors import PmsmError, SetupError, UsageError
 from pmsm_cli.finetune.records import Listener, Outcome, Teacher, TuningSettings
@@ -116,6 +116,8 @@ def finetune_checkpoint(
 
     Raises:
         CheckFailedError: training diverged, or made nothing better.
+        CheckpointError: another program has changed the checkpoint.
+        UsageError: no output is a float.
         SetupError: torch is missing, or CUDA is asked for and not there.
     """
     check_torch()
@@ -123,6 +125,9 @@ def finetune_checkpoint(
     from pmsm_cli.finetune.training import finetune
 
     manifest, subject = checkpoint.manifest, checkpoint.subject
+    check_names(checkpoint, neurons=True)
+    if all(value.dtype not in (None, ir.DataType.FLOAT) for value in checkpoint.model.graph.outputs):
+        raise UsageError("puts out whole numbers alone, from which there is nothing to learn", subject=subject)
     image = find_image_input(checkpoint.model.graph, subject=subject)
     training = TrainingImages(images, manifest.preprocessing)
     outcome = finetune(

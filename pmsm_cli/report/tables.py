@@ -166,7 +166,7 @@ def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:
             table.add_row(name, scored.label or f"class {scored.index}", f"{scored.score:.3f}")
             name = ""
         for output in prediction.outputs:
-            shape = "x".join(str(size) for size in output.shape)
+            shape = "x".join(str(size) for size in output.shape) or "one number"
             limits = f"{output.lowest:.3g} to {output.highest:.3g}"
             table.add_row(name, f"{output.name}: {shape}, {limits}", f"mean {output.mean:.3g}")
             name = ""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.checkpoint.file import Checkpoint, check_names
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.rows import row_sum_name
@@ -77,6 +77,7 @@ def count_spikes(
 ) -> SpikeCount:
     """Run the checkpoint, and the source where given, over all batches and count what every site emits."""
     timesteps = checkpoint.manifest.timesteps
+    check_names(checkpoint)
     shapes = measure_shapes(checkpoint)
     fans = fan_out_a_position(checkpoint, shapes)
     anywhere = alike_anywhere(fans)

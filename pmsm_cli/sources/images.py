@@ -22,6 +22,7 @@ from pmsm_cli.sources.preprocessing import Floats, Preprocessing
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 _DECODED_AHEAD = 2
+_MOST_NAMED = 5  # of names in a message
 
 Labels = npt.NDArray[np.int64]
 
@@ -144,9 +145,13 @@ class ImageArray:
             raise DataError(
                 f"holds inputs of shape {value.shape}, the network reads {preprocessing.shape}", subject=self.origin
             )
-        if not np.isfinite(value).all():
-            raise UnreadableImageError("holds infinite values or such that are no numbers", subject=self.name(index))
-        return np.asarray(value, np.float32)
+        with np.errstate(over="ignore"):
+            inputs = np.asarray(value, np.float32)
+        if not np.isfinite(inputs).all():
+            raise UnreadableImageError(
+                "holds values beyond float32 or such that are no numbers", subject=self.name(index)
+            )
+        return inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -209,15 +214,27 @@ def open_images(path: Path) -> ImageSet:
 def labelled_as(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     """The same with labels that count in `classes`, where class folders have names among these; else unchanged.
 
-    A folder that lacks some of a network's classes then counts right.
+    A folder that lacks some of a network's classes then counts right. An empty one of another name counts for nothing.
+
+    Raises:
+        DataError: some of the folders with images have names of classes, and others have not.
     """
     names = images.class_names
     if not isinstance(images, ImageFiles | ImageArray) or images.labels is None or not names or names == tuple(classes):
         return images
     place = {name: index for index, name in enumerate(classes)}
-    if not place.keys() >= set(names) or len(place) != len(classes):
+    used = [names[index] for index in np.unique(images.labels)]
+    unknown = [name for name in used if name not in place]
+    if len(unknown) == len(used) or len(place) != len(classes):
         return images
-    labels = np.array([place[name] for name in names])[images.labels]
+    if unknown:
+        raise DataError(
+            f"sub-folders that are none of the network's classes: {', '.join(unknown[:_MOST_NAMED])}",
+            subject=images.origin,
+            details=[f"the classes begin with {', '.join(classes[:_MOST_NAMED])}"],
+            hint="rename them, or move them away",
+        )
+    labels = np.array([place.get(name, -1) for name in names])[images.labels]
     return replace(images, labels=labels, class_names=tuple(classes))
 
 
@@ -343,7 +360,9 @@ def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
 
 def _open_array(path: Path) -> ImageArray:
     values, labels = _read_arrays(path)
-    if values.ndim != 4 or len(values) == 0:
+    if values.ndim == 4 and len(values) == 0:
+        raise DataError("holds no images", subject=str(path))
+    if values.ndim != 4:
         raise DataError(
             f"must hold images x 3 more axes, not an array of shape {values.shape}",
             subject=str(path),

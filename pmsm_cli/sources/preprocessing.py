@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 SMALL_NETWORK = 64  # networks of this size and less are trained on whole images, not on centre crops
 CROP_FRACTION = 0.875  # the field's convention for larger ones: 224 cropped from 256
+SMALLEST_FRACTION = 0.05  # below, an image would be scaled up to gigabytes for the middle of it
 LARGEST_FRACTION = 2  # above 1 the image is smaller than the network's input, and gets a border (volo, in timm)
 
 
@@ -57,6 +58,7 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+_MOST_PIXELS, _AROUND_A_WINDOW = 2**25, 4  # of a scaled image; of its middle, in windows
 _DEEP_GREY_MODES = {"I", "F"}  # beside I;16, I;16B, ...: more than 8 bits a pixel
 
 
@@ -80,9 +82,9 @@ class Preprocessing:
             raise PreprocessingError(f"height and width must be 1 or more, not {self.height}x{self.width}")
         if self.interpolation not in _FILTERS:
             raise PreprocessingError(f"unknown interpolation {self.interpolation!r}; known: {', '.join(_FILTERS)}")
-        if not 0 < self.crop_fraction <= LARGEST_FRACTION:
+        if not SMALLEST_FRACTION <= self.crop_fraction <= LARGEST_FRACTION:
             raise PreprocessingError(
-                f"crop_fraction must be above 0 and at most {LARGEST_FRACTION}, not {self.crop_fraction}"
+                f"crop_fraction must be from {SMALLEST_FRACTION} to {LARGEST_FRACTION}, not {self.crop_fraction}"
             )
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channel_count):
@@ -144,6 +146,7 @@ class Preprocessing:
                     "channels": _one_of(Channels, record["channels"], "channels"),
                     "layout": _one_of(Layout, record["layout"], "layout"),
                     "fit": _one_of(Fit, record.get("fit", Fit.CROP), "fit"),
+                    "crop_fraction": _number(record.get("crop_fraction", 1.0), "crop_fraction"),
                     "mean": _numbers(record.get("mean", 0.0), "mean"),
                     "std": _numbers(record.get("std", 1.0), "std"),
                 }
@@ -172,6 +175,9 @@ class Preprocessing:
             return image.resize((self.width, self.height), resample)
         around = (round(self.width / self.crop_fraction), round(self.height / self.crop_fraction))
         size = self._scaled(image.size, around)
+        if size[0] * size[1] > _MOST_PIXELS:
+            image = _middle(image, around)
+            size = self._scaled(image.size, around)
         if size != image.size:
             image = image.resize(size, resample)
         return self._centre(image)
@@ -198,6 +204,16 @@ class Preprocessing:
         return filled
 
 
+def _middle(image: Image.Image, around: tuple[int, int]) -> Image.Image:
+    """What of a long strip lies about the crop window: scaled up as a whole it would take gigabytes."""
+    scale = max(around[0] / image.width, around[1] / image.height)
+    width, height = (
+        min(own, math.ceil(_AROUND_A_WINDOW * window / scale)) for own, window in zip(image.size, around, strict=True)
+    )
+    left, top = _start(image.width, width), _start(image.height, height)
+    return image.crop((left, top, left + width, top + height))
+
+
 def _start(length: int, window: int) -> int:
     """Where a window around the centre begins; negative where it is longer than what it is cut from."""
     return round((length - window) / 2) if length >= window else -((window - length) // 2)
@@ -208,6 +224,12 @@ def _one_of(kind: type[_Choice], value: Any, name: str) -> _Choice:
         return kind(value)
     except ValueError as error:
         raise PreprocessingError(f"unknown {name} {value!r}; known: {', '.join(kind)}") from error
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise PreprocessingError(f"{name} must be a number, not {value!r}")
+    return float(value)
 
 
 def _numbers(value: Any, name: str) -> tuple[float, ...]:

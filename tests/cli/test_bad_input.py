@@ -328,7 +328,7 @@ def test_an_input_with_values_that_are_no_numbers_is_skipped_and_named(with_imag
     assert (shown.code, shown.err.removesuffix(f"written to {tmp_path / 'out'}\n")) == (
         0,
         "warning: 1 image(s) could not be read and were skipped:\n"
-        f"  {path}[7]: holds infinite values or such that are no numbers\n",
+        f"  {path}[7]: holds values beyond float32 or such that are no numbers\n",
     )
 
 

@@ -256,7 +256,15 @@ CONTRADICTIONS = {
     ),
     "report over the output": (
         "convert {network} -o {here}/x.json --report {here}/../here/x.json",
-        "{here}/../here/x.json: is written and read by one command\nhint: name another file",
+        "{here}/../here/x.json: is written twice\nhint: name another file",
+    ),
+    "a comparison in another form than its ending": (
+        "compare {network} --data {pictures} --format md -o {here}/c.json",
+        "--format md and the ending of {here}/c.json contradict each other",
+    ),
+    "raw outputs of a part of a run": (
+        "run {checkpoint} {pictures} --lines {here}/l.jsonl --resume --outputs {here}/o.npz",
+        "--outputs holds the raw outputs of one whole run, and --resume leaves images out",
     ),
     "outputs over the checkpoint": (
         "run {checkpoint} {pictures} --outputs {checkpoint}",

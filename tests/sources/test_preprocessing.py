@@ -331,11 +331,9 @@ BAD_FILES = {
     "mean as text": ('{"mean": "0.5"}', "mean must be a number or a list of numbers, not '0.5'"),
     "infinite mean": ('{"mean": [Infinity]}', "mean must be finite: (inf,)"),
     "no deviation": ('{"std": [1, 0, 1]}', "std must be finite and positive: (1.0, 0.0, 1.0)"),
-    "crop too large": ('{"crop_fraction": 2.5}', "crop_fraction must be above 0 and at most 2, not 2.5"),
-    "crop as text": (
-        '{"crop_fraction": "a"}',
-        "cannot be used ('<' not supported between instances of 'int' and 'str')",
-    ),
+    "crop too large": ('{"crop_fraction": 2.5}', "crop_fraction must be from 0.05 to 2, not 2.5"),
+    "next to nothing": ('{"crop_fraction": 0.0001}', "crop_fraction must be from 0.05 to 2, not 0.0001"),
+    "crop as text": ('{"crop_fraction": "a"}', "crop_fraction must be a number, not 'a'"),
 }
 
 
