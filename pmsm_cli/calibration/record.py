@@ -1,6 +1,7 @@
 """A calibration as JSON and back: the file that `pmsm calibrate` writes and `pmsm convert --calibration` reads."""
 
 import dataclasses
+from operator import index  # whole numbers as they are: int() would round 4.5
 from typing import Any
 
 import numpy as np
@@ -93,8 +94,8 @@ def site_from_json(record: dict[str, Any]) -> SiteCalibration:
         name=record["name"],
         parameters=NeuronParameters(
             threshold=np.asarray(record["threshold"], np.float32),
-            negative_levels=int(record["negative_levels"]),
-            positive_levels=int(record["positive_levels"]),
+            negative_levels=index(record["negative_levels"]),
+            positive_levels=index(record["positive_levels"]),
             rest=np.asarray(record.get("rest", 0), np.float32),  # unknown to older files, whose neurons rest at 0
         ),
         quality=SiteQuality(**record["statistics"]),

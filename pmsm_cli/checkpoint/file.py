@@ -53,23 +53,24 @@ def unpack(proto: onnx.ModelProto, *, subject: str) -> Checkpoint:
     metadata = {entry.key: entry.value for entry in proto.metadata_props}
     manifest = manifest_from_metadata(metadata, subject=subject)
     model, int8_weights = read_int8(ir.from_proto(proto))
-    _refuse_contradictions(model, manifest, subject)
     return Checkpoint(subject=subject, model=model, manifest=manifest, int8_weights=int8_weights)
 
 
-def _refuse_contradictions(model: ir.Model, manifest: Manifest, subject: str) -> None:
+def _refuse_contradictions(checkpoint: Checkpoint) -> None:
     """What another program did to the graph or its metadata; the graph itself is onnxruntime's to check."""
-    graph = model.graph
+    graph, timesteps = checkpoint.model.graph, checkpoint.manifest.timesteps
     names = [value.name or "" for value in graph.outputs]
     given = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
     several = any(f"{name}{PER_STEP}" in names for name in names)
     problem = None
     if not given >= set(graph.outputs):
         problem = "nothing makes some of its outputs"
-    elif several != (manifest.timesteps > 1):
-        problem = f"its outputs are not those of {manifest.timesteps} timestep(s)"
+    elif several != (timesteps > 1):
+        problem = f"its outputs are not those of {timesteps} timestep(s)"
     if problem:
-        raise CheckpointError(f"was changed by another program: {problem}", subject=subject, hint=_CONVERT_AGAIN)
+        raise CheckpointError(
+            f"was changed by another program: {problem}", subject=checkpoint.subject, hint=_CONVERT_AGAIN
+        )
 
 
 def check_names(checkpoint: Checkpoint, *, neurons: bool = False) -> None:
@@ -101,7 +102,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         opened = open_onnx(path)
     except ModelFileError as error:
         raise CheckpointError(error.problem, subject=error.subject, details=error.details, hint=error.hint) from error
-    return replace(unpack(opened.proto, subject=str(path)), sha256=opened.sha256)
+    checkpoint = unpack(opened.proto, subject=str(path))
+    _refuse_contradictions(checkpoint)
+    return replace(checkpoint, sha256=opened.sha256)
 
 
 def check_writable(path: Path) -> None:

@@ -59,3 +59,8 @@ class Correction:
     node: str
     scale: npt.NDArray[np.float32]  # [output channels]
     shift: npt.NDArray[np.float32]  # [output channels], in the unit of the output
+
+    def __post_init__(self) -> None:
+        """Refuse what would make every output not a number."""
+        if not (np.isfinite(self.scale).all() and np.isfinite(self.shift).all()):
+            raise ValueError(f"the correction of {self.node} must be finite")

@@ -207,9 +207,9 @@ class Preprocessing:
 def _middle(image: Image.Image, around: tuple[int, int]) -> Image.Image:
     """What of a long strip lies about the crop window: scaled up as a whole it would take gigabytes."""
     scale = max(around[0] / image.width, around[1] / image.height)
-    width, height = (
-        min(own, math.ceil(_AROUND_A_WINDOW * window / scale)) for own, window in zip(image.size, around, strict=True)
-    )
+    about = (math.ceil(_AROUND_A_WINDOW * window / scale) for window in around)
+    # As even or odd as the image is, so that the centre stays where it was.
+    width, height = (min(own, most + (own - most) % 2) for own, most in zip(image.size, about, strict=True))
     left, top = _start(image.width, width), _start(image.height, height)
     return image.crop((left, top, left + width, top + height))
 

@@ -425,6 +425,25 @@ def test_a_calibration_with_too_few_thresholds_is_refused(pmsm, network, calibra
     fails(pmsm("convert", network, "--calibration", path), 3, f"{path}: {message}")
 
 
+@pytest.mark.parametrize("levels", [4.5, "7", None])
+def test_a_calibration_whose_levels_are_no_whole_numbers_is_refused(
+    pmsm, network, calibration_file, tmp_path: Path, levels
+):
+    sites = json.loads(calibration_file.read_text(encoding="utf-8"))["sites"]
+    sites[0]["positive_levels"] = levels
+    path = changed(calibration_file, tmp_path / "x.json", sites=sites)
+    shown = pmsm("convert", network, "--calibration", path)
+    assert (shown.code, shown.err.startswith(f"error: {path}: is damaged (")) == (3, True)
+
+
+def test_a_calibration_with_a_correction_that_is_no_number_is_refused(pmsm, network, calibration_file, tmp_path: Path):
+    corrections = json.loads(calibration_file.read_text(encoding="utf-8"))["corrections"]
+    corrections[0]["scale"][0] = float("nan")
+    path = changed(calibration_file, tmp_path / "x.json", corrections=corrections)
+    message = f"is damaged (the correction of {corrections[0]['node']} must be finite)\nhint: calibrate again"
+    fails(pmsm("convert", network, "--calibration", path), 3, f"{path}: {message}")
+
+
 def test_a_calibration_that_rests_where_nothing_can_is_refused(pmsm, calibration_file, tmp_path: Path):
     """The same network with its image size left open, where what rests behind a padded convolution has no size."""
     source = tiny.save(tiny.convolutional(size="S"), tmp_path / "open.onnx")

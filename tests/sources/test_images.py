@@ -59,7 +59,7 @@ def test_an_empty_class_folder_keeps_its_index(tmp_path: Path):
         (("zebra", "ant", "cow", "bee"), [1, 3], True),  # some of a network's classes, in its own order
         (("ant", "bee"), [0, 1], True),
         (("bee", "ant"), [1, 0], True),
-        (("ant", "cow", "dog"), [0, 1], False),  # one of the folders has another name
+        (("cow", "dog"), [0, 1], False),  # the folders have other names
         (("bee", "ant", "ant"), [0, 1], False),  # which of the two?
         ((), [0, 1], False),
     ],
@@ -71,6 +71,27 @@ def test_labels_follow_the_folders_names_where_a_network_knows_them(tmp_path: Pa
     assert found.labels.tolist() == labels
     assert found.class_names == (classes if known else ("ant", "bee"))
     assert sample_images(found, 1, 0).class_names == found.class_names
+
+
+def test_an_empty_folder_of_another_name_moves_no_label(tmp_path: Path):
+    for name in ("bee", "cow"):
+        image(tmp_path / name / "1.png")
+    (tmp_path / "__MACOSX").mkdir()
+    found = labelled_as(open_images(tmp_path), ("ant", "bee", "cow"))
+    assert found.labels.tolist() == [1, 2]
+    assert found.class_names == ("ant", "bee", "cow")
+
+
+def test_a_folder_that_is_no_class_among_such_that_are_is_named(tmp_path: Path):
+    for name in ("ant", "unsure"):
+        image(tmp_path / name / "1.png")
+    with pytest.raises(DataError) as refused:
+        labelled_as(open_images(tmp_path), ("ant", "bee"))
+    assert str(refused.value) == (
+        f"{tmp_path}: sub-folders that are none of the network's classes: unsure\n"
+        "  the classes begin with ant, bee\n"
+        "hint: rename them, or move them away"
+    )
 
 
 def test_images_below_a_class_folder_belong_to_it_however_deep_they_lie(tmp_path: Path):

@@ -75,6 +75,16 @@ def test_the_crop_is_the_centre_of_a_high_image():
     np.testing.assert_array_equal((cropped[0, :, 0] * 255).round(), np.arange(6, 14))
 
 
+@pytest.mark.parametrize("size", [(16, 3001), (3000, 16)])
+def test_of_a_long_strip_only_the_middle_is_scaled_up(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]):
+    waves = np.sin(np.arange(size[1])[:, None] / 9 + np.arange(size[0]) / 7)
+    image = Image.fromarray(np.uint8(127 + 120 * waves)).convert("RGB")
+    wanted = preprocessing(height=224, width=224, crop_fraction=0.875)
+    whole = wanted.apply(image)
+    monkeypatch.setattr("pmsm_cli.sources.preprocessing._MOST_PIXELS", 2**20)
+    np.testing.assert_allclose(wanted.apply(image), whole, atol=3 / 255)
+
+
 def test_an_image_of_the_networks_own_size_is_still_cropped_when_the_preset_crops():
     # What torchvision's Resize(256), CenterCrop(224) do to an image of 224 pixels.
     image = columns(224, 224)
