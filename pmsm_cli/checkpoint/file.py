@@ -117,7 +117,8 @@ def check_writable(path: Path) -> None:
         target = _without_links(path)
         if target.is_dir():
             raise SetupError("is a folder; name a file", subject=str(path))
-        if target.exists() and not target.is_file():  # replacing /dev/null by a file would harm the whole machine
+        # Replacing /dev/null by a file would harm the whole machine; a pipe's link leads nowhere.
+        if (path.exists() and not path.is_file()) or (target.exists() and not target.is_file()):
             raise SetupError("is a device or a pipe; name an ordinary file", subject=str(path))
         if not target.parent.is_dir():
             raise SetupError(

@@ -70,7 +70,7 @@ class Run:
         }
         measured = self.evaluation
         top1, agreement = measured.snn.top1_per_step, measured.agreement_per_step
-        error = measured.outputs[0].per_step if measured.outputs else None
+        error = measured.output_errors
         return tuple(
             MethodPoint(
                 timesteps=count,

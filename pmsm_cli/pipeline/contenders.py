@@ -131,7 +131,7 @@ def _best(
     def merits(evaluation: Evaluation) -> list[float]:
         if evaluation.agreement_per_step:
             return [evaluation.agreement_per_step[count - 1] for count in timesteps]
-        return [-float(np.mean([each.per_step[count - 1] for each in evaluation.outputs])) for count in timesteps]
+        return [-evaluation.output_errors[count - 1] for count in timesteps]
 
     found = []
     for index, candidate in enumerate(choices):

@@ -78,7 +78,7 @@ def diff_checkpoint(
         source_top1=measured.ann.top1 if measured.ann else None,
         top1=measured.snn.top1,
         agreement=measured.agreement,
-        output_error=measured.outputs[0].relative_error if measured.outputs else None,
+        output_error=measured.output_errors[-1] if measured.outputs else None,
         sites=sites,
         bisection=bisection,
         skipped=measured.skipped,

@@ -362,8 +362,7 @@ def _with_matched_means(setting: Setting) -> frozenset[str]:
 def _loss(measured: Evaluation, classes: int | None, *, by_error: bool) -> tuple[str, float]:
     """What is lost against the source, in points, and of what: top-1, else agreement, else the output's error."""
     if measured.agreement is None or by_error:
-        errors = [each.relative_error for each in measured.outputs]
-        return "output error", sum(errors) / max(len(errors), 1)
+        return "output error", _output_error(measured)
     source = measured.ann.top1 if measured.ann else None
     if source is not None and measured.snn.top1 is not None and source > _TIMES_CHANCE * 100 / (classes or 1):
         return "top-1", source - measured.snn.top1
@@ -377,12 +376,15 @@ def _point(setting: Setting, neurons: Mapping[str, NeuronParameters], measured: 
     def mean(of: Callable[[str], float]) -> float:
         return sum(count * of(name) for name, count in counts.items()) / total
 
-    errors = [each.relative_error for each in measured.outputs]
     return Point(
         spikes_per_neuron=mean(lambda name: expected_spikes(setting.statistics[name], neurons[name])),
         most_levels=max(max(each.positive_levels, each.negative_levels) for each in neurons.values()),
         mean_levels=mean(lambda name: neurons[name].positive_levels + neurons[name].negative_levels),
         top1=measured.snn.top1,
         agreement=measured.agreement,
-        output_error=sum(errors) / max(len(errors), 1),
+        output_error=_output_error(measured),
     )
+
+
+def _output_error(measured: Evaluation) -> float:
+    return measured.output_errors[-1] if measured.outputs else 0.0

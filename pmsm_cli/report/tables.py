@@ -17,6 +17,8 @@ from pmsm_cli.report.summary import ConversionSummary, TuningSummary
 from pmsm_cli.runtime.evaluate import Evaluation
 from pmsm_cli.runtime.predict import Prediction
 
+_MOST_COLUMNS = 3  # of outputs, beside each other
+
 
 def summary_table(summary: ConversionSummary) -> RenderableType:
     """One look at a conversion."""
@@ -136,22 +138,33 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
     """Accuracy at every step beside the source's, and the distance between their outputs."""
     table = titled_table(f"{evaluation.images} images")
     table.add_column("")
-    for name in ("top-1", "top-5", "agreement", "output error"):
+    columns = _error_columns(evaluation)
+    for name in ("top-1", "top-5", "agreement", *columns):
         table.add_column(name, justify="right")
     if evaluation.ann:
-        table.add_row("source", percent(evaluation.ann.top1, 2), percent(evaluation.ann.top5, 2), "", "")
+        table.add_row("source", percent(evaluation.ann.top1, 2), percent(evaluation.ann.top5, 2))
     last = evaluation.timesteps - 1
     for step in range(evaluation.timesteps):
-        agreements, errors = evaluation.agreement_per_step, evaluation.outputs
+        agreements = evaluation.agreement_per_step
         table.add_row(
             f"spiking, T = {step + 1}",
             percent(evaluation.snn.top1_per_step[step] if evaluation.snn.top1_per_step else None, 2),
             percent(evaluation.snn.top5, 2) if step == last else "",
             percent(agreements[step] if agreements else None, 2),
-            percent(errors[0].per_step[step] if errors else None, 2),
+            *(percent(errors[step] if errors else None, 2) for errors in columns.values()),
             style="bold" if step == last else None,
         )
     return table
+
+
+def _error_columns(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:
+    """The errors of the outputs at each step, by the column that shows them; those of many outputs as their mean."""
+    outputs = evaluation.outputs
+    if len(outputs) < 2:
+        return {"output error": evaluation.output_errors}
+    if len(outputs) > _MOST_COLUMNS:
+        return {f"output error, mean of {len(outputs)}": evaluation.output_errors}
+    return {f"output error: {each.name}": each.per_step for each in outputs}
 
 
 def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:

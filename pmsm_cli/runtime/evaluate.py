@@ -57,6 +57,11 @@ class Evaluation:
             return self.ann.top1 - self.snn.top1
         return None if self.agreement is None else 100.0 - self.agreement
 
+    @property
+    def output_errors(self) -> tuple[float, ...]:
+        """The errors of the outputs at each step, their mean over the outputs; empty without a source."""
+        return tuple(sum(each) / len(each) for each in zip(*(output.per_step for output in self.outputs), strict=True))
+
 
 class Stepwise(Runs, Protocol):
     """A spiking network, by what it gives out."""

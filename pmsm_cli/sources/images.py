@@ -404,4 +404,5 @@ def _checked_labels(labels: npt.NDArray[Any] | None, images: int, *, subject: st
 
 def _short_reason(error: Exception) -> str:
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not an image file" if "cannot identify image file" in text else text
+    plain = {"cannot identify image file": "not an image file", "pickled": "no array, or one of Python objects"}
+    return next((better for part, better in plain.items() if part in text), text)
