@@ -17,9 +17,7 @@ def findings(columns: Sequence[ColumnReport]) -> tuple[str | None, str | None]:
     better, worse = list[str](), list[str]()
     for weights, field in _WEIGHTS.items():
         ratios = [(column.name, getattr(column, field)) for column in columns if column.name in _NAMES]
-        told_apart = [
-            (name, ratio) for name, ratio in ratios if ratio and times(ratio) != times(1.0) != times(1 / ratio)
-        ]
+        told_apart = [each for each in ratios if each[1] and times(1.0) not in (times(each[1]), times(1 / each[1]))]
         less = [f"{times(ratio)} less energy than {_NAMES[name]}" for name, ratio in told_apart if ratio > 1]
         more = [f"{times(1 / ratio)} more energy than {_NAMES[name]}" for name, ratio in told_apart if ratio < 1]
         for found, parts in ((better, less), (worse, more)):

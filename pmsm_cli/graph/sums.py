@@ -15,6 +15,8 @@ def settled_addends(graph: ir.Graph, readers: Sequence[str], shapes: Mapping[str
     Readers are named in the order in which they are settled, that of the graph; a tensor is settled once all readers
     are that it depends on. What depends on none is the same in source and spiking network, and left out. The sums are
     followed as long as nothing else reads what the reader put out, and no tensor makes it larger.
+
+    Precondition: no control flow, whose inner graphs may read more than their nodes say.
     """
     order = {name: number for number, name in enumerate(readers)}
     latest: dict[ir.Value, int] = {}  # the last reader that a tensor depends on

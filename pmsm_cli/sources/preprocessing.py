@@ -175,7 +175,7 @@ class Preprocessing:
             return image.resize((self.width, self.height), resample)
         around = (round(self.width / self.crop_fraction), round(self.height / self.crop_fraction))
         size = self._scaled(image.size, around)
-        if size[0] * size[1] > _MOST_PIXELS:
+        if self.fit is Fit.CROP and size[0] * size[1] > _MOST_PIXELS:
             image = _middle(image, around)
             size = self._scaled(image.size, around)
         if size != image.size:

@@ -294,3 +294,4 @@ def test_what_is_better_and_what_is_worse_is_said_in_a_sentence_each():
     )
     assert findings([column("ann", 2.0, 2.0)])[1] is None
     assert findings([column("ann", None, None)]) == (None, None)
+    assert findings([column("ann", 1.0, 0.9999)]) == (None, None)  # told apart by nobody
