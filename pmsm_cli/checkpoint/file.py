@@ -16,6 +16,7 @@ from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
 from pmsm_cli.graph.insert import neuron_name
 from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.lowering.int8 import Int8Weights, read_int8, store_as_int8
+from pmsm_cli.neuron.onnx_function import NEURON_OPS
 from pmsm_cli.sources.onnx_file import open_onnx
 
 _CONVERT_AGAIN = "convert the source again"
@@ -62,11 +63,14 @@ def _refuse_contradictions(checkpoint: Checkpoint) -> None:
     names = [value.name or "" for value in graph.outputs]
     given = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
     several = any(f"{name}{PER_STEP}" in names for name in names)
+    neurons, sites = sum(node.op_type in NEURON_OPS for node in graph), len(checkpoint.manifest.plan.sites)
     problem = None
     if not given >= set(graph.outputs):
         problem = "nothing makes some of its outputs"
     elif several != (timesteps > 1):
         problem = f"its outputs are not those of {timesteps} timestep(s)"
+    elif neurons not in (0, sites):  # 0: its functions are inlined, and it runs
+        problem = f"it has {neurons} tensors of spikes, its metadata speak of {sites}"
     if problem:
         raise CheckpointError(
             f"was changed by another program: {problem}", subject=checkpoint.subject, hint=_CONVERT_AGAIN

@@ -1,5 +1,6 @@
 """What other programs do to our files, and shells to our output: it runs alike, or a message says what is wrong."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,15 @@ def test_a_checkpoint_whose_timesteps_are_not_those_of_its_graph_is_refused(
     message = f"its outputs are not those of {stated} timestep(s)\nhint: convert the source again"
     images = [pictures] if command == "eval" else ["--data", pictures]
     fails(pmsm(command, path, *images), 3, f"{path}: was changed by another program: {message}")
+
+
+def test_a_checkpoint_whose_metadata_lack_a_site_is_refused(pmsm, checkpoint, pictures, tmp_path: Path):
+    proto = onnx.load(checkpoint)
+    entry = next(entry for entry in proto.metadata_props if entry.key == "pmsm.sites")
+    entry.value = json.dumps(json.loads(entry.value)[1:])
+    path = saved(proto, tmp_path / "x.onnx")
+    message = "it has 2 tensors of spikes, its metadata speak of 1\nhint: convert the source again"
+    fails(pmsm("report", path), 3, f"{path}: was changed by another program: {message}")
 
 
 def test_a_checkpoint_with_an_output_from_nowhere_is_refused(pmsm, checkpoint, pictures, tmp_path: Path):
