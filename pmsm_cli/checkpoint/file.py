@@ -14,7 +14,7 @@ import onnx_ir as ir
 from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
 from pmsm_cli.graph.insert import neuron_name
-from pmsm_cli.graph.scan import PER_STEP
+from pmsm_cli.graph.scan import PER_STEP, SCAN_NAME
 from pmsm_cli.lowering.int8 import Int8Weights, read_int8, store_as_int8
 from pmsm_cli.neuron.onnx_function import NEURON_OPS
 from pmsm_cli.sources.onnx_file import open_onnx
@@ -62,7 +62,8 @@ def _refuse_contradictions(checkpoint: Checkpoint) -> None:
     graph, timesteps = checkpoint.model.graph, checkpoint.manifest.timesteps
     names = [value.name or "" for value in graph.outputs]
     given = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
-    several = any(f"{name}{PER_STEP}" in names for name in names)
+    steps = any(f"{name}{PER_STEP}" in names for name in names)
+    several = steps if timesteps > 1 else any(node.name == SCAN_NAME for node in graph)
     neurons, sites = sum(node.op_type in NEURON_OPS for node in graph), len(checkpoint.manifest.plan.sites)
     problem = None
     if not given >= set(graph.outputs):

@@ -85,11 +85,12 @@ def run(arguments: list[str]) -> int:
         return 4
     except _ParserError as error:
         return _usage_error(error)
-    except OSError as error:  # of files it is in our words by now
+    except OSError as error:
+        # What files and results meet is in our words by now; what help and temporary files meet is not.
         if error.errno != errno.ENOSPC:
             raise
         console.drop_what_is_left()
-        console.print_error(f"the standard output cannot be written ({error.strerror})")
+        console.print_error("there is no room left on a disk: that of the standard output, or of temporary files")
         return SetupError.exit_code
     if code == INTERRUPTED:  # some releases of Typer raise, others return it
         console.print_error("interrupted; nothing was written")

@@ -13,6 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from pmsm_cli.errors import SetupError
+
 _WIDTH_IN_A_FILE = 120  # rich takes 80 where there is no terminal, too narrow for the names of nodes
 _MOST_NAMED = 5
 
@@ -67,7 +69,8 @@ def warn_skipped(skipped: "tuple[Any, ...]") -> None:
 
 def print_error(text: str) -> None:
     """The message that a failed command ends with."""
-    messages().print(Text.assemble(("error:", "bold red"), " ", text))
+    with contextlib.suppress(OSError):  # as a full disk has it: the exit code says as much
+        messages().print(Text.assemble(("error:", "bold red"), " ", text))
 
 
 @contextlib.contextmanager
@@ -78,6 +81,9 @@ def _until_the_reader_leaves() -> Iterator[None]:
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # rich turns the one into the other
         drop_what_is_left()
+    except OSError as error:
+        drop_what_is_left()
+        raise SetupError(f"cannot be written ({error.strerror})", subject="the standard output") from error
 
 
 def drop_what_is_left() -> None:

@@ -96,7 +96,7 @@ def finetune(
         threads=threads,
     )
     with EpochProgress() as progress:
-        images = pipeline.open_sample(data, samples, seed, classes=opened.manifest.labels)
+        images = pipeline.open_sample(data, samples, seed, classes=opened.manifest.labels, labels_needed=False)
         stated = pipeline.open_source_of(opened, source, weights, progress) if source else None
         guide = pipeline.find_guide(opened, images, source=stated)
         for warning in guide.warnings:

@@ -204,7 +204,7 @@ def scale_by_channel(model: ir.Model) -> tuple[ir.Model, bool]:
         along = (-1, *(1 for _ in weights.shape[2:]))
         output = node.outputs[0]
         for kind, factors in (("Mul", weights), *(("Add", each) for each in bias if each.any())):
-            constant = add_constant(model.graph, f"{node.name}/{kind}", factors.reshape(along))
+            constant = add_constant(model.graph, f"{node.name}/{kind}/factor", factors.reshape(along))
             step = ir.Node("", kind, [scaled, constant], name=node.name if kind == "Mul" else f"{node.name}/shifted")
             scaled = step.outputs[0]
             scaled.name, scaled.type, scaled.shape = f"{output.name}/{kind}", output.type, output.shape

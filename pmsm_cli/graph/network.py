@@ -96,8 +96,11 @@ def find_image_input(graph: ir.Graph, *, subject: str) -> ImageInput:
 
 
 def _channels_read(value: ir.Value) -> int | None:
-    """How many channels the convolution that reads a value of open shape expects."""
+    """How many channels the convolution, or the scale of each channel, that reads a value of open shape expects."""
     for node, index in value.uses():
+        scale = node.inputs[1].const_value if node.op_type == "Mul" and index == 0 and node.inputs[1] else None
+        if scale is not None and scale.shape.rank() == 3 and scale.size == scale.shape[0]:
+            return scale.size
         weights = node.inputs[1].const_value if node.op_type == "Conv" and index == 0 and node.inputs[1] else None
         if weights is not None:
             group = node.attributes.get_int("group", 1)

@@ -146,7 +146,7 @@ def _replace_outputs(
         given = first.is_graph_input() or first.is_initializer()  # leaves as it came, under its own name
         if not given:
             first.name = f"{name}{FIRST_STEP}"
-        unsqueezed = ir.Value(name=f"{name}/first_step/unsqueezed")
+        unsqueezed = ir.Value(name=f"{name}{FIRST_STEP}/unsqueezed")
         per_step = ir.Value(name=f"{name}{PER_STEP}", type=first.type)
         if shape is not None:
             per_step.shape = ir.Shape([timesteps, *shape])

@@ -13,8 +13,8 @@ def settled_addends(graph: ir.Graph, readers: Sequence[str], shapes: Mapping[str
     """For each reader the tensors that are added to its output, one after the other, and settled before it is.
 
     Readers are named in the order in which they are settled, that of the graph; a tensor is settled once all readers
-    are that it depends on. What depends on none is the same in source and spiking network, and left out. The sums are
-    followed as long as nothing else reads what the reader put out, and no tensor makes it larger.
+    are that it depends on. What depends on none is left out: without a reader in front nothing was refitted. The sums
+    are followed as long as nothing else reads what the reader put out, and no tensor makes it larger.
 
     Precondition: no control flow, whose inner graphs may read more than their nodes say.
     """

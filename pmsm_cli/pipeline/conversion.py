@@ -144,12 +144,14 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     """Run a network over images and set the thresholds of all its sites."""
     warnings = []
     images: ImageSet
+    finds_levels = settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY
     normalised = settings.data is None and bool(normalised_tensors(loaded.network, loaded.shapes))
     if settings.data is None:
         images = data_free.synthetic_images(loaded.network.image.batch, seed=settings.seed, normalised=normalised)
         warnings.append(data_free.warning(normalised=normalised))
     else:
-        images = open_sample(settings.data, settings.samples, settings.seed)
+        classes = loaded.network.class_names if finds_levels else ()  # else labels serve nothing
+        images = open_sample(settings.data, settings.samples, settings.seed, classes=classes)
     size = batch_size(loaded.plan, loaded.network.image.batch)
     read = functools.partial(read_batches, images, loaded.preprocessing, size)
     # What is observed, and what moments are matched to: the source as it is on real images, or brought near that, its
@@ -181,7 +183,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         expected = {name: with_unseen(each, weight=weight, levels=settings.levels) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
-    if settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY:
+    if finds_levels and settings.data is not None:
         setting = Setting(
             network=teacher,
             plan=loaded.plan,

@@ -1,6 +1,7 @@
 """What the jobs are handed beside a network: images, class names, files of either kind."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import onnx_ir as ir
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.errors import DataError
 from pmsm_cli.graph.sites import SitePlan
-from pmsm_cli.sources.images import ImageSet, labelled_as, open_images, sample_images
+from pmsm_cli.sources.images import ImageFiles, ImageSet, labelled_as, open_images, sample_images
 from pmsm_cli.sources.onnx_file import open_onnx
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 from pmsm_cli.sources.source import open_source
@@ -58,9 +59,24 @@ def open_source_of(checkpoint: Checkpoint, path: Path, weights: Weights, progres
     return open_network(path, weights, image_size=preprocessing.height if square else None, progress=progress)
 
 
-def open_sample(path: Path, samples: int | None, seed: int, *, classes: Sequence[str] = ()) -> ImageSet:
-    """The images of a path, or so many of them; labels are those of `classes`, where folders have their names."""
-    return sample_images(labelled_as(open_images(path), classes), samples, seed)
+def open_sample(
+    path: Path, samples: int | None, seed: int, *, classes: Sequence[str] = (), labels_needed: bool = True
+) -> ImageSet:
+    """The images of a path, or so many of them; labels are those of `classes`, where folders have their names.
+
+    Labels that are not needed are left out where some of the folders have such names and others have not.
+
+    Raises:
+        DataError: there are none, or labels are needed and unclear.
+    """
+    images = open_images(path)
+    try:
+        images = labelled_as(images, classes)
+    except DataError:
+        if labels_needed or not isinstance(images, ImageFiles):
+            raise
+        images = replace(images, labels=None, class_names=())
+    return sample_images(images, samples, seed)
 
 
 def label_remarks(images: ImageSet, model: ir.Model) -> tuple[str, ...]:

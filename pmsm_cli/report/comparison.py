@@ -26,7 +26,7 @@ class MethodPoint:
     timesteps: int
     top1: float | None  # percent
     agreement: float | None  # percent of the images that get the source's class
-    output_error: float | None  # of the first output, L2 relative to the source's, percent
+    output_error: float | None  # mean over the outputs, L2 relative to the source's, percent
     spikes_per_neuron: float  # over the neurons that the method has
     synaptic_ops: float
     energy_mj: float  # where no more timesteps follow

@@ -51,7 +51,7 @@ class Difference:
     source_top1: float | None  # percent; None: no labels, or no classes
     top1: float | None
     agreement: float | None  # percent of the images that get the source's class; None: no classes
-    output_error: float | None  # L2 relative, percent
+    output_error: float | None  # mean over the outputs, L2 relative, percent
     sites: tuple[SiteFigures, ...]
     bisection: Bisection | None
     skipped: tuple[SkippedImage, ...]

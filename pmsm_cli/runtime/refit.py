@@ -82,8 +82,7 @@ def refit(
         own = list(teacher.advance(outputs[reader.node]))
         wanted = own
         for name in addends[reader.node]:
-            missing = zip(wanted, teacher.advance(name), student.advance(name), strict=True)
-            wanted = [output + source - spiking for output, source, spiking in missing]
+            wanted = _with_missing(wanted, teacher.advance(name), student.advance(name))
         if can_change(synapse) and _is_small(synapse):
             changed += _refit(copy.graph, synapse, student.advance(synapse.data.name or ""), wanted, random)
         settled = driven_output(synapse.node).name or ""
@@ -93,6 +92,13 @@ def refit(
         on_synapse(1)
     common_passes.RemoveUnusedNodesPass()(copy)  # the weights that took part before
     return Refitted(model=apply_corrections(copy, tuple(corrections), fold=True), synapses=changed)
+
+
+def _with_missing(wanted: list[Array], source: Iterable[Array], spiking: Iterable[Array]) -> list[Array]:
+    """What is wanted, and what another addend misses besides; none of that where it is infinite, as logarithms are."""
+    with np.errstate(invalid="ignore"):
+        sums = [output + one - other for output, one, other in zip(wanted, source, spiking, strict=True)]
+    return sums if all(np.isfinite(each).all() for each in sums) else wanted
 
 
 def _is_small(synapse: Synapse) -> bool:
@@ -137,8 +143,9 @@ def _matched(
     reader: MatchedReader, spiking: Iterable[Array], source: Iterable[Array], wanted: Iterable[Array]
 ) -> Correction:
     """The deviation is the source's own: what is wanted besides varies too, and mostly cannot be told from spikes."""
-    mean, _ = _moments(reader, wanted)
-    _, variance = _moments(reader, source)
+    mean, variance = _moments(reader, source)
+    if wanted is not source:
+        mean, _ = _moments(reader, wanted)
     return correction_of(reader.node, *_moments(reader, spiking), mean, variance)
 
 

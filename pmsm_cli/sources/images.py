@@ -225,8 +225,9 @@ def labelled_as(images: ImageSet, classes: Sequence[str]) -> ImageSet:
     place = {name: index for index, name in enumerate(classes)}
     used = [names[index] for index in np.unique(images.labels)]
     unknown = [name for name in used if name not in place]
-    if len(unknown) == len(used) or len(place) != len(classes):
-        return images
+    in_order = len(used) == len(classes) and all(place.get(name, n) == n for n, name in enumerate(used))
+    if len(unknown) == len(used) or len(place) != len(classes) or (unknown and in_order):
+        return images  # other names, be it that only some are spelt otherwise
     if unknown:
         raise DataError(
             f"sub-folders that are none of the network's classes: {', '.join(unknown[:_MOST_NAMED])}",

@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 from conftest import fails
+from onnx import inliner
 from trainable import grouped
 
 from pmsm_cli.checkpoint.file import open_checkpoint
@@ -206,6 +208,37 @@ def test_the_checkpoint_itself_is_not_written_over(pmsm, beside):
     shown = pmsm("finetune", beside, "--data", IMAGES, "-o", beside)
     fails(shown, 2, f"{beside}: is written and read by one command\nhint: name another file")
     assert beside.read_bytes() == before
+
+
+def test_a_folder_of_another_name_among_the_classes_costs_the_labels_which_are_not_needed(pmsm, binary, tmp_path):
+    folder = tmp_path / "images"
+    for name, of in (("0", "0"), ("unsure", "1")):
+        (folder / name).mkdir(parents=True)
+        for path in sorted((IMAGES / of).iterdir())[:20]:
+            shutil.copy(path, folder / name)
+    epochs = ["--source", SOURCE, "--epochs", 1, "--threads", 1]
+    shown = pmsm("finetune", binary, "--data", folder, *epochs, "-o", tmp_path / "better.onnx", "--json")
+    assert "sub-folders" not in shown.err
+    assert shown.code in (0, 5)
+
+
+def test_a_checkpoint_whose_neurons_were_inlined_cannot_be_trained(pmsm, binary, tmp_path):
+    path = tiny.save(inliner.inline_local_functions(onnx.load(binary)), tmp_path / "inlined.onnx")
+    shown = pmsm("finetune", path, "--data", IMAGES, "--source", SOURCE, *SETTINGS, "-o", tmp_path / "better.onnx")
+    assert shown.code == 3
+    assert "operators that it speaks of are gone, or have other names" in shown.err
+
+
+def test_a_network_that_puts_out_whole_numbers_alone_cannot_be_trained(pmsm, pictures, tmp_path):
+    proto = tiny.convolutional()
+    proto.graph.node.append(onnx.helper.make_node("ArgMax", ["scores"], ["best"], axis=1))
+    del proto.graph.output[:]
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, None))
+    source, path = tiny.save(onnx.shape_inference.infer_shapes(proto), tmp_path / "x.onnx"), tmp_path / "x.snn.onnx"
+    options = ["--data", pictures, "--preprocess", "none", "--levels", 3]
+    assert pmsm("convert", source, *options, "-o", path).code == 0
+    shown = pmsm("finetune", path, "--data", pictures, "--source", source, "-o", tmp_path / "better.onnx")
+    fails(shown, 2, f"{path}: puts out whole numbers alone, from which there is nothing to learn")
 
 
 def test_a_learning_rate_that_diverges_is_named_and_nothing_is_lost(pmsm, beside, tmp_path):

@@ -31,6 +31,17 @@ def test_the_batch_norm_behind_it_goes_into_the_scale():
     ) == ["Mul", "Add"]
 
 
+def test_an_image_of_open_size_that_is_scaled_first_is_still_one_of_colours():
+    # A mean and a deviation baked into the network.
+    proto = tiny.model(
+        "g (float[N, C, H, W] x) => (float[N, D, H, W] y) { a = Conv <group = 3> (x, w, c)  y = Conv (a, v) }",
+        w=tiny.weights(3, 1, 1, 1),
+        c=tiny.weights(3),
+        v=tiny.weights(4, 3, 1, 1),
+    )
+    assert ingested(proto).image.channels == 3
+
+
 @pytest.mark.parametrize(
     ("attributes", "shape"),
     [

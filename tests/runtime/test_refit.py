@@ -128,6 +128,14 @@ def test_what_is_missing_in_a_sum_the_branch_that_is_settled_last_makes_good_for
     assert together < case.missing(case.refitted().model)
 
 
+def test_an_addend_that_is_infinite_somewhere_is_left_out():
+    # Silence has no logarithm.
+    body = f"{FIRST}  p = Conv (b, u)  r = Relu (p)  l = Log (r)  q = Conv (b, v)  s = Add (l, q)  y = Relu (s)"
+    weights = {"u": tiny.weights(6, 4, 1, 1, seed=1), "v": tiny.weights(6, 4, 1, 1, seed=2)}
+    proto = tiny.model(f"g (float[N, 3, 8, 8] image) => ({MAP} y) {{ {body} }}", w=tiny.weights(4, 3, 3, 3), **weights)
+    assert Case(proto).refitted().synapses == 2
+
+
 def test_the_same_images_give_the_same_weights_and_the_graph_handed_in_stays_as_it_is():
     case = Case(tiny.convolutional())
     before = ir.to_proto(case.flat).SerializeToString()

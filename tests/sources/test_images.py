@@ -60,6 +60,7 @@ def test_an_empty_class_folder_keeps_its_index(tmp_path: Path):
         (("ant", "bee"), [0, 1], True),
         (("bee", "ant"), [1, 0], True),
         (("cow", "dog"), [0, 1], False),  # the folders have other names
+        (("ant", "a bee"), [0, 1], False),  # one is spelt otherwise, and all are in order
         (("bee", "ant", "ant"), [0, 1], False),  # which of the two?
         ((), [0, 1], False),
     ],
@@ -86,10 +87,10 @@ def test_a_folder_that_is_no_class_among_such_that_are_is_named(tmp_path: Path):
     for name in ("ant", "unsure"):
         image(tmp_path / name / "1.png")
     with pytest.raises(DataError) as refused:
-        labelled_as(open_images(tmp_path), ("ant", "bee"))
+        labelled_as(open_images(tmp_path), ("ant", "bee", "cow"))
     assert str(refused.value) == (
         f"{tmp_path}: sub-folders that are none of the network's classes: unsure\n"
-        "  the classes begin with ant, bee\n"
+        "  the classes begin with ant, bee, cow\n"
         "hint: rename them, or move them away"
     )
 

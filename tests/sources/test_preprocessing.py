@@ -81,8 +81,17 @@ def test_of_a_long_strip_only_the_middle_is_scaled_up(monkeypatch: pytest.Monkey
     image = Image.fromarray(np.uint8(127 + 120 * waves)).convert("RGB")
     wanted = preprocessing(height=224, width=224, crop_fraction=0.875)
     whole = wanted.apply(image)
+    scaled: list[int] = []
+    resize = Image.Image.resize
+
+    def measured(self: Image.Image, size: tuple[int, int], *others: object) -> Image.Image:
+        scaled.append(size[0] * size[1])
+        return resize(self, size, *others)
+
+    monkeypatch.setattr(Image.Image, "resize", measured)
     monkeypatch.setattr("pmsm_cli.sources.preprocessing._MOST_PIXELS", 2**20)
     np.testing.assert_allclose(wanted.apply(image), whole, atol=3 / 255)
+    assert scaled[0] <= 2**20
 
 
 def test_an_image_of_the_networks_own_size_is_still_cropped_when_the_preset_crops():
