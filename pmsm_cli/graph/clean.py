@@ -219,8 +219,8 @@ def scale_by_channel(model: ir.Model) -> tuple[ir.Model, bool]:
 def _is_scale(node: ir.Node, weights: npt.NDArray[np.generic]) -> bool:
     """Whether a convolution gives each channel back, at every place, times one weight."""
     steps = (*node.attributes.get_ints("strides", []), *(1 + pad for pad in node.attributes.get_ints("pads", [])))
-    one_a_channel = weights.size == len(weights) == node.attributes.get_int("group", 1)
-    return weights.ndim > 2 and one_a_channel and all(step == 1 for step in steps)
+    depthwise = 1 < weights.size == len(weights) == node.attributes.get_int("group", 1)
+    return weights.ndim > 2 and depthwise and all(step == 1 for step in steps)
 
 
 def _rewrite(model: ir.Model, fusions: list[RewriteRule], names: dict[str | None, str | None]) -> tuple[ir.Model, bool]:

@@ -43,19 +43,20 @@ def test_an_image_of_open_size_that_is_scaled_first_is_still_one_of_colours():
 
 
 @pytest.mark.parametrize(
-    ("attributes", "shape"),
+    ("attributes", "shape", "channels"),
     [
-        ("group = 3, strides = [2, 2]", (3, 1, 1, 1)),
-        ("group = 3, pads = [1, 1, 1, 1]", (3, 1, 1, 1)),
-        ("group = 3, pads = [1, 1, 1, 1]", (3, 1, 3, 3)),
-        ("group = 3", (6, 1, 1, 1)),
-        ("group = 1", (3, 3, 1, 1)),
-        ("group = 1", (1, 3, 1, 1)),
+        ("group = 3, strides = [2, 2]", (3, 1, 1, 1), 3),
+        ("group = 3, pads = [1, 1, 1, 1]", (3, 1, 1, 1), 3),
+        ("group = 3, pads = [1, 1, 1, 1]", (3, 1, 3, 3), 3),
+        ("group = 3", (6, 1, 1, 1), 3),
+        ("group = 1", (3, 3, 1, 1), 3),
+        ("group = 1", (1, 3, 1, 1), 3),
+        ("group = 1", (1, 1, 1, 1), 1),
     ],
 )
-def test_one_that_moves_or_sums_up_stays_a_convolution(attributes: str, shape: tuple[int, ...]):
-    text = f"g ({MAP} x) => (float[N, C, H, W] y) {{ y = Conv <{attributes}> (x, w) }}"
-    assert op_types(ingested(tiny.model(text, w=tiny.weights(*shape)))) == ["Conv"]
+def test_one_that_moves_or_sums_up_stays_a_convolution(attributes: str, shape: tuple[int, ...], channels: int):
+    text = f"g (float[N, {channels}, 8, 8] x) => (float[N, C, H, W] y) {{ y = Conv <{attributes}> (x, w) }}"
+    assert op_types(ingested(tiny.model(text, w=tiny.weights(*shape)), tiny.images(3, channels, 8, 8))) == ["Conv"]
 
 
 def test_beside_a_larger_kernel_only_that_one_reads_spikes():
