@@ -62,13 +62,15 @@ def _refuse_contradictions(checkpoint: Checkpoint) -> None:
     graph, timesteps = checkpoint.model.graph, checkpoint.manifest.timesteps
     names = [value.name or "" for value in graph.outputs]
     given = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
-    steps = any(f"{name}{PER_STEP}" in names for name in names)
-    several = steps if timesteps > 1 else any(node.name == SCAN_NAME for node in graph)
+    if timesteps > 1:
+        fits = any(f"{name}{PER_STEP}" in names for name in names)
+    else:  # a source's outputs may be called like that
+        fits = all(node.name != SCAN_NAME for node in graph)
     neurons, sites = sum(node.op_type in NEURON_OPS for node in graph), len(checkpoint.manifest.plan.sites)
     problem = None
     if not given >= set(graph.outputs):
         problem = "nothing makes some of its outputs"
-    elif several != (timesteps > 1):
+    elif not fits:
         problem = f"its outputs are not those of {timesteps} timestep(s)"
     elif neurons not in (0, sites):  # 0: its functions are inlined, and it runs
         problem = f"it has {neurons} tensors of spikes, its metadata speak of {sites}"

@@ -3,28 +3,23 @@
 Memory does not grow with the number of images: only paths are kept, and two batches are decoded ahead.
 """
 
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from pmsm_cli.errors import DataError, UnreadableImageError
+from pmsm_cli.sources.arrays import ARRAY_SUFFIXES, ImageArray, Labels, open_array, short_reason
 from pmsm_cli.sources.preprocessing import Floats, Preprocessing
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 _DECODED_AHEAD = 2
 _MOST_NAMED = 5  # of names in a message
-
-Labels = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,51 +102,11 @@ class ImageFiles:
         except MemoryError:
             raise
         except Exception as error:  # a damaged file makes a decoder trip over anything: struct.error, zlib.error, ...
-            raise UnreadableImageError(_short_reason(error), subject=str(path)) from error
+            raise UnreadableImageError(short_reason(error), subject=str(path)) from error
         try:
             return preprocessing.apply(decoded)
         except ValueError as error:  # a colour space that cannot be converted
-            raise UnreadableImageError(_short_reason(error), subject=str(path)) from error
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ImageArray:
-    """Images from an .npy or .npz file.
-
-    Bytes (uint8, images x height x width x channels) are pixels, neither scaled nor cropped where they have the
-    network's own size; floats are inputs that were preprocessed before, in the network's own layout.
-    """
-
-    origin: str
-    values: npt.NDArray[Any]
-    labels: Labels | None = None
-    class_names: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        """How many images the array holds."""
-        return len(self.values)
-
-    def name(self, index: int) -> str:
-        """The file and the position in it."""
-        return f"{self.origin}[{index}]"
-
-    def load(self, index: int, preprocessing: Preprocessing) -> Floats:
-        """One image of the array, preprocessed if it is pixels."""
-        value = self.values[index]
-        if value.dtype == np.uint8:
-            image = Image.fromarray(value[..., 0] if value.shape[-1] == 1 else value)
-            return preprocessing.apply(image, keep_own_size=True)
-        if value.shape != preprocessing.shape:
-            raise DataError(
-                f"holds inputs of shape {value.shape}, the network reads {preprocessing.shape}", subject=self.origin
-            )
-        with np.errstate(over="ignore"):
-            inputs = np.asarray(value, np.float32)
-        if not np.isfinite(inputs).all():
-            raise UnreadableImageError(
-                "holds values beyond float32 or such that are no numbers", subject=self.name(index)
-            )
-        return inputs
+            raise UnreadableImageError(short_reason(error), subject=str(path)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -205,7 +160,7 @@ def open_images(path: Path) -> ImageSet:
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", subject=str(path)) from error
     if path.suffix.lower() in ARRAY_SUFFIXES:
-        return _open_array(path)
+        return open_array(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageFiles(origin=str(path), paths=(path,))
     raise DataError("is neither a folder, an image nor an .npy or .npz file", subject=str(path))
@@ -357,53 +312,3 @@ def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
-
-
-def _open_array(path: Path) -> ImageArray:
-    values, labels = _read_arrays(path)
-    if values.ndim == 4 and len(values) == 0:
-        raise DataError("holds no images", subject=str(path))
-    if values.ndim != 4:
-        raise DataError(
-            f"must hold images x 3 more axes, not an array of shape {values.shape}",
-            subject=str(path),
-            hint="uint8: images x height x width x channels; float: inputs as the network reads them",
-        )
-    if values.dtype == np.uint8:
-        if values.shape[-1] not in (1, 3):
-            raise DataError(f"pixels must have 1 or 3 channels last, not shape {values.shape}", subject=str(path))
-    elif not np.issubdtype(values.dtype, np.floating):
-        raise DataError(f"must hold uint8 pixels or floats, not {values.dtype}", subject=str(path))
-    return ImageArray(origin=str(path), values=values, labels=_checked_labels(labels, len(values), subject=str(path)))
-
-
-def _read_arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    """The images of an array file, and its labels where it has any."""
-    try:
-        opened = np.load(path, mmap_mode="r", allow_pickle=False)  # looks at the content, whatever the ending says
-        if isinstance(opened, np.ndarray):
-            return opened, None
-        with opened as archive:
-            if "x" not in archive:
-                raise DataError(f"has no array `x`, only {', '.join(archive) or 'nothing'}", subject=str(path))
-            return archive["x"], archive.get("y", None)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"is not a readable array file ({_short_reason(error)})", subject=str(path)) from error
-
-
-def _checked_labels(labels: npt.NDArray[Any] | None, images: int, *, subject: str) -> Labels | None:
-    if labels is None:
-        return None
-    if labels.shape != (images,):
-        raise DataError(f"`y` must hold one label an image, shape ({images},) and not {labels.shape}", subject=subject)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(f"`y` must hold whole numbers, not {labels.dtype}", subject=subject)
-    if labels.min() < 0:
-        raise DataError(f"`y` must hold class indices from 0 on, not {labels.min()}", subject=subject)
-    return labels.astype(np.int64)
-
-
-def _short_reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    plain = {"cannot identify image file": "not an image file", "pickled": "no array, or one of Python objects"}
-    return next((better for part, better in plain.items() if part in text), text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.sources.images import Labels
+from pmsm_cli.sources.arrays import Labels
 from pmsm_cli.sources.preprocessing import Floats, Preprocessing
 
 SYNTHETIC = "synthetic images"

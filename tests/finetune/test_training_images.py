@@ -9,7 +9,8 @@ from conftest import write_images
 
 from pmsm_cli.errors import DataError
 from pmsm_cli.finetune.images import TrainingImages, augment, from_pixels, to_pixels
-from pmsm_cli.sources.images import ImageArray, open_images, read_batches
+from pmsm_cli.sources.arrays import ImageArray
+from pmsm_cli.sources.images import open_images, read_batches
 from pmsm_cli.sources.preprocessing import Channels, Fit, Layout, Preprocessing
 
 STREAMED = 0  # bytes of memory allowed

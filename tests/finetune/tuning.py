@@ -14,7 +14,8 @@ from pmsm_cli.finetune.images import TrainingImages
 from pmsm_cli.finetune.records import EpochRecord, Outcome, TuningSettings
 from pmsm_cli.finetune.training import finetune
 from pmsm_cli.graph.ingest import ingest
-from pmsm_cli.sources.images import ImageArray, open_images, read_batches
+from pmsm_cli.sources.arrays import ImageArray
+from pmsm_cli.sources.images import open_images, read_batches
 from pmsm_cli.sources.onnx_file import open_onnx
 from pmsm_cli.sources.preprocessing import Channels, Layout, Preprocessing
 
