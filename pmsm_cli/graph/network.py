@@ -98,14 +98,16 @@ def find_image_input(graph: ir.Graph, *, subject: str) -> ImageInput:
 def _channels_read(value: ir.Value) -> int | None:
     """How many channels the convolution, or the scale of each channel, that reads a value of open shape expects."""
     for node, index in value.uses():
-        scale = node.inputs[1].const_value if node.op_type == "Mul" and index == 0 and node.inputs[1] else None
-        if scale is not None and scale.shape.rank() == 3 and scale.size == scale.shape[0]:
-            return scale.size
-        weights = node.inputs[1].const_value if node.op_type == "Conv" and index == 0 and node.inputs[1] else None
-        if weights is not None:
+        constant = node.inputs[1].const_value if index == 0 and len(node.inputs) > 1 and node.inputs[1] else None
+        if constant is None:
+            continue
+        shape = constant.shape.numpy()
+        if node.op_type == "Conv":
             group = node.attributes.get_int("group", 1)
             assert group is not None
-            return int(weights.shape.numpy()[1]) * group
+            return int(shape[1]) * group
+        if node.op_type == "Mul" and shape[1:] == (1, 1):
+            return int(shape[0])
     return None
 
 
