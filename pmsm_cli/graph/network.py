@@ -106,7 +106,7 @@ def _channels_read(value: ir.Value) -> int | None:
             group = node.attributes.get_int("group", 1)
             assert group is not None
             return int(shape[1]) * group
-        if node.op_type == "Mul" and shape[1:] == (1, 1):
+        if node.op_type == "Mul" and shape[1:] == (1, 1) and shape[0] > 1:  # one number for all tells nothing
             return int(shape[0])
     return None
 

@@ -3,7 +3,7 @@
 import pytest
 import spiking
 import tiny
-from ingesting import BN, ingested, op_types
+from ingesting import BN, ingested, op_types, refusal
 
 MAP = "float[N, 3, 8, 8]"
 
@@ -40,6 +40,15 @@ def test_an_image_of_open_size_that_is_scaled_first_is_still_one_of_colours():
         v=tiny.weights(4, 3, 1, 1),
     )
     assert ingested(proto).image.channels == 3
+
+
+def test_one_factor_for_all_channels_does_not_tell_how_many_there_are():
+    proto = tiny.model(
+        "g (float[N, C, H, W] x) => (float[N, D, H, W] y) { a = Mul (x, k)  y = Conv (a, v) }",
+        k=tiny.weights(1, 1, 1),
+        v=tiny.weights(4, 3, 1, 1),
+    )
+    assert "is not a batch of grey or colour images" in refusal(proto)
 
 
 @pytest.mark.parametrize(
