@@ -30,7 +30,7 @@ from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
-from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, class_count, open_network, open_sample
+from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, class_count, open_network
 from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
@@ -43,7 +43,15 @@ from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.refit import Refitted, can_refit
 from pmsm_cli.runtime.session import Array, model_bytes, open_session
 from pmsm_cli.runtime.shapes import known_shapes
-from pmsm_cli.sources.images import ImageSet, SkippedImage, labelled_as, open_images, read_batches, shuffled
+from pmsm_cli.sources.images import (
+    ImageSet,
+    SkippedImage,
+    labelled_as,
+    open_images,
+    read_batches,
+    sample_images,
+    shuffled,
+)
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
@@ -144,6 +152,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     """Run a network over images and set the thresholds of all its sites."""
     warnings = []
     images: ImageSet
+    whole: ImageSet | None = None  # listed once: of many files that takes a while
     finds_levels = settings.levels is None and settings.data is not None and settings.method is Method.ENTROPY
     normalised = settings.data is None and bool(normalised_tensors(loaded.network, loaded.shapes))
     if settings.data is None:
@@ -151,7 +160,8 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         warnings.append(data_free.warning(normalised=normalised))
     else:
         classes = loaded.network.class_names if finds_levels else ()  # else labels serve nothing
-        images = open_sample(settings.data, settings.samples, settings.seed, classes=classes)
+        whole = labelled_as(open_images(settings.data), classes)
+        images = sample_images(whole, settings.samples, settings.seed)
     size = batch_size(loaded.plan, loaded.network.image.batch)
     read = functools.partial(read_batches, images, loaded.preprocessing, size)
     # What is observed, and what moments are matched to: the source as it is on real images, or brought near that, its
@@ -183,14 +193,14 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         expected = {name: with_unseen(each, weight=weight, levels=settings.levels) for name, each in statistics.items()}
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
-    if finds_levels and settings.data is not None:
+    if finds_levels and whole is not None:
         setting = Setting(
             network=teacher,
             plan=loaded.plan,
             shapes=shapes,
             statistics=expected,
             resting=resting if settings.horizon == 1 else frozenset(),
-            images=labelled_as(open_images(settings.data), loaded.network.class_names),
+            images=whole,
             preprocessing=loaded.preprocessing,
             match_moments=settings.match_moments,
             threads=settings.threads,
