@@ -163,6 +163,7 @@ def report(
         raise UsageError(
             f"--json and --format {form} contradict each other", hint="with --output, one of them may be a file"
         )
+    options.check_samples(samples, data)
     if against and not data:
         raise UsageError("--against measures the source's accuracy", hint="pass --data IMAGES as well")
     weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)

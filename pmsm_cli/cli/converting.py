@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from pmsm_cli.pipeline.conversion import Calibrated, CalibrationSettings, InputSettings
     from pmsm_cli.sources.records import Weights
 
-_DEFAULT_SAMPLES = 512
-
 
 def convert(
     source: options.Source,
@@ -39,7 +37,7 @@ def convert(
             metavar="PATH", help="Images to calibrate on; without any, batch norm statistics and made-up ones do."
         ),
     ] = None,
-    samples: options.Samples = _DEFAULT_SAMPLES,
+    samples: options.Samples = None,
     timesteps: Annotated[int, typer.Option("--timesteps", "-T", min=1, max=1024, help="Timesteps T.")] = 1,
     levels: options.Levels = None,
     target_drop: options.TargetDrop = None,
@@ -95,6 +93,7 @@ def convert(
     form = report_form(report)
     initial = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     check_tuning(finetune, data, timesteps)
+    options.check_samples(samples, data)
     if calibration:
         # Images beside it are for its weights, for training, or for the range of what int8 carries.
         images_serve = refit or bool(finetune) or weights is Precision.INT8
@@ -108,9 +107,8 @@ def convert(
         names = pipeline.read_labels(labels, loaded.network.model) if labels else ()
         horizon = timesteps if coding is Coding.RATE else 1
         settings = _calibration_settings(
-            data, samples, levels, target_drop, method, match_moments, seed, threads, horizon
+            data, samples, levels, target_drop, method, match_moments, seed, threads, horizon, refit
         )
-        settings = replace(settings, refit=refit)
         if calibration:
             calibrated = pipeline.read_calibration(calibration, loaded)
         else:
@@ -128,7 +126,7 @@ def convert(
             checkpoint = Checkpoint(subject=str(target), model=made.model, manifest=made.manifest)
             energy = pipeline.report_checkpoint(
                 checkpoint,
-                pipeline.open_sample(data, samples, seed) if data else None,
+                pipeline.open_sample(data, settings.samples, seed) if data else None,
                 profile=options.DEFAULT_PROFILE,
                 threads=threads,
                 progress=progress,
@@ -154,7 +152,7 @@ def calibrate(
             "--output", "-o", metavar="FILE", help="Where to write it.  [default: SOURCE.calibration.json, here]"
         ),
     ] = None,
-    samples: options.Samples = _DEFAULT_SAMPLES,
+    samples: options.Samples = None,
     levels: options.Levels = None,
     target_drop: options.TargetDrop = None,
     method: options.ThresholdMethod = Method.ENTROPY,
@@ -260,7 +258,7 @@ def _input_settings(
 
 def _calibration_settings(
     data: Path | None,
-    samples: int,
+    samples: int | None,
     levels: str | None,
     target_drop: float | None,
     method: Method,
@@ -268,6 +266,7 @@ def _calibration_settings(
     seed: int,
     threads: int | None,
     horizon: int = 1,
+    refit: bool = False,
 ) -> "CalibrationSettings":
     from pmsm_cli.pipeline import CalibrationSettings
 
@@ -282,12 +281,13 @@ def _calibration_settings(
         raise UsageError("--target-drop has to measure what is lost", hint="pass --data IMAGES as well")
     return CalibrationSettings(
         data=data,
-        samples=samples,
+        samples=samples or options.DEFAULT_SAMPLES,
         levels=number,
         target_drop=target_drop,
         method=method,
         match_moments=match_moments,
         horizon=horizon,
+        refit=refit,
         seed=seed,
         threads=threads,
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pmsm_cli.calibration.method import Method
+from pmsm_cli.errors import UsageError
 
 # Typer would refuse unreadable paths by itself, as wrong usage and in its own words; our errors say more.
 path_argument = functools.partial(typer.Argument, readable=False)
@@ -15,6 +16,7 @@ path_option = functools.partial(typer.Option, readable=False)
 DEFAULT_PROFILE = "45nm"
 AUTO = "auto"
 MOST_LEVELS = 65535
+DEFAULT_SAMPLES = 512  # that thresholds are chosen on
 
 
 def parse_levels(text: str) -> str:
@@ -26,6 +28,18 @@ def parse_levels(text: str) -> str:
     if text != AUTO and not (text.isdecimal() and 1 <= int(text) <= MOST_LEVELS):
         raise typer.BadParameter(f"{text!r} is neither {AUTO} nor a number from 1 to {MOST_LEVELS}")
     return text
+
+
+def check_samples(samples: int | None, data: Path | None) -> None:
+    """Refuse to draw images where there are none to draw from.
+
+    Raises:
+        UsageError: a number is stated, and there are no images.
+    """
+    if samples is not None and data is None:
+        raise UsageError(
+            f"--samples {samples} draws from --data, which is not given", hint="pass --data IMAGES as well"
+        )
 
 
 def levels_number(text: str | None) -> int | None:
@@ -78,11 +92,13 @@ SpikingInput = Annotated[
     bool, typer.Option("--spiking-input", help="Turn the image itself into spikes, so that no layer reads it directly.")
 ]
 Samples = Annotated[
-    int,
+    int | None,
     typer.Option(
+        "--samples",
         min=1,
         metavar="N",
-        help="How many images to draw for calibration; --levels auto measures on more.",
+        help=f"How many images to draw for calibration; --levels auto measures on more.  [default: {DEFAULT_SAMPLES}]",
+        show_default=False,
     ),
 ]
 SomeSamples = Annotated[

@@ -305,6 +305,10 @@ def resolve_preprocessing(preset: str, shape: InputShape, *, image_size: int | N
             f"{resolved.channels} has {resolved.channel_count} channels, the network reads {shape.channel_count}",
             subject=preset,
         )
+    if resolved.layout is not shape.layout:
+        raise PreprocessingError(
+            f"layout is {resolved.layout}, but the network reads {shape.layout}", subject=preset, hint="leave it out"
+        )
     return resolved
 
 

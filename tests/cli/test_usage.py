@@ -193,6 +193,14 @@ CONTRADICTIONS = {
         "convert {network} -T 2 --report {here}/r.md -o {here}/x.onnx",
         "--report has to measure the spikes of later timesteps\nhint: pass --data IMAGES as well",
     ),
+    "a number of images of none": (
+        "convert {network} --samples 9",
+        "--samples 9 draws from --data, which is not given\nhint: pass --data IMAGES as well",
+    ),
+    "a number of images of none to report on": (
+        "report {checkpoint} --samples 9",
+        "--samples 9 draws from --data, which is not given\nhint: pass --data IMAGES as well",
+    ),
     "a report of unknown form": (
         "convert {network} --report {here}/r.pdf",
         "{here}/r.pdf: a report is written as .json, .md, .html, not .pdf",

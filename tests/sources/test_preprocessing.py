@@ -340,6 +340,7 @@ BAD_FILES = {
     ),
     "unknown channels": ('{"channels": "CMYK"}', "unknown channels 'CMYK'; known: RGB, BGR, GRAY"),
     "unknown layout": ('{"layout": "NC"}', "unknown layout 'NC'; known: NCHW, NHWC"),
+    "another layout": ('{"layout": "NHWC"}', "layout is NHWC, but the network reads NCHW\nhint: leave it out"),
     "unknown fit": ('{"fit": ["crop"]}', "unknown fit ['crop']; known: crop, stretch, squash, pad"),
     "unknown filter": (
         '{"interpolation": "box"}',
