@@ -24,6 +24,7 @@ from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.graph.constants import add_constant
 from pmsm_cli.graph.insert import insert_neurons, spikes_name
 from pmsm_cli.graph.scan import SCAN_NAME
+from pmsm_cli.graph.scores import class_scores
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.coding import Coding, later_negative_levels
 from pmsm_cli.neuron.onnx_function import NEURON_STEP
@@ -250,7 +251,7 @@ def measure(bench: Bench, way: str, quanta: Quanta) -> Measured:
         way = f"{way} ({', '.join(numbers)})"
     checkpoint = Checkpoint(subject=bench.checkpoint.subject, model=model, manifest=manifest)
     spiking = open_session(model, subject=checkpoint.subject, threads=bench.threads)
-    found = evaluate(spiking, bench.test, timesteps=timesteps, source=bench.source)
+    found = evaluate(spiking, bench.test, timesteps=timesteps, scores=class_scores(model), source=bench.source)
     counted = count_spikes(checkpoint, _first(bench.test, COUNTED_IMAGES), threads=bench.threads)
     spikes = np.sum([site.spikes for site in counted.sites], axis=0) / sum(site.neurons for site in counted.sites)
     return Measured(

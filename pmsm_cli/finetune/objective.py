@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pmsm_cli.finetune.interpreter import TorchGraph
 from pmsm_cli.finetune.losses import Distillation, label_loss
+from pmsm_cli.graph.scores import class_scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,7 +26,7 @@ class Objective:
     def __init__(self, model: ir.Model, teacher: TorchGraph | None) -> None:
         """`model` is the spiking graph; without a `teacher` the labels are the goal."""
         outputs = [value.name or "" for value in model.graph.outputs]
-        self.classes = next((value.name for value in model.graph.outputs if _is_scores(value)), None)
+        self.classes = class_scores(model)
         producer = next((value.producer() for value in model.graph.outputs if value.name == self.classes), None)
         self._shares = producer is not None and producer.op_type == "Softmax"
         self._teacher = teacher
@@ -70,7 +71,3 @@ class Objective:
         wanted = None if goal.outputs is None else goal.outputs[self._theirs[self.classes]].argmax(1)
         same = None if wanted is None else int((chosen == wanted).sum())
         return same, None if goal.labels is None else int((chosen == goal.labels).sum())
-
-
-def _is_scores(value: ir.Value) -> bool:
-    return value.shape is not None and len(value.shape) == 2 and value.shape[1] != 1

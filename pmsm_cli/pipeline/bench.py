@@ -12,6 +12,7 @@ from pmsm_cli.energy.costs import spiking_energy_mj
 from pmsm_cli.energy.facts import SpikingFacts
 from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.finetune.records import Listener
+from pmsm_cli.graph.scores import class_scores
 from pmsm_cli.pipeline.conversion import Loaded
 from pmsm_cli.pipeline.inputs import batch_size, open_sample
 from pmsm_cli.report.comparison import MethodPoint
@@ -105,7 +106,7 @@ class Bench:
         self.calibration = open_sample(settings.calibrated_on, settings.calibration_samples, settings.seed)
         self.source = self.open(loaded.network.model)
         for images in (self.images, self.calibration):
-            check_labels(images, self.source)
+            check_labels(images, loaded.network.model)
         self.remembered = Remembered(self.source)
 
     @property
@@ -132,7 +133,12 @@ class Bench:
         images = self.images if images is None else images
         self.progress.start(stage, len(images))
         return evaluate(
-            spiking, self.batches(images), timesteps=timesteps, source=self.remembered, on_batch=self.progress.advance
+            spiking,
+            self.batches(images),
+            timesteps=timesteps,
+            scores=class_scores(self.loaded.network.model),
+            source=self.remembered,
+            on_batch=self.progress.advance,
         )
 
     @property

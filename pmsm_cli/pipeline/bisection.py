@@ -10,6 +10,7 @@ from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import Network
 from pmsm_cli.graph.rest import resting_sites
+from pmsm_cli.graph.scores import class_scores
 from pmsm_cli.graph.shapes import infer_shapes
 from pmsm_cli.neuron.parameters import MOST_LEVELS, NeuronParameters
 from pmsm_cli.pipeline.inputs import Progress, batch_size
@@ -142,6 +143,7 @@ class Trial:
             spiking,
             self.batches(self._images),
             timesteps=self.manifest.timesteps,
+            scores=class_scores(self._network.model),
             source=self._source,
             on_batch=self._progress.advance,
         )

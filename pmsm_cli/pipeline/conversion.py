@@ -26,11 +26,12 @@ from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.network import ImageInput, Network, Shape
 from pmsm_cli.graph.normalise import normalised_tensors
 from pmsm_cli.graph.rest import resting_sites
+from pmsm_cli.graph.scores import class_count
 from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
-from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, class_count, open_network
+from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, open_network
 from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning

@@ -51,7 +51,7 @@ def diff_checkpoint(
     spiking = open_session(checkpoint.model, subject=subject, threads=threads)
     check_comparable(spiking, source, source_name=manifest.source_name)
     check_same_tensors(network, manifest.plan, manifest.preprocessing.shape, source_name=manifest.source_name)
-    check_labels(images, spiking)
+    check_labels(images, network.model)
     network, _ = with_centred_keys(network, manifest.plan, manifest.calibration.centres, {})
     trial = Trial(checkpoint, network, images, source, seed=seed, threads=threads, progress=progress)
     progress.start("Comparing tensors", len(images))

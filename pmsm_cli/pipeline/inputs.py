@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.errors import DataError
+from pmsm_cli.graph.scores import class_count
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.sources.images import ImageFiles, ImageSet, labelled_as, open_images, sample_images
 from pmsm_cli.sources.onnx_file import open_onnx
@@ -140,10 +141,3 @@ def batch_size(plan: SitePlan, fixed: int | None) -> int:
         return fixed
     neurons = sum(site.neurons or 0 for site in plan.sites)
     return max(1, min(_LARGEST_BATCH, _VALUES_AT_ONCE // max(neurons, 1)))
-
-
-def class_count(model: ir.Model) -> int | None:
-    """How many classes a network tells apart: the width of its first list of scores, where that is stated."""
-    shapes = [output.shape for output in model.graph.outputs if output.shape is not None]
-    width = next((shape[1] for shape in shapes if len(shape) == 2), None)
-    return width if isinstance(width, int) else None

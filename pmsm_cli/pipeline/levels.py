@@ -31,9 +31,10 @@ from pmsm_cli.graph.gains import noise_gains
 from pmsm_cli.graph.insert import insert_neurons
 from pmsm_cli.graph.matching import apply_corrections, matched_readers
 from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.scores import class_count, class_scores
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import NeuronParameters
-from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count
+from pmsm_cli.pipeline.inputs import Progress, batch_size
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
 from pmsm_cli.runtime.fit import check_labels
 from pmsm_cli.runtime.match import match_moments, open_moments
@@ -170,7 +171,7 @@ class _Search:
         self._matched = sample_images(self._images, min(most, _MOST_MATCHED) // batch * batch, setting.seed)
         source = open_session(setting.network.model, subject=setting.network.subject, threads=setting.threads)
         if setting.images.labels is not None:
-            check_labels(self._images, source)
+            check_labels(self._images, setting.network.model)
         self._source = Remembered(source)
         self._moments = Remembered(open_moments(setting.network, setting.plan, setting.shapes, threads=setting.threads))
         self._classes = class_count(setting.network.model)
@@ -276,6 +277,7 @@ class _Search:
             open_session(spiking, subject=setting.network.subject, threads=setting.threads),
             _batches(setting, self._images),
             timesteps=1,
+            scores=class_scores(setting.network.model),
             source=self._source,
             on_batch=self._progress.advance,
         )

@@ -10,7 +10,8 @@ from pmsm_cli.energy.estimate import estimate_spikes
 from pmsm_cli.energy.profile import open_profile
 from pmsm_cli.energy.records import EnergyReport
 from pmsm_cli.graph.ingest import ingest
-from pmsm_cli.pipeline.inputs import Progress, batch_size, class_count
+from pmsm_cli.graph.scores import class_count, class_scores
+from pmsm_cli.pipeline.inputs import Progress, batch_size
 from pmsm_cli.runtime.count import count_spikes
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
 from pmsm_cli.runtime.fit import check_comparable, check_labels
@@ -40,7 +41,7 @@ def evaluate_checkpoint(
 ) -> Evaluation:
     """Accuracy of a checkpoint at every step, beside that of its source where one is given."""
     spiking = open_spiking(checkpoint, batch=_at_a_time(checkpoint, images), threads=threads)
-    check_labels(images, spiking)
+    check_labels(images, checkpoint.model)
     source = open_reference(against, threads=threads) if against else None
     if source:
         check_comparable(spiking, source, source_name=checkpoint.manifest.source_name)
@@ -49,6 +50,7 @@ def evaluate_checkpoint(
         spiking,
         _read_for(checkpoint, images, spiking),
         timesteps=checkpoint.manifest.timesteps,
+        scores=class_scores(checkpoint.model),
         source=source,
         on_batch=progress.advance,
     )
@@ -116,6 +118,7 @@ def predict_images(
     return predict(
         session,
         _read_for(checkpoint, images, session),
+        scores=class_scores(checkpoint.model),
         labels=labels,
         top_k=top_k,
         on_batch=progress.advance,

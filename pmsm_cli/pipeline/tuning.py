@@ -14,6 +14,7 @@ from pmsm_cli.errors import PmsmError, SetupError, UsageError
 from pmsm_cli.finetune.records import Listener, Outcome, Teacher, TuningSettings
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network, find_image_input
+from pmsm_cli.graph.scores import class_scores
 from pmsm_cli.lowering.precision import Precision
 from pmsm_cli.pipeline.inputs import batch_size, is_source, source_remarks
 from pmsm_cli.report.summary import TuningSummary
@@ -85,9 +86,9 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
             subject=checkpoint.subject,
             hint="pmsm convert SOURCE --finetune EPOCHS --weights int8",
         )
-    spiking = open_session(checkpoint.model, subject=checkpoint.subject)
     source = source or _source_beside(checkpoint)
     if source is not None:
+        spiking = open_session(checkpoint.model, subject=checkpoint.subject)
         subject = str(source.path)
         network = ingest(source.proto, subject=subject)
         teacher = open_session(network.model, subject=subject)
@@ -96,7 +97,7 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
         return Guide(kind=Teacher.SOURCE, name=subject, model=network.model, warnings=warnings)
     origin = source_path(manifest.source_name)
     absent = f"{origin} is not stated" if is_timm(origin) else f"{origin} does not lie beside the checkpoint"
-    scored = any(value.shape is not None and len(value.shape) == 2 for value in checkpoint.model.graph.outputs)
+    scored = class_scores(checkpoint.model) is not None
     if images.labels is None or not scored:
         lack = "the images have no labels" if scored else "the network gives no class scores"
         raise UsageError(
@@ -104,7 +105,7 @@ def find_guide(checkpoint: Checkpoint, images: ImageSet, *, source: Source | Non
             subject=checkpoint.subject,
             hint=f"name the network that it was made from: --source {origin}",
         )
-    check_labels(images, spiking)
+    check_labels(images, checkpoint.model)
     warning = f"training towards the labels: {absent} (--source names it, and serves better)"
     return Guide(kind=Teacher.LABELS, name=images.origin, model=None, warnings=(warning,))
 

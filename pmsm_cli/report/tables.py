@@ -164,7 +164,7 @@ def _error_columns(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:
         return {"output error": evaluation.output_errors}
     if len(outputs) > _MOST_COLUMNS:
         return {f"output error, mean of {len(outputs)}": evaluation.output_errors}
-    return {f"output error: {each.name}": each.per_step for each in outputs}
+    return {f"{'differing' if each.whole_numbers else 'output error'}: {each.name}": each.per_step for each in outputs}
 
 
 def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:

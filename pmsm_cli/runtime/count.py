@@ -16,6 +16,7 @@ from pmsm_cli.checkpoint.file import Checkpoint, check_names
 from pmsm_cli.graph.insert import spikes_name
 from pmsm_cli.graph.network import Shape
 from pmsm_cli.graph.rows import row_sum_name
+from pmsm_cli.graph.scores import class_scores
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
 from pmsm_cli.graph.work import Work
 from pmsm_cli.runtime.counters import LIMIT, STEP_KINDS, Counting, add_counters
@@ -85,7 +86,7 @@ def count_spikes(
     session = open_session(counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked)
     counter = _Counter(checkpoint, counting, shapes, fans, session)
     histograms = HistogramCount(checkpoint, counter.neurons, threads=threads)
-    tally = Tally(counting.outputs, timesteps)
+    tally = Tally(counting.outputs, timesteps, scores=class_scores(checkpoint.model))
     for batch in batches:
         tally.skipped += batch.skipped
         if len(batch.inputs):

@@ -27,11 +27,15 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputError:
-    """How far one output is from the source's: the L2 norm of the difference over that of the source, in percent."""
+    """How far one output is from the source's: the L2 norm of the difference over that of the source, in percent.
+
+    Whole numbers, such as classes or truth values, are the same or not: of them the percent that differ.
+    """
 
     name: str
     relative_error: float
     per_step: tuple[float, ...]
+    whole_numbers: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,8 +63,12 @@ class Evaluation:
 
     @property
     def output_errors(self) -> tuple[float, ...]:
-        """The errors of the outputs at each step, their mean over the outputs; empty without a source."""
-        return tuple(sum(each) / len(each) for each in zip(*(output.per_step for output in self.outputs), strict=True))
+        """The errors of the outputs at each step, their mean over the outputs; empty without a source.
+
+        Whole numbers count where there is nothing else.
+        """
+        counted = [each for each in self.outputs if not each.whole_numbers] or self.outputs
+        return tuple(sum(each) / len(each) for each in zip(*(output.per_step for output in counted), strict=True))
 
 
 class Stepwise(Runs, Protocol):
@@ -77,17 +85,18 @@ def evaluate(
     batches: Iterable[Batch],
     *,
     timesteps: int,
+    scores: str | None,
     source: Runs | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Run the spiking network, and the source where given, over all batches; `on_batch` is told of their sizes.
 
-    Classes are scored by the first output of shape [images, classes].
+    `scores` is the output that scores classes, [images, classes] (`pmsm_cli.graph.scores`); None: there is none.
 
     Raises:
         DataError: a label is beyond the network's classes.
     """
-    tally = Tally(spiking.output_names, timesteps)
+    tally = Tally(spiking.output_names, timesteps, scores=scores)
     for batch in batches:
         tally.skipped += batch.skipped
         if len(batch.inputs):
@@ -113,9 +122,9 @@ def source_outputs(names: Sequence[str]) -> list[str]:
 class Tally:
     """Running sums of what outputs show; nothing here grows with the number of images but the list of skipped ones."""
 
-    def __init__(self, output_names: Sequence[str], timesteps: int) -> None:
-        """`output_names` are those of a checkpoint, in order."""
-        self.output_names, self.timesteps = output_names, timesteps
+    def __init__(self, output_names: Sequence[str], timesteps: int, *, scores: str | None) -> None:
+        """`output_names` are those of a checkpoint, in order; `scores` is the one that scores classes."""
+        self.output_names, self.timesteps, self._scores = output_names, timesteps, scores
         self.images, self.labelled = 0, 0
         self.skipped: tuple[SkippedImage, ...] = ()
         self.scored = False
@@ -126,14 +135,16 @@ class Tally:
         self.expected_loss = 0.0
         self.error: list[npt.NDArray[np.float64]] = []
         self.power: list[float] = []
+        self.whole: list[bool] = []  # of outputs: whole numbers
 
     def add(self, batch: Batch, results: list[Array], source_results: list[Array] | None) -> None:
         """Take in one batch."""
         steps = per_step_outputs(self.output_names, results, self.timesteps)
         self.images += len(batch.inputs)
-        scored = next(
-            (k for k, step in enumerate(steps) if step.ndim == 3 and step.shape[1] == len(batch.inputs)), None
-        )
+        names = source_outputs(self.output_names)
+        scored = names.index(self._scores) if self._scores in names else None
+        if scored is not None and (steps[scored].ndim != 3 or steps[scored].shape[1] != len(batch.inputs)):
+            scored = None  # the graph did not state its shape, or gives an image several rows
         self.scored = scored is not None
         if source_results is not None:
             self._compare(steps, source_results)
@@ -152,8 +163,13 @@ class Tally:
         if not self.compared:
             self.error = [np.zeros(self.timesteps) for _ in steps]
             self.power = [0.0 for _ in steps]
+            self.whole = [not np.issubdtype(result.dtype, np.floating) for result in source_results]
             self.compared = True
         for index, (step, result) in enumerate(zip(steps, source_results, strict=True)):
+            if self.whole[index]:
+                self.error[index] += (step != result).reshape(self.timesteps, -1).sum(axis=1)
+                self.power[index] += result.size
+                continue
             difference = (step.astype(np.float64) - result).reshape(self.timesteps, -1)
             self.error[index] += np.einsum("ti,ti->t", difference, difference)
             self.power[index] += float(np.square(result, dtype=np.float64).sum())
@@ -180,7 +196,7 @@ class Tally:
         labelled, compared = self.labelled, self.compared
         names = source_outputs(self.output_names)
         # Against a source that gives nothing but zeros, the norm of the error itself.
-        relative = [np.sqrt(error / (power or 1.0)) for error, power in zip(self.error, self.power, strict=True)]
+        squared = [error / (power or 1.0) for error, power in zip(self.error, self.power, strict=True)]
         agreement = [share(same, self.images) for same in self.same] if compared and self.scored else None
         return Evaluation(
             images=self.images,
@@ -204,8 +220,10 @@ class Tally:
                     name=name,
                     relative_error=round(100 * float(errors[-1]), 6),
                     per_step=tuple(round(100 * float(error), 6) for error in errors),
+                    whole_numbers=whole,
                 )
-                for name, errors in zip(names, relative, strict=False)
+                for name, whole, each in zip(names, self.whole, squared, strict=False)
+                for errors in (each if whole else np.sqrt(each),)
             ),
             skipped=self.skipped,
         )

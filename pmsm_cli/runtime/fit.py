@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from pmsm_cli.calibration.calibrate import Calibration
 from pmsm_cli.errors import BadInputError, CalibrationError, DataError, shorten
@@ -12,6 +13,7 @@ from pmsm_cli.graph.keys import keys_of
 from pmsm_cli.graph.matching import matched_readers
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
+from pmsm_cli.graph.scores import class_count
 from pmsm_cli.graph.sites import Site, SitePlan
 from pmsm_cli.runtime.evaluate import source_outputs
 from pmsm_cli.runtime.session import Session
@@ -70,14 +72,14 @@ def check_calibration(
         )
 
 
-def check_labels(images: ImageSet, session: Session) -> None:
+def check_labels(images: ImageSet, model: ir.Model) -> None:
     """Fail where the network has too few classes for the labels.
 
     Raises:
         DataError: a label is beyond the network's classes, as far as its graph states how many there are.
     """
-    classes = next((output.shape[1] for output in session.runner.get_outputs() if len(output.shape) == 2), None)
-    if images.labels is not None and isinstance(classes, int) and images.labels.max() >= classes:
+    classes = class_count(model)
+    if images.labels is not None and classes is not None and images.labels.max() >= classes:
         raise DataError(
             f"its labels need {int(images.labels.max()) + 1} classes, the network has {classes}",
             subject=images.origin,

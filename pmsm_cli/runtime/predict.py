@@ -43,6 +43,7 @@ def predict(
     session: Session,
     batches: Iterable[Batch],
     *,
+    scores: str | None,
     labels: Sequence[str],
     top_k: int,
     on_batch: Callable[[int], None] = lambda images: None,
@@ -54,17 +55,21 @@ def predict(
             outputs = dict(zip(session.output_names, session.run(batch.inputs), strict=True))
             on_outputs(outputs)
             final = {name: outputs[name] for name in source_outputs(session.output_names)}
-            yield from (_prediction(name, final, index, labels, top_k) for index, name in enumerate(batch.names))
+            for index, name in enumerate(batch.names):
+                yield _prediction(name, final, index, scores, labels, top_k)
         yield from batch.skipped
         on_batch(len(batch.inputs) + len(batch.skipped))
 
 
-def _prediction(image: str, outputs: dict[str, Array], index: int, labels: Sequence[str], top_k: int) -> Prediction:
-    scores = next((value[index] for value in outputs.values() if value.ndim == 2 and index < len(value)), None)
-    if scores is not None:
-        best = np.argsort(-scores, kind="stable")[:top_k]
+def _prediction(
+    image: str, outputs: dict[str, Array], index: int, scores: str | None, labels: Sequence[str], top_k: int
+) -> Prediction:
+    of_classes = outputs.get(scores) if scores is not None else None
+    if of_classes is not None and of_classes.ndim == 2 and index < len(of_classes):
+        own = of_classes[index]
+        best = np.argsort(-own, kind="stable")[:top_k]
         top = tuple(
-            Scored(index=int(k), label=labels[k] if k < len(labels) else None, score=float(scores[k])) for k in best
+            Scored(index=int(k), label=labels[k] if k < len(labels) else None, score=float(own[k])) for k in best
         )
         return Prediction(image=image, top=top, outputs=())
     summaries = []

@@ -190,15 +190,29 @@ maps (float[N, 1, 8, 8] image) => (float[N, 2, 8, 8] map)
 """
 
 
-def test_without_classes_levels_are_aimed_at_an_error_of_the_output(pmsm, tmp_path):
+NUMBER = """
+<ir_version: 8, opset_import: ["" : 17]>
+number (float[N, 1, 8, 8] image) => (float[N, 1] logit)
+{
+   a = Conv <pads = [1, 1, 1, 1]> (image, w)
+   b = Relu (a)
+   c = Conv <pads = [1, 1, 1, 1]> (b, v)
+   d = GlobalAveragePool (c)
+   logit = Flatten (d)
+}
+"""
+
+
+@pytest.mark.parametrize(("graph", "outputs"), [(MAPS, 2), (NUMBER, 1)], ids=["maps", "a number"])
+def test_without_classes_levels_are_aimed_at_an_error_of_the_output(pmsm, tmp_path, graph, outputs):
     random = np.random.default_rng(0)
-    model = onnx.parser.parse_model(MAPS)
-    weights = {"w": (6, 1, 3, 3), "v": (2, 6, 3, 3)}
+    model = onnx.parser.parse_model(graph)
+    weights = {"w": (6, 1, 3, 3), "v": (outputs, 6, 3, 3)}
     for name, shape in weights.items():
         weight = random.normal(size=shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
-    onnx.save(model, tmp_path / "maps.onnx")
-    found = pmsm("convert", tmp_path / "maps.onnx", *SETTINGS, "-o", tmp_path / "spiking.onnx")
+    onnx.save(model, tmp_path / "net.onnx")
+    found = pmsm("convert", tmp_path / "net.onnx", *SETTINGS, "-o", tmp_path / "spiking.onnx")
     assert found.code == 0, found.err
     allocation = found.record["allocation"]
     assert allocation["measure"] == "output error"

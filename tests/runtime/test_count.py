@@ -307,7 +307,7 @@ def test_the_same_run_gives_the_accuracy(timesteps: int):
     checkpoint = spiking.checkpoint_of(tiny.convolutional(), images, timesteps=timesteps)
     result = count_spikes(checkpoint, spiking.batches_of(images, 4, labels=labels))
     session = open_session(checkpoint.model, subject="net")
-    expected = evaluate(session, spiking.batches_of(images, 4, labels=labels), timesteps=timesteps)
+    expected = evaluate(session, spiking.batches_of(images, 4, labels=labels), timesteps=timesteps, scores="scores")
     assert result.evaluation == expected
     assert expected.snn.top1 is not None
     assert counted(checkpoint, images).evaluation.snn.top1 is None

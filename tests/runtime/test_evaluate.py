@@ -55,10 +55,16 @@ def batches(count: int, size: int, labels: list[int] | None = None, skipped: tup
 
 
 def evaluated(
-    session: Scripted, labels: list[int] | None, *, timesteps: int = 1, source=None, size: int = 2
+    session: Scripted,
+    labels: list[int] | None,
+    *,
+    timesteps: int = 1,
+    source=None,
+    size: int = 2,
+    of_classes: str = "y",
 ) -> Evaluation:
     count = next(iter(session.outputs.values())).shape[0]
-    return evaluate(session, batches(count, size, labels), timesteps=timesteps, source=source)
+    return evaluate(session, batches(count, size, labels), timesteps=timesteps, scores=of_classes, source=source)
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
@@ -134,7 +140,7 @@ def test_a_detector_has_no_accuracy_but_an_error_for_every_output():
     assert [(output.name, output.relative_error) for output in result.outputs] == [("boxes", 50.0), ("maps", 0.0)]
 
 
-def test_the_first_output_with_class_scores_counts():
+def test_the_output_that_scores_classes_counts():
     maps = np.zeros((2, 3, 4, 4), np.float32)
     snn = flat(maps=maps, y=scores(0, 1), other=scores(5, 5))
     result = evaluated(snn, [0, 1], source=flat(maps=maps, y=scores(0, 2), other=scores(5, 5)))
@@ -152,7 +158,7 @@ def test_an_output_whose_name_ends_like_ours_is_an_output_of_the_source():
     (output,) = evaluated(flat(y_per_step=scores(0, 1)), [0, 1], source=flat(y_per_step=scores(0, 1))).outputs
     assert output.name == "y_per_step"
     steps = stepwise(y_per_step=np.stack([scores(1, 1), scores(0, 1)]))
-    result = evaluated(steps, [0, 1], timesteps=2, source=flat(y_per_step=scores(0, 1)))
+    result = evaluated(steps, [0, 1], timesteps=2, source=flat(y_per_step=scores(0, 1)), of_classes="y_per_step")
     assert [output.name for output in result.outputs] == ["y_per_step"]
     assert result.snn.top1_per_step == (50.0, 100.0)
 
@@ -164,15 +170,29 @@ def test_a_source_of_zeros_gives_the_error_itself():
     assert output.relative_error == 100 * 12.0
 
 
+def test_whole_numbers_differ_or_not_and_count_only_where_there_is_nothing_else():
+    best, other = np.array([[3, 1], [0, 2]]), np.array([[3, 2], [9, 2]])
+    near, far = np.ones((2, 3, 1), np.float32), np.full((2, 3, 1), 1.5, np.float32)
+    both = evaluated(flat(k=best, y=near), None, source=flat(k=other, y=far))
+    assert [(output.whole_numbers, output.relative_error) for output in both.outputs] == [
+        (True, 50.0),
+        (False, pytest.approx(100 / 3)),
+    ]
+    assert both.output_errors == (pytest.approx(100 / 3),)
+    assert evaluated(flat(k=best), None, source=flat(k=other)).output_errors == (50.0,)
+
+
 def test_skipped_images_are_reported_and_progress_counts_them():
     told: list[int] = []
-    result = evaluate(flat(y=scores(0, 1, 2)), batches(3, 2, skipped=(BROKEN,)), timesteps=1, on_batch=told.append)
+    result = evaluate(
+        flat(y=scores(0, 1, 2)), batches(3, 2, skipped=(BROKEN,)), timesteps=1, scores="y", on_batch=told.append
+    )
     assert (result.images, result.skipped, told) == (3, (BROKEN,), [2, 2])
 
 
 def test_no_images_at_all_give_an_empty_result():
     nothing = Batch(inputs=np.zeros(0, np.float32), labels=None, names=(), skipped=(BROKEN,))
-    result = evaluate(flat(y=scores(0)), [nothing], timesteps=1, source=flat(y=scores(0)))
+    result = evaluate(flat(y=scores(0)), [nothing], timesteps=1, scores="y", source=flat(y=scores(0)))
     assert (result.images, result.snn.top1, result.ann, result.agreement, result.outputs) == (0, None, None, None, ())
 
 
@@ -189,7 +209,7 @@ def test_real_sessions_agree_whatever_their_batch(batch: int | str, timesteps: i
         checkpoint = spiking.checkpoint_of(proto, images, timesteps=timesteps, coding=coding, levels=3)
     session = open_session(checkpoint.model, subject="net.snn.onnx")
     source = open_session(ingest(tiny.two_outputs(), subject="net.onnx").model, subject="net.onnx")
-    result = evaluate(session, spiking.batches_of(images, 4), timesteps=timesteps, source=source)
+    result = evaluate(session, spiking.batches_of(images, 4), timesteps=timesteps, scores="scores", source=source)
     assert [output.name for output in result.outputs] == ["scores", "map"]
     expected = source.run(images)
     named = dict(zip(session.output_names, session.run(images), strict=True))
@@ -203,7 +223,8 @@ def test_real_sessions_agree_whatever_their_batch(batch: int | str, timesteps: i
 
 def predicted(session: Scripted, *, labels: tuple[str, ...] = (), top_k: int = 2) -> list[Prediction | SkippedImage]:
     count = next(iter(session.outputs.values())).shape[0]
-    return list(predict(session, batches(count, 2, skipped=(BROKEN,)), labels=labels, top_k=top_k))
+    read = batches(count, 2, skipped=(BROKEN,))
+    return list(predict(session, read, scores=next(iter(session.outputs)), labels=labels, top_k=top_k))
 
 
 def test_predictions_name_the_best_classes_of_the_last_step():
@@ -236,7 +257,7 @@ def test_outputs_without_class_scores_are_summed_up():
 def test_the_raw_outputs_of_each_batch_are_handed_on():
     seen: list[dict[str, np.ndarray]] = []
     steps = stepwise(y=np.stack([scores(0, 1, 2), scores(1, 2, 0)]))
-    list(predict(steps, batches(3, 2), labels=(), top_k=1, on_outputs=seen.append))
+    list(predict(steps, batches(3, 2), scores="y", labels=(), top_k=1, on_outputs=seen.append))
     assert [{name: value.shape for name, value in outputs.items()} for outputs in seen] == [
         {"y": (2, 10), "y_per_step": (2, 2, 10)},
         {"y": (1, 10), "y_per_step": (2, 1, 10)},

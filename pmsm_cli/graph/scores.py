@@ -1,0 +1,35 @@
+"""Which of a network's outputs says how much each class has for it."""
+
+import onnx_ir as ir
+
+# What hands values on in the same order; timesteps are put together and taken apart by such.
+_HANDS_ON = frozenset({"Identity", "Cast", "Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Reshape"})
+
+
+def class_scores(model: ir.Model) -> str | None:
+    """The name of the first output of shape [images, classes] of floats; None: the network tells no classes apart.
+
+    A single number for each image is no choice between classes, and of scores that are ranked already (TopK) the first
+    is the largest whatever the class. An output of unknown shape may turn out to be what is looked for.
+    """
+    return next((output.name for output in model.graph.outputs if _may_be_scores(output)), None)
+
+
+def class_count(model: ir.Model) -> int | None:
+    """How many classes a network tells apart; None: none, or the graph does not state how many."""
+    shape = next((output.shape for output in model.graph.outputs if output.name == class_scores(model)), None)
+    width = None if shape is None else shape[1]
+    return width if isinstance(width, int) else None
+
+
+def _may_be_scores(output: ir.Value) -> bool:
+    floats = output.dtype is None or output.dtype.is_floating_point()
+    listed = output.shape is None or (len(output.shape) == 2 and output.shape[1] != 1)
+    return floats and listed and not _is_ranked(output)
+
+
+def _is_ranked(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and node.op_type in _HANDS_ON and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type == "TopK"
