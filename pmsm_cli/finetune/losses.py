@@ -43,5 +43,8 @@ def label_loss(scores: Tensor, labels: Tensor, *, shares: bool) -> Tensor:
 
 
 def _scores(values: Tensor, shares: bool) -> Tensor:
-    """Scores before the softmax; the logarithm of shares differs from them by a constant only, which cancels."""
-    return values.clamp_min(1e-12).log() if shares else values
+    """Scores [images, classes] before the softmax, of which the logarithm of shares differs by a constant only.
+
+    The constant cancels.
+    """
+    return (values.clamp_min(1e-12).log() if shares else values).flatten(1)

@@ -67,7 +67,7 @@ class Objective:
         """How many images get the teacher's class, and how many their own; None where that is not known."""
         if self.classes is None:
             return None, None
-        chosen = student[self.classes].argmax(1)
-        wanted = None if goal.outputs is None else goal.outputs[self._theirs[self.classes]].argmax(1)
+        chosen = student[self.classes].flatten(1).argmax(1)
+        wanted = None if goal.outputs is None else goal.outputs[self._theirs[self.classes]].flatten(1).argmax(1)
         same = None if wanted is None else int((chosen == wanted).sum())
         return same, None if goal.labels is None else int((chosen == goal.labels).sum())

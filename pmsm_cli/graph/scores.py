@@ -9,10 +9,13 @@ _HANDS_ON = frozenset({"Identity", "Cast", "Concat", "Unsqueeze", "Squeeze", "Ga
 def class_scores(model: ir.Model) -> str | None:
     """The name of the first output of shape [images, classes] of floats; None: the network tells no classes apart.
 
-    A single number for each image is no choice between classes, and of scores that are ranked already (TopK) the first
-    is the largest whatever the class. An output of unknown shape may turn out to be what is looked for.
+    Where there is none, that of the first of [images, classes, 1, 1], as a pooled convolution gives it. A single number
+    for each image is no choice between classes, and of scores that are ranked already (TopK) the first is the largest
+    whatever the class. An output of unknown shape may turn out to be what is looked for.
     """
-    return next((output.name for output in model.graph.outputs if _may_be_scores(output)), None)
+    outputs = [output for output in model.graph.outputs if _may_be_scores(output)]
+    outputs.sort(key=lambda output: output.shape is not None and len(output.shape) > 2)
+    return outputs[0].name if outputs else None
 
 
 def class_count(model: ir.Model) -> int | None:
@@ -24,8 +27,11 @@ def class_count(model: ir.Model) -> int | None:
 
 def _may_be_scores(output: ir.Value) -> bool:
     floats = output.dtype is None or output.dtype.is_floating_point()
-    listed = output.shape is None or (len(output.shape) == 2 and output.shape[1] != 1)
-    return floats and listed and not _is_ranked(output)
+    return floats and (output.shape is None or _is_list(output.shape)) and not _is_ranked(output)
+
+
+def _is_list(shape: ir.Shape) -> bool:
+    return len(shape) >= 2 and shape[1] != 1 and all(size == 1 for size in shape[2:])
 
 
 def _is_ranked(value: ir.Value) -> bool:

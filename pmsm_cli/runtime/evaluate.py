@@ -119,6 +119,17 @@ def source_outputs(names: Sequence[str]) -> list[str]:
     return [name for name in names if not (name.endswith(PER_STEP) and name.removesuffix(PER_STEP) in known)]
 
 
+def class_rows(values: Array, before: int) -> Array | None:
+    """Class scores with so many axes before that of the classes, without further ones; None: they are more than these.
+
+    >>> class_rows(np.zeros((2, 10, 1, 1)), 1).shape
+    (2, 10)
+    """
+    if values.ndim <= before or values.shape[before] == 1 or any(size != 1 for size in values.shape[before + 1 :]):
+        return None
+    return values.reshape(values.shape[: before + 1])
+
+
 class Tally:
     """Running sums of what outputs show; nothing here grows with the number of images but the list of skipped ones."""
 
@@ -143,15 +154,15 @@ class Tally:
         self.images += len(batch.inputs)
         names = source_outputs(self.output_names)
         scored = names.index(self._scores) if self._scores in names else None
-        if scored is not None and (steps[scored].ndim != 3 or steps[scored].shape[1] != len(batch.inputs)):
-            scored = None  # the graph did not state its shape, or gives an image several rows
-        self.scored = scored is not None
+        scores = None if scored is None else class_rows(steps[scored], 2)
+        if scores is None or scores.shape[1] != len(batch.inputs):
+            scored = scores = None  # the graph did not state its shape, or gives an image several rows
+        self.scored = scores is not None
         if source_results is not None:
             self._compare(steps, source_results)
-        if scored is None:
+        if scored is None or scores is None:
             return
-        scores = steps[scored]
-        source_scores = source_results[scored] if source_results is not None else None
+        source_scores = None if source_results is None else class_rows(source_results[scored], 1)
         if source_scores is not None:
             chosen, believed = scores.argmax(-1), _probabilities(source_scores)
             self.same += (chosen == source_scores.argmax(-1)).sum(axis=1)

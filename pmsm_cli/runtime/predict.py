@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pmsm_cli.runtime.evaluate import source_outputs
+from pmsm_cli.runtime.evaluate import class_rows, source_outputs
 from pmsm_cli.runtime.session import Array, Session
 from pmsm_cli.sources.images import Batch, SkippedImage
 
@@ -64,8 +64,8 @@ def predict(
 def _prediction(
     image: str, outputs: dict[str, Array], index: int, scores: str | None, labels: Sequence[str], top_k: int
 ) -> Prediction:
-    of_classes = outputs.get(scores) if scores is not None else None
-    if of_classes is not None and of_classes.ndim == 2 and index < len(of_classes):
+    of_classes = class_rows(outputs[scores], 1) if scores in outputs else None
+    if of_classes is not None and index < len(of_classes):
         own = of_classes[index]
         best = np.argsort(-own, kind="stable")[:top_k]
         top = tuple(

@@ -21,7 +21,7 @@ def ending(outputs: str, *nodes: str) -> ir.Model:
             f = Gemm <transB = 1> (d, w2)
             {" ".join(nodes)}
         }}"""
-    wanted = {"one": np.ones((5, 1), np.float32), "three": np.array([3])}
+    wanted = {"one": np.ones((5, 1), np.float32), "three": np.array([3]), "places": np.array([2, 3])}
     used = {name: array for name, array in wanted.items() if any(name in node for node in nodes)}
     proto = tiny.model(text, w1=tiny.weights(4, 3, 3, 3), w2=tiny.weights(5, 4), **used)
     return ingest(proto, subject="tiny").model
@@ -31,8 +31,11 @@ TOP = "values, indices = TopK (f, three)"
 ENDINGS = {
     "scores": (("float[N, 5] f",), "f", 5),
     "shares": (("float[N, 5] p", "p = Softmax (f)"), "p", 5),
-    "scores behind another output": (("float[N, 4, 1, 1] e, float[N, 5] f", "e = Identity (c)"), "f", 5),
+    "scores behind another output": (("float[N, 4, 8, 8] e, float[N, 5] f", "e = Identity (b)"), "f", 5),
     "scores beside their ranking": (("float[N, 3] values, int64[N, 3] indices, float[N, 5] f", TOP), "f", 5),
+    "scores of one place": (("float[N, 5, 1, 1] s", "s = Unsqueeze (f, places)"), "s", 5),
+    "a list before one place": (("float[N, 5, 1, 1] s, float[N, 5] f", "s = Unsqueeze (f, places)"), "f", 5),
+    "maps": (("float[N, 4, 8, 8] b",), None, None),
     "a ranking alone": (("float[N, 3] values, int64[N, 3] indices", TOP), None, None),
     "a ranking in other numbers": (("float16[N, 3] v", TOP, "v = Cast <to = 10> (values)"), None, None),
     "the best class": (("int64[N, 1] k", "k = ArgMax <axis = 1> (f)"), None, None),

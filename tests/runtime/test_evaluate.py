@@ -170,6 +170,13 @@ def test_a_source_of_zeros_gives_the_error_itself():
     assert output.relative_error == 100 * 12.0
 
 
+def test_scores_of_one_place_are_scores():
+    result = evaluated(flat(y=scores(0, 1)[..., None, None]), [0, 2], source=flat(y=scores(0, 2)[..., None, None]))
+    assert (result.snn.top1, result.ann.top1, result.agreement) == (50.0, 100.0, 50.0)
+    first, *_ = predicted(flat(y=scores(3, 1)[..., None, None]))
+    assert [score.index for score in first.top] == [3, 4]
+
+
 def test_whole_numbers_differ_or_not_and_count_only_where_there_is_nothing_else():
     best, other = np.array([[3, 1], [0, 2]]), np.array([[3, 2], [9, 2]])
     near, far = np.ones((2, 3, 1), np.float32), np.full((2, 3, 1), 1.5, np.float32)
