@@ -111,7 +111,10 @@ def compare(
     if ReportFormat.HTML in (form, written):
         raise UsageError("a comparison has no page", hint="--format md, or --plot FILE.svg for a picture")
     weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
-    check_outputs([output, plot], inputs=[source, data, calibration_data, Path(profile), weights_file])
+    check_outputs(
+        [output, plot],
+        inputs=[source, data, calibration_data, Path(profile), weights_file, options.preset_file(preprocess)],
+    )
     if plot:
         check_plotting()
     if finetune:

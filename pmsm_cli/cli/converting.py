@@ -100,7 +100,9 @@ def convert(
         _check_calibration(data if not images_serve else None, levels, target_drop, match_moments, method)
     if report and timesteps > 1 and not data:
         raise UsageError("--report has to measure the spikes of later timesteps", hint="pass --data IMAGES as well")
-    check_outputs([target, report], inputs=[source, calibration, labels, weights_file])
+    check_outputs(
+        [target, report], inputs=[source, data, calibration, labels, weights_file, options.preset_file(preprocess)]
+    )
     with EpochProgress() as progress:
         reading = _input_settings(preprocess, image_size, spiking_input, initial, calibration)
         loaded = pipeline.load_source(source, reading, progress)
@@ -193,7 +195,7 @@ def calibrate(
     weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     if plot_sites is not None and not plot:
         raise UsageError("--plot-sites says what --plot draws: name a file with --plot")
-    check_outputs([target, plot], inputs=[source, weights_file])
+    check_outputs([target, plot], inputs=[source, path, weights_file, options.preset_file(preprocess)])
     if plot:
         check_plotting()
     with console.ProgressBar() as progress:

@@ -42,6 +42,11 @@ def check_samples(samples: int | None, data: Path | None) -> None:
         )
 
 
+def preset_file(preprocess: str | None) -> Path | None:
+    """The file that `--preprocess` names; None: it names a preset, or nothing."""
+    return Path(preprocess) if preprocess and preprocess.endswith(".json") else None
+
+
 def levels_number(text: str | None) -> int | None:
     """How many levels are asked for; None: they are to be found."""
     return None if text in (None, AUTO) else int(text)

@@ -84,7 +84,7 @@ def finetune(
     if learning_rate is not None and not 0 < learning_rate < math.inf:
         raise UsageError(f"a learning rate must be above 0 and finite, not {learning_rate:g}")
     weights = check_weights(source, file=weights_file, random=random_weights, seed=seed)
-    check_outputs([target], inputs=[checkpoint, source, weights_file])
+    check_outputs([target], inputs=[checkpoint, data, source, weights_file])
     pipeline.check_torch()
     opened = open_checkpoint(checkpoint)
     settings = TuningSettings(

@@ -46,7 +46,7 @@ def open_profile(name: str) -> EnergyProfile:
             f"unknown energy profile {name!r}; known: {known}, or a .toml or .json file", subject="--profile"
         )
     try:
-        text = Path(name).read_text(encoding="utf-8")
+        text = Path(name).read_text(encoding="utf-8-sig")
         record = json.loads(text) if name.endswith(".json") else tomllib.loads(text)
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
         kind = "JSON" if name.endswith(".json") else "TOML"

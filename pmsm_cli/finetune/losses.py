@@ -31,7 +31,9 @@ class Distillation:
             own, wanted = student[name], teacher[theirs]
             if name == self.classes:
                 logits, goal = ((_scores(each, self._shares) / TEMPERATURE).log_softmax(1) for each in (own, wanted))
-                parts.append(F.kl_div(logits, goal, log_target=True, reduction="batchmean") * TEMPERATURE**2)
+                # A class that is masked has no share, whatever the student gives it.
+                apart = torch.where(goal.isneginf(), 0, goal.exp() * (goal - logits))
+                parts.append(apart.sum() / len(goal) * TEMPERATURE**2)
             elif wanted.is_floating_point():
                 parts.append((own - wanted).square().mean() / wanted.square().mean().clamp_min(_LEAST_POWER))
         return torch.stack(parts).sum()

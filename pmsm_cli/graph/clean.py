@@ -46,6 +46,24 @@ def tidy(model: ir.Model) -> tuple[ir.Model, bool]:
     return named, result.modified or renamed
 
 
+def silence_dropout(model: ir.Model) -> tuple[ir.Model, bool]:
+    """Dropout that was exported in training mode -> Identity, as in inference; one whose mask is read stays."""
+    changed = False
+    for node in [each for each in model.graph if each.op_type == "Dropout" and each.domain == ""]:
+        output, *mask = node.outputs
+        if any(value.uses() or value.is_graph_output() for value in mask):
+            continue
+        silent = ir.Node("", "Identity", [node.inputs[0]], num_outputs=1)
+        model.graph.insert_before(node, silent)
+        name, silent.outputs[0].type, silent.outputs[0].shape = output.name, output.type, output.shape
+        output.name = None
+        silent.outputs[0].name = name
+        ir.convenience.replace_all_uses_with(output, silent.outputs[0], replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
+        changed = True
+    return model, changed
+
+
 def _restore_outputs(graph: ir.Graph, names: list[str | None]) -> None:
     """Where one value leaves under two names, the elimination of identities leaves it only one of them."""
     for index, name in enumerate(names):

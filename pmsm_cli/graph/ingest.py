@@ -45,6 +45,7 @@ def ingest(proto: onnx.ModelProto, *, subject: str) -> Network:
         model = ir.from_proto(to_current_opset(proto, subject=subject))
         _refuse_dangling(model, subject)
         model, _ = clean.tidy(model)
+        model, _ = clean.silence_dropout(model)
         model, _ = clean.fold_shape_arithmetic(model)
         restore_resizes(model, old_resizes(proto), subject=subject)
         model, _ = clean.name_nodes(model)

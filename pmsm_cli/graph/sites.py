@@ -25,6 +25,7 @@ from pmsm_cli.graph.synapse import (
 
 _READS_IMAGE = "reads the image (direct coding)"
 _READS_CONSTANT = "what it reads does not depend on the image"
+_IMAGES_ELSEWHERE = "it sums over the first axis, along which images should lie"
 _NO_CONSTANT_WEIGHTS = "its weights are computed from the image"
 _NO_SPIKING_FORM = "no spiking form yet"
 _CONTROL_FLOW = "control flow: its inner graph is not converted"
@@ -112,6 +113,8 @@ def find_sites(network: Network, shapes: Mapping[str, Shape], *, spiking_input: 
     for node in network.model.graph:
         readings = _readings(node, shapes, batch)
         reason = _why_analog(node, readings, origins, spiking_input=spiking_input)
+        if network.image.batch != 1 and synapse_of(node) and _sums_over_first_axis(readings, shapes):
+            reason = reason or _IMAGES_ELSEWHERE
         every_step = not values_read(node).isdisjoint(after_spikes)
         if every_step or (readings and not reason):
             after_spikes.update(node.outputs)
@@ -213,6 +216,11 @@ def _why_analog(node: ir.Node, readings: list[_Reading], origins: "_Origins", *,
     if node.op_type in SYNAPTIC_OPS:
         return _NO_CONSTANT_WEIGHTS
     return _NO_SPIKING_FORM if multiplies_inside(node) else None
+
+
+def _sums_over_first_axis(readings: list[_Reading], shapes: Mapping[str, Shape]) -> bool:
+    ranks = [(len(shapes.get(reading.data.name or "", ())), reading.channels) for reading in readings]
+    return any(channels is not None and rank > 1 and rank + channels[0] == 0 for rank, channels in ranks)
 
 
 def _analog_macs(node: ir.Node, shapes: Mapping[str, Shape], batch: int) -> int | None:

@@ -104,7 +104,7 @@ def read_labels(path: Path, model: ir.Model) -> tuple[str, ...]:
         DataError: the file cannot be read, or holds more or fewer names than the network tells classes apart.
     """
     try:
-        names = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})", subject=str(path)) from error
     except UnicodeDecodeError as error:

@@ -11,6 +11,7 @@ from pmsm_cli.errors import DataError
 from pmsm_cli.graph.scan import PER_STEP
 from pmsm_cli.runtime.remembered import Runs
 from pmsm_cli.runtime.session import Array
+from pmsm_cli.runtime.tensors import squared_difference
 from pmsm_cli.sources.images import Batch, SkippedImage
 
 _ROUNDING = 1e-3  # by which probabilities may miss 1 in sum
@@ -181,9 +182,10 @@ class Tally:
                 self.error[index] += (step != result).reshape(self.timesteps, -1).sum(axis=1)
                 self.power[index] += result.size
                 continue
-            difference = (step.astype(np.float64) - result).reshape(self.timesteps, -1)
-            self.error[index] += np.einsum("ti,ti->t", difference, difference)
-            self.power[index] += float(np.square(result, dtype=np.float64).sum())
+            self.error[index] += (
+                squared_difference(step, np.broadcast_to(result, step.shape)).reshape(len(step), -1).sum(1)
+            )
+            self.power[index] += float(np.square(result[np.isfinite(result)], dtype=np.float64).sum())
 
     def _score(self, labels: npt.NDArray[np.int64], scores: Array, source_scores: Array | None) -> None:
         if labels.max() >= scores.shape[-1]:

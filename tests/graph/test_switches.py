@@ -55,7 +55,8 @@ def test_one_site_alone_makes_the_error_that_a_network_with_its_neurons_only_mak
     for site in plan.sites:
         alone = insert_neurons(network, plan, fine | {site.name: coarse[site.name]}, shapes)
         got = open_session(alone, subject="alone").run(IMAGES)[0]
-        expected = float(np.square(got - wanted).sum() / np.square(wanted).sum())
+        varied = np.square(wanted - wanted.mean(axis=0)).sum() * len(IMAGES) / (len(IMAGES) - 1)
+        expected = float(np.square(got - wanted).sum() / varied)
         assert found[site.name] == pytest.approx(expected, rel=0.02)
         assert found[site.name] > 0
 
@@ -75,6 +76,32 @@ def test_a_mean_error_that_is_taken_off_does_nothing_to_the_output():
 
     assert error(1) < error(0.5) < error(0)
     assert error(2) == pytest.approx(error(0), rel=0.02)  # off by as much in the other direction
+
+
+@pytest.mark.parametrize("constant", [50.0, -np.inf])
+def test_a_constant_in_the_output_makes_no_error_small(constant: float):
+    """A class that is masked, and an offset of all of them."""
+
+    def error(shift: np.ndarray) -> float:
+        network, plan, _ = read(
+            tiny.model(
+                """
+                g (float[N, 3, 8, 8] image) => (float[N, 4, 8, 8] y) {
+                    a = Conv (image, w1) b = Relu (a) c = Conv (b, w2) y = Add (c, shift)
+                }""",
+                w1=tiny.weights(6, 3, 1, 1),
+                w2=tiny.weights(4, 6, 1, 1),
+                shift=shift,
+            ),
+            IMAGES.shape[1:],
+        )
+        (site,) = plan.sites
+        coarse = choose_parameters(seen(network, plan, IMAGES).statistics[site.name], Method.MSE, 3)
+        return output_errors(network, plan, {site.name: coarse}, IMAGES)[site.name]
+
+    masked = np.zeros((4, 1, 1), np.float32)
+    masked[1:] = constant
+    assert error(masked) == pytest.approx(error(np.zeros((4, 1, 1), np.float32)), rel=0.5)
 
 
 def test_neurons_that_are_switched_out_change_nothing():

@@ -177,6 +177,15 @@ def test_scores_of_one_place_are_scores():
     assert [score.index for score in first.top] == [3, 4]
 
 
+def test_the_same_infinity_is_no_difference():
+    masked, other = scores(0, 1), scores(0, 2)
+    masked[:, 9] = other[:, 9] = -np.inf
+    result = evaluated(flat(y=masked), [0, 2], source=flat(y=other))
+    assert (result.snn.top1, result.agreement) == (50.0, 50.0)
+    error = 100 * np.linalg.norm(masked[:, :9] - other[:, :9]) / np.linalg.norm(other[:, :9])
+    assert result.output_errors == (pytest.approx(error),)
+
+
 def test_whole_numbers_differ_or_not_and_count_only_where_there_is_nothing_else():
     best, other = np.array([[3, 1], [0, 2]]), np.array([[3, 2], [9, 2]])
     near, far = np.ones((2, 3, 1), np.float32), np.full((2, 3, 1), 1.5, np.float32)
