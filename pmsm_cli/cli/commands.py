@@ -107,12 +107,20 @@ def evaluate(
         raise UsageError("--max-drop compares with the source: name it with --against")
     weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     opened = open_checkpoint(checkpoint)
+    if max_drop is not None and not pipeline.tells_classes_apart(opened):
+        raise UsageError(
+            "--max-drop compares classes, which the network gives no scores of",
+            subject=str(checkpoint),
+            hint="leave it out",
+        )
     with console.ProgressBar() as progress:
         images = pipeline.open_sample(path, samples, seed, classes=opened.manifest.labels)
         source = pipeline.open_source_of(opened, against, weights, progress) if against else None
         result = pipeline.evaluate_checkpoint(opened, images, against=source, threads=threads, progress=progress)
     console.warn_skipped(result.skipped)
     _warn_of_inputs(opened, images, source)
+    for remark in pipeline.accuracy_remarks(result, images, opened.model):
+        console.warn(remark)
     if json:
         console.print_json(to_json(result))
     else:
@@ -120,9 +128,7 @@ def evaluate(
     drop = result.drop
     if max_drop is None:
         return
-    if drop is None:
-        raise CheckFailedError("there are no classes to compare", subject=str(checkpoint), hint="leave out --max-drop")
-    if drop > max_drop:
+    if drop is not None and drop > max_drop:
         fact = f"lost {drop:.2f} points, {max_drop:g} were allowed"
         raise CheckFailedError(fact, subject=str(checkpoint), hint="convert with more --levels or --timesteps")
 
@@ -194,7 +200,7 @@ def report(
 def _warn_of_inputs(opened: "Checkpoint", images: "ImageSet | None", source: "Source | None") -> None:
     from pmsm_cli import pipeline
 
-    of_labels = pipeline.label_remarks(images, opened.model) if images else ()
+    of_images = pipeline.image_remarks(images, opened.model, opened.manifest.preprocessing) if images else ()
     of_source = pipeline.source_remarks(source, opened) if source else ()
-    for remark in (*of_labels, *of_source):
+    for remark in (*of_images, *of_source):
         console.warn(remark)

@@ -64,7 +64,7 @@ def diff(
             threads=threads,
             progress=progress,
         )
-    for warning in (*result.warnings, *pipeline.label_remarks(images, opened.model)):
+    for warning in (*result.warnings, *pipeline.image_remarks(images, opened.model, opened.manifest.preprocessing)):
         console.warn(warning)
     console.warn_skipped(result.skipped)
     if json:

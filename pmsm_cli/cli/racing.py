@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pmsm_cli.cli import console, options
+from pmsm_cli.errors import UsageError
 
 
 def bench(
@@ -41,6 +42,8 @@ def bench(
     from pmsm_cli.report.records import to_json
     from pmsm_cli.sources.source import check_weights
 
+    if data and not against:
+        raise UsageError("--data serves to quantise the source", hint="pass --against SOURCE as well")
     weights = check_weights(against, file=weights_file, random=random_weights, seed=seed)
     opened = open_checkpoint(checkpoint)
     settings = BenchSettings(data=data, batch=batch, runs=runs, threads=threads, seed=seed)

@@ -122,6 +122,11 @@ class _Run:
                     self.student(inputs)
             loss, agreement, top1 = self._measure(held_out)
             self._note(listener, loss, None, agreement, top1, 0, start)
+            if not math.isfinite(loss):
+                raise CheckFailedError(
+                    f"the loss is {loss} before any training: an output or a weight is not finite; nothing was written",
+                    subject=subject,
+                )
             self.limit = _DIVERGED * max(loss, self._loss_of_silence(), _SMALL_LOSS)
             for epoch in range(1, self.settings.epochs + 1):
                 listener.start(f"Epoch {epoch} of {self.settings.epochs}", len(training))

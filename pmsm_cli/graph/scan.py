@@ -138,6 +138,12 @@ def add_scan(
 def _replace_outputs(
     graph: ir.Graph, firsts: list[ir.Value], stacked: dict[ir.Value, ir.Value], timesteps: int
 ) -> None:
+    names = {value.name or "" for value in firsts}
+    if taken := sorted(name for name in names if f"{name}{PER_STEP}" in names):
+        raise UnsupportedGraphError(
+            f"there is an output {taken[0]}{PER_STEP}, as all timesteps of its output {taken[0]} would be called",
+            hint="give the output another name, or convert it for a single timestep",
+        )
     axes = add_constant(graph, "pmsm/axis", np.array([0], np.int64))
     last_index = add_constant(graph, "pmsm/last", np.array(timesteps - 1, np.int64))
     lasts, all_steps = [], []

@@ -1,7 +1,10 @@
 """Which of a network's outputs says how much each class has for it."""
 
+import re
+
 import onnx_ir as ir
 
+_CALLED = re.compile("logit|prob|score|softmax|pred", re.IGNORECASE)
 # What hands values on in the same order; timesteps are put together and taken apart by such.
 _HANDS_ON = frozenset({"Identity", "Cast", "Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Reshape"})
 
@@ -9,12 +12,18 @@ _HANDS_ON = frozenset({"Identity", "Cast", "Concat", "Unsqueeze", "Squeeze", "Ga
 def class_scores(model: ir.Model) -> str | None:
     """The name of the first output of shape [images, classes] of floats; None: the network tells no classes apart.
 
-    Where there is none, that of the first of [images, classes, 1, 1], as a pooled convolution gives it. A single number
-    for each image is no choice between classes, and of scores that are ranked already (TopK) the first is the largest
-    whatever the class. An output of unknown shape may turn out to be what is looked for.
+    Of several, those that are called what scores are called come first: the others may be features. Where there is
+    none, that of the first of [images, classes, 1, 1], as a pooled convolution gives it. A single number for each image
+    is no choice between classes, and of scores that are ranked already (TopK) the first is the largest whatever the
+    class. An output of unknown shape may turn out to be what is looked for.
     """
     outputs = [output for output in model.graph.outputs if _may_be_scores(output)]
-    outputs.sort(key=lambda output: output.shape is not None and len(output.shape) > 2)
+    outputs.sort(
+        key=lambda output: (
+            output.shape is not None and len(output.shape) > 2,
+            _CALLED.search(output.name or "") is None,
+        )
+    )
     return outputs[0].name if outputs else None
 
 

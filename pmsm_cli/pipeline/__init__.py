@@ -10,10 +10,10 @@ from pmsm_cli.pipeline.conversion import (
     read_calibration,
     summarise,
 )
+from pmsm_cli.pipeline.image_remarks import accuracy_remarks, image_remarks
 from pmsm_cli.pipeline.inputs import (
     Progress,
     is_checkpoint,
-    label_remarks,
     open_network,
     open_sample,
     open_source_of,
@@ -26,6 +26,7 @@ from pmsm_cli.pipeline.measurement import (
     open_reference,
     predict_images,
     report_checkpoint,
+    tells_classes_apart,
 )
 from pmsm_cli.pipeline.refitting import refit_weights
 from pmsm_cli.pipeline.rounding import round_to_int8
@@ -36,6 +37,7 @@ __all__ = [
     "Guide",
     "InputSettings",
     "Progress",
+    "accuracy_remarks",
     "calibrate_source",
     "calibration_record",
     "check_torch",
@@ -44,8 +46,8 @@ __all__ = [
     "find_guide",
     "finetune_checkpoint",
     "has_labels",
+    "image_remarks",
     "is_checkpoint",
-    "label_remarks",
     "load_source",
     "open_network",
     "open_reference",
@@ -60,4 +62,5 @@ __all__ = [
     "source_remarks",
     "summarise",
     "summarise_tuning",
+    "tells_classes_apart",
 ]

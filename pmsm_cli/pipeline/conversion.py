@@ -31,6 +31,7 @@ from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
+from pmsm_cli.pipeline.image_remarks import level_remarks, value_remarks
 from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, open_network
 from pmsm_cli.pipeline.levels import Setting, find_levels
 from pmsm_cli.pipeline.remarks import remarks
@@ -163,6 +164,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         classes = loaded.network.class_names if finds_levels else ()  # else labels serve nothing
         whole = labelled_as(open_images(settings.data), classes)
         images = sample_images(whole, settings.samples, settings.seed)
+        warnings += value_remarks(images, loaded.preprocessing)
     size = batch_size(loaded.plan, loaded.network.image.batch)
     read = functools.partial(read_batches, images, loaded.preprocessing, size)
     # What is observed, and what moments are matched to: the source as it is on real images, or brought near that, its
@@ -208,12 +210,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             seed=settings.seed,
         )
         found, allocation = find_levels(setting, target_drop=settings.target_drop, progress=progress)
-        labelled = setting.images.labels is not None
-        if labelled and settings.target_drop is not None and allocation.measure == "agreement":
-            warnings.append(
-                "the source gets hardly more of the labels right than chance would, so that they seem to be another "
-                "network's: levels were found by agreement with the source"
-            )
+        warnings += level_remarks(allocation, whole, stated=settings.target_drop is not None)
     calibration = calibrate(
         statistics,
         levels=allocation.chosen.most_levels if allocation else settings.levels or UNIFORM_LEVELS,

@@ -80,18 +80,6 @@ def open_sample(
     return sample_images(images, samples, seed)
 
 
-def label_remarks(images: ImageSet, model: ir.Model) -> tuple[str, ...]:
-    """What to say of class folders that are fewer than a network's classes and have not their names."""
-    names, classes = images.class_names, class_count(model)
-    if images.labels is None or not names or classes is None or len(names) >= classes:
-        return ()
-    remark = (
-        f"{images.origin}: its {len(names)} class folders are taken for classes 0 to {len(names) - 1} of {classes}: "
-        "the network's classes do not have their names"
-    )
-    return (remark,)
-
-
 def is_checkpoint(path: Path) -> bool:
     """Whether a network is one of our checkpoints (of any format version)."""
     return not is_timm(path) and any(entry.key.startswith("pmsm.") for entry in open_onnx(path).proto.metadata_props)

@@ -35,7 +35,7 @@ from pmsm_cli.graph.scores import class_count, class_scores
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.pipeline.inputs import Progress, batch_size
-from pmsm_cli.runtime.evaluate import Evaluation, evaluate
+from pmsm_cli.runtime.evaluate import Evaluation, beats_chance, evaluate
 from pmsm_cli.runtime.fit import check_labels
 from pmsm_cli.runtime.match import match_moments, open_moments
 from pmsm_cli.runtime.remembered import Remembered
@@ -62,9 +62,6 @@ _LARGEST_STEP = 8
 _WORK_A_POINT, _FEWEST_A_POINT, _MOST_A_POINT = 1e11, 16, 4096
 _MOST_MATCHED = 512  # moments need fewer images than accuracy does
 _WORK_OF_PROBES, _FEWEST_PROBED, _MOST_PROBED = 2e11, 1, 32
-# Chance: a source that gets no more of the labels right than so many times one in the number of classes was trained on
-# other ones.
-_TIMES_CHANCE = 2
 # A stated target is worth more of it: half a point takes ten thousand images to be told from none. And whatever that
 # takes, it is measured on so many times the images of which one is the whole target.
 _WORK_A_TARGET, _MOST_A_TARGET = 4e11, 10_000
@@ -366,7 +363,7 @@ def _loss(measured: Evaluation, classes: int | None, *, by_error: bool) -> tuple
     if measured.agreement is None or by_error:
         return "output error", _output_error(measured)
     source = measured.ann.top1 if measured.ann else None
-    if source is not None and measured.snn.top1 is not None and source > _TIMES_CHANCE * 100 / (classes or 1):
+    if source is not None and measured.snn.top1 is not None and beats_chance(source, classes):
         return "top-1", source - measured.snn.top1
     return "agreement", 100 - measured.agreement
 

@@ -97,6 +97,11 @@ def has_labels(checkpoint: Checkpoint, images: ImageSet) -> bool:
     return images.labels is not None and (classes is None or bool(images.labels.max() < classes))
 
 
+def tells_classes_apart(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint scores classes."""
+    return class_scores(checkpoint.model) is not None
+
+
 def predict_images(
     checkpoint: Checkpoint,
     paths: Sequence[Path],

@@ -90,7 +90,8 @@ def _bisected(found: Bisection) -> Iterator[str]:
             f"({found.drop_before:.2f} as it is)"
         )
         return
-    instead = f"{found.drop:.2f} {unit} are lost instead of {found.drop_before:.2f}"
+    instead = f"{max(found.drop, 0.0):.2f} {unit} are lost instead of {found.drop_before:.2f}"
     yield f"with {finer} at {len(found.sites)} tensor(s), {instead}:"
     yield from (f"  {name}" for name in found.sites)
-    yield f"{found.tried} networks were measured; {found.drop_everywhere:.2f} are lost with more levels at all of them"
+    everywhere = max(found.drop_everywhere, 0.0)  # by luck the spiking network is right where the source is not
+    yield f"{found.tried} networks were measured; {everywhere:.2f} are lost with more levels at all tensors"

@@ -76,8 +76,8 @@ def tuning_table(summary: TuningSummary) -> RenderableType:
     for record in summary.epochs:
         table.add_row(
             str(record.epoch),
-            "" if record.training_loss is None else f"{record.training_loss:.4f}",
-            f"{record.loss:.4f}",
+            "" if record.training_loss is None else f"{record.training_loss:.4g}",
+            f"{record.loss:.4g}",
             percent(record.agreement, 2),
             percent(record.top1, 2),
             f"{record.seconds:.1f}",

@@ -120,6 +120,18 @@ def source_outputs(names: Sequence[str]) -> list[str]:
     return [name for name in names if not (name.endswith(PER_STEP) and name.removesuffix(PER_STEP) in known)]
 
 
+def beats_chance(top1: float, classes: int | None) -> bool:
+    """Whether so many percent of labels are told more often than by guessing among the classes: they are the network's.
+
+    By as much again as chance gives, or, of few classes, by a quarter of what it leaves.
+
+    >>> [beats_chance(top1, 10) for top1 in (15, 25)], [beats_chance(top1, 2) for top1 in (55, 70)]
+    ([False, True], [False, True])
+    """
+    chance = 100 / (classes or 1)
+    return top1 > chance + min(chance, (100 - chance) / 4)
+
+
 def class_rows(values: Array, before: int) -> Array | None:
     """Class scores with so many axes before that of the classes, without further ones; None: they are more than these.
 

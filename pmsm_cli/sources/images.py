@@ -3,6 +3,7 @@
 Memory does not grow with the number of images: only paths are kept, and two batches are decoded ahead.
 """
 
+import os
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -304,7 +305,10 @@ def _open_folder(folder: Path) -> ImageFiles:
 
 def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
     """Hidden files and folders hold thumbnails and remains of other systems, never images of the set."""
-    found = folder.rglob("*") if recursive else folder.glob("*")
+    found = list(folder.rglob("*") if recursive else folder.glob("*"))
+    for path in (folder, *found):  # of what it cannot open a search says nothing
+        if path.is_dir() and not path.name.startswith(".") and not os.access(path, os.R_OK | os.X_OK):
+            raise DataError("cannot be read (Permission denied)", subject=str(path))
     return sorted(
         path
         for path in found

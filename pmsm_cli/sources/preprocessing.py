@@ -162,6 +162,8 @@ class Preprocessing:
             deep = np.asarray(image, np.float32)  # Pillow would clip 16-bit greys at 255 instead of scaling them
             # I and F do not say how deep they are.
             scale = 257.0 if image.mode.startswith("I;16") or deep.max(initial=0) > 255 else 1.0
+            if image.mode == "F" and 0 < deep.max(initial=0) <= 1:
+                scale = 1 / 255
             image = Image.fromarray(np.round(np.clip(deep / scale, 0, 255)).astype(np.uint8))
         if image.mode == "P":  # a palette may hold transparent entries
             image = image.convert("RGBA")
@@ -250,6 +252,8 @@ class InputShape:
     layout: Layout
 
 
+_FURTHEST_MEAN = 2.0  # that is one of pixels from 0 to 1, however unusual
+
 PRESETS: dict[str, dict[str, Any]] = {
     "imagenet": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
     "inception": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
@@ -304,6 +308,12 @@ def resolve_preprocessing(preset: str, shape: InputShape, *, image_size: int | N
         raise PreprocessingError(
             f"{resolved.channels} has {resolved.channel_count} channels, the network reads {shape.channel_count}",
             subject=preset,
+        )
+    if preset not in PRESETS and max(map(abs, resolved.mean)) > _FURTHEST_MEAN:
+        raise PreprocessingError(
+            f"a mean of {max(resolved.mean, key=abs):g} is none of pixels, which are from 0 to 1 here",
+            subject=preset,
+            hint="divide mean and std by 255; a network that reads 0 to 255 has mean 0 and std 1/255",
         )
     if resolved.layout is not shape.layout:
         raise PreprocessingError(

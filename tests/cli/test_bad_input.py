@@ -11,6 +11,8 @@ import tiny
 from conftest import fails, write_images
 from PIL import Image
 
+from pmsm_cli.checkpoint.file import open_checkpoint
+
 INCOMPLETE = "hint: was the file downloaded or copied completely?\n"
 
 
@@ -494,6 +496,14 @@ def test_unusable_class_names_are_refused(with_images, pictures, tmp_path: Path,
         path.write_bytes(content)
     fails(with_images(command, pictures, "--labels", path), 3, f"{path}: {message}")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mark_at_the_beginning_of_a_text_is_no_part_of_a_class_name(with_images, pictures, tmp_path: Path):
+    """As Windows' editor writes it."""
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join("abcde"), encoding="utf-8-sig")
+    assert with_images("convert", pictures, "--labels", path).code == 0
+    assert open_checkpoint(tmp_path / "out").manifest.labels == tuple("abcde")
 
 
 def test_an_unknown_preset_is_refused(pmsm, network):

@@ -221,13 +221,13 @@ def test_eval_fails_with_code_5_when_agreement_drops_too_far_without_labels(pmsm
     assert f"\nerror: {checkpoint}: lost " in shown.err
 
 
-def test_eval_fails_with_code_5_when_there_is_nothing_to_compare(pmsm, networks, pictures, tmp_path: Path):
+def test_a_bound_where_there_are_no_classes_is_refused(pmsm, networks, pictures, tmp_path: Path):
     source, target = networks / "one_layer.onnx", tmp_path / "out.onnx"
     assert pmsm("convert", source, "--spiking-input", "--data", pictures, "-o", target).code == 0
     shown = pmsm("eval", target, pictures, "--against", source, "--max-drop", 1)
     assert (shown.code, shown.err) == (
-        5,
-        f"error: {target}: there are no classes to compare\nhint: leave out --max-drop\n",
+        2,
+        f"error: {target}: --max-drop compares classes, which the network gives no scores of\nhint: leave it out\n",
     )
 
 

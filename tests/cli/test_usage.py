@@ -278,6 +278,30 @@ CONTRADICTIONS = {
         "run {checkpoint} {pictures} --outputs {checkpoint}",
         "{checkpoint}: is written and read by one command\nhint: name another file",
     ),
+    "a checkpoint over the images": (
+        "convert {network} --data {array} -o {array}",
+        "{array}: is written and read by one command\nhint: name another file",
+    ),
+    "a checkpoint over its preprocessing": (
+        "convert {network} --data {pictures} --preprocess {preset} -o {preset}",
+        "{preset}: is written and read by one command\nhint: name another file",
+    ),
+    "a calibration over the images": (
+        "calibrate {network} {array} -o {array}",
+        "{array}: is written and read by one command\nhint: name another file",
+    ),
+    "a trained checkpoint over the images": (
+        "finetune {checkpoint} --data {array} -o {array}",
+        "{array}: is written and read by one command\nhint: name another file",
+    ),
+    "a comparison over its preprocessing": (
+        "compare {network} --data {pictures} --preprocess {preset} -o {preset}",
+        "{preset}: is written and read by one command\nhint: name another file",
+    ),
+    "images to quantise no source on": (
+        "bench {checkpoint} --data {pictures}",
+        "--data serves to quantise the source\nhint: pass --against SOURCE as well",
+    ),
     "report over the checkpoint": (
         "report {checkpoint} --format json -o {checkpoint}",
         "{checkpoint}: is written and read by one command\nhint: name another file",
@@ -290,7 +314,13 @@ def places(tmp_path: Path, network, checkpoint, stepwise, calibration_file, pict
     """What the command lines of this file can name."""
     here = tmp_path / "here"
     here.mkdir()
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "x.npz").write_bytes(b"images")
+    (given / "own.json").write_text("{}")
     return {
+        "array": given / "x.npz",
+        "preset": given / "own.json",
         "here": here,
         "network": network,
         "checkpoint": checkpoint,

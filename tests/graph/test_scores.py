@@ -32,6 +32,8 @@ ENDINGS = {
     "scores": (("float[N, 5] f",), "f", 5),
     "shares": (("float[N, 5] p", "p = Softmax (f)"), "p", 5),
     "scores behind another output": (("float[N, 4, 8, 8] e, float[N, 5] f", "e = Identity (b)"), "f", 5),
+    "scores behind features": (("float[N, 4] d, float[N, 5] scores", "scores = Identity (f)"), "scores", 5),
+    "features that are called nothing": (("float[N, 4] d, float[N, 5] f",), "d", 4),
     "scores beside their ranking": (("float[N, 3] values, int64[N, 3] indices, float[N, 5] f", TOP), "f", 5),
     "scores of one place": (("float[N, 5, 1, 1] s", "s = Unsqueeze (f, places)"), "s", 5),
     "a list before one place": (("float[N, 5, 1, 1] s, float[N, 5] f", "s = Unsqueeze (f, places)"), "f", 5),

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+import spiking
 import tiny
 
 from pmsm_cli.errors import UnsupportedGraphError
@@ -244,6 +245,16 @@ def compare(proto: onnx.ModelProto, images: Floats, timesteps: int, coding: Codi
 
 IMAGES = dyadic(2, 3, SIZE, SIZE, unit=0.125, most=8)
 LEVELS = [(0, 1), (0, 7), (3, 7), (7, 2)]
+
+
+def test_an_output_that_is_called_like_all_steps_of_another_is_refused():
+    proto = tiny.two_outputs()
+    (producer,) = [node for node in proto.graph.node if "map" in node.output]
+    producer.output[0] = proto.graph.output[1].name = f"scores{PER_STEP}"
+    with pytest.raises(
+        UnsupportedGraphError, match=f"there is an output scores{PER_STEP}, as all timesteps of its output scores"
+    ):
+        spiking.checkpoint_of(proto, tiny.images(8), timesteps=2)
 
 
 @pytest.mark.parametrize(("n", "p"), LEVELS)

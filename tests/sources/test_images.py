@@ -1,5 +1,6 @@
 """Images from folders: which are found, what their labels are, how they stream, and what happens to broken ones."""
 
+import os
 import threading
 import time
 from pathlib import Path
@@ -42,6 +43,16 @@ def test_class_folders_in_alphabetical_order_are_the_class_indices(tmp_path: Pat
     assert found.class_names == ("Bee", "ant", "zebra")
     assert found.labels.tolist() == [0, 1, 2]
     assert names(found, tmp_path) == ["Bee/1.png", "ant/1.png", "zebra/1.png"]
+
+
+def test_a_class_folder_that_cannot_be_opened_is_refused_by_name(tmp_path: Path, monkeypatch):
+    for name in ("ant", "bee"):
+        image(tmp_path / name / "deeper" / "0.png")
+    closed = tmp_path / "bee" / "deeper"
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)  # root may open anything
+    with pytest.raises(DataError) as caught:
+        open_images(tmp_path)
+    assert str(caught.value) == f"{closed}: cannot be read (Permission denied)"
 
 
 def test_an_empty_class_folder_keeps_its_index(tmp_path: Path):

@@ -265,7 +265,7 @@ def test_a_json_file_overrules_what_follows_from_the_network(tmp_path: Path):
         "channels": "BGR",
         "fit": "stretch",
         "interpolation": "bicubic",
-        "mean": [1, 2, 3],
+        "mean": [0, 1, -1],
         "std": 2,
         "crop_fraction": 0.5,
         "height": 10,
@@ -279,7 +279,7 @@ def test_a_json_file_overrules_what_follows_from_the_network(tmp_path: Path):
         channels=Channels.BGR,
         fit=Fit.STRETCH,
         interpolation="bicubic",
-        mean=(1.0, 2.0, 3.0),
+        mean=(0.0, 1.0, -1.0),
         std=(2.0,),
         crop_fraction=0.5,
     )
@@ -340,6 +340,11 @@ BAD_FILES = {
     ),
     "unknown channels": ('{"channels": "CMYK"}', "unknown channels 'CMYK'; known: RGB, BGR, GRAY"),
     "unknown layout": ('{"layout": "NC"}', "unknown layout 'NC'; known: NCHW, NHWC"),
+    "a mean of bytes": (
+        '{"mean": [123.7, 116, 104], "std": 58}',
+        "a mean of 123.7 is none of pixels, which are from 0 to 1 here\n"
+        "hint: divide mean and std by 255; a network that reads 0 to 255 has mean 0 and std 1/255",
+    ),
     "another layout": ('{"layout": "NHWC"}', "layout is NHWC, but the network reads NCHW\nhint: leave it out"),
     "unknown fit": ('{"fit": ["crop"]}', "unknown fit ['crop']; known: crop, stretch, squash, pad"),
     "unknown filter": (
