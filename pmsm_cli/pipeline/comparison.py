@@ -37,7 +37,7 @@ _MEMORY = (
     "where memory is billed, weights are fetched, spikes moved and membranes read and written anew at every step, in "
     "all methods; a machine that ran all steps of a layer before the next one would fetch its weights once",
 )
-_SAME_FOLDER = "thresholds are set on images of the folder that is measured on: --calibration-data names another one"
+_SAME_FOLDER = "thresholds are set on the images that are measured on: --calibration-data names another one"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

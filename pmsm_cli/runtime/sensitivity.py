@@ -24,8 +24,8 @@ def output_errors(
 ) -> dict[str, float]:
     """For each site the squared relative error of the outputs, mean over them, with its neurons in and no others.
 
-    Errors are relative to what outputs vary by from image to image: a constant in them (a class that is masked by a
-    large negative number, say) tells nothing, and would make any error small.
+    Errors are relative to an output's power; where most of that is a constant (an offset of all classes, or one that is
+    masked by a large negative number), which tells nothing and would make any error small, to what varies of it.
     One session serves all sites; `inputs` are a few images (or whole fixed batches). `mean_errors`, [channels] or [1],
     are taken off what the neurons of these sites carry: what matching moments takes off it. `on_site` is told of each.
     """
@@ -33,7 +33,7 @@ def output_errors(
     session = open_session(switched, subject=network.subject, threads=threads)
     off = {switch_name(site.name): np.asarray(OFF) for site in plan.sites}
     wanted = session.run(inputs, off)
-    power = [_variation(output) or 1.0 for output in wanted]
+    power = [_telling_power(output) or 1.0 for output in wanted]
     errors = {}
     for site in plan.sites:
         outputs = session.run(inputs, off | {switch_name(site.name): np.asarray(ON)})
@@ -44,9 +44,13 @@ def output_errors(
     return errors
 
 
-def _variation(output: Array) -> float:
-    """The sum of squares about the mean over the images; of a single image, or where none differ, about 0."""
+def _telling_power(output: Array) -> float:
+    """The sum of squares, or, where that is mostly of the mean over the images, that about the mean.
+
+    A single image, or such that do not differ, have no other than the first.
+    """
     finite = np.where(np.isfinite(output), output, 0).astype(np.float64)
     images = len(finite) if finite.ndim else 1
+    power = float(np.square(finite).sum())
     varied = float(np.square(finite - finite.mean(axis=0)).sum()) * images / (images - 1) if images > 1 else 0.0
-    return varied or float(np.square(finite).sum())
+    return varied if 0 < varied < power / 2 else power
