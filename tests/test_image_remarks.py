@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import tiny
 
@@ -44,10 +45,15 @@ def test_floats_that_look_like_pixels_are_noticed(values: np.ndarray, preset: st
 
 
 @pytest.mark.parametrize(
-    ("names", "noticed"), [(("1", "10", "2", "3", "4"), True), (("01", "02", "03", "04", "10"), False)]
+    ("names", "known", "noticed"),
+    [
+        (("1", "10", "2", "3", "4"), ("ant", "bee"), True),
+        (("1", "10", "2", "3", "4"), ("1", "10", "2", "3", "4"), False),
+        (("01", "02", "03", "04", "10"), (), False),
+    ],
 )
-def test_numbered_class_folders_in_the_order_of_texts_are_noticed(names: tuple[str, ...], noticed: bool):
-    said = image_remarks(array(FROM_0 - 100, names, [0]), MODEL, read_as("imagenet"))
+def test_numbered_class_folders_in_the_order_of_texts_are_noticed(names, known, noticed: bool):
+    said = image_remarks(array(FROM_0 - 100, names, [0]), MODEL, read_as("imagenet"), known=known)
     assert [("1, 10, 2" in remark) for remark in said] == [True] * noticed
 
 
@@ -77,3 +83,6 @@ def test_an_accuracy_that_chance_would_give_is_noticed(right: float | None, imag
     assert bool(accuracy_remarks(result, array(FROM_0), MODEL)) == noticed
     beside = dataclasses.replace(result, ann=dataclasses.replace(accuracy, top1=None if right is None else 90.0))
     assert accuracy_remarks(beside, array(FROM_0), MODEL) == ()
+    open_count = MODEL.clone()
+    open_count.graph.outputs[0].shape = ir.Shape(["N", None])
+    assert accuracy_remarks(result, array(FROM_0), open_count) == ()

@@ -128,7 +128,9 @@ def evaluate(
     drop = result.drop
     if max_drop is None:
         return
-    if drop is not None and drop > max_drop:
+    if drop is None:  # the graph did not say so, but several rows an image are no scores of classes
+        raise CheckFailedError("there are no classes to compare", subject=str(checkpoint), hint="leave out --max-drop")
+    if drop > max_drop:
         fact = f"lost {drop:.2f} points, {max_drop:g} were allowed"
         raise CheckFailedError(fact, subject=str(checkpoint), hint="convert with more --levels or --timesteps")
 
@@ -200,7 +202,10 @@ def report(
 def _warn_of_inputs(opened: "Checkpoint", images: "ImageSet | None", source: "Source | None") -> None:
     from pmsm_cli import pipeline
 
-    of_images = pipeline.image_remarks(images, opened.model, opened.manifest.preprocessing) if images else ()
+    of_images: tuple[str, ...] = ()
+    if images:
+        manifest = opened.manifest
+        of_images = pipeline.image_remarks(images, opened.model, manifest.preprocessing, known=manifest.labels)
     of_source = pipeline.source_remarks(source, opened) if source else ()
     for remark in (*of_images, *of_source):
         console.warn(remark)

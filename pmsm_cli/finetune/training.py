@@ -124,8 +124,9 @@ class _Run:
             self._note(listener, loss, None, agreement, top1, 0, start)
             if not math.isfinite(loss):
                 raise CheckFailedError(
-                    f"the loss is {loss} before any training: an output or a weight is not finite; nothing was written",
+                    f"the loss is {loss} before any training: an output or a weight is not finite",
                     subject=subject,
+                    hint="leave out fine-tuning",
                 )
             self.limit = _DIVERGED * max(loss, self._loss_of_silence(), _SMALL_LOSS)
             for epoch in range(1, self.settings.epochs + 1):

@@ -4,27 +4,24 @@ import re
 
 import onnx_ir as ir
 
-_CALLED = re.compile("logit|prob|score|softmax|pred", re.IGNORECASE)
+_CALLED = re.compile("(^|[^a-z])(logits?|prob(abilitie)?s?|scores?|softmax|predictions?)([^a-z]|$)", re.IGNORECASE)
+_BESIDE = re.compile("aux", re.IGNORECASE)  # heads that help in training
 # What hands values on in the same order; timesteps are put together and taken apart by such.
-_HANDS_ON = frozenset({"Identity", "Cast", "Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Reshape"})
+_HANDS_ON = frozenset(
+    {"Identity", "Cast", "Concat", "Unsqueeze", "Squeeze", "Gather", "Slice", "Reshape", "Softmax", "Sigmoid"}
+)
 
 
 def class_scores(model: ir.Model) -> str | None:
     """The name of the first output of shape [images, classes] of floats; None: the network tells no classes apart.
 
     Of several, those that are called what scores are called come first: the others may be features. Where there is
-    none, that of the first of [images, classes, 1, 1], as a pooled convolution gives it. A single number for each image
-    is no choice between classes, and of scores that are ranked already (TopK) the first is the largest whatever the
-    class. An output of unknown shape may turn out to be what is looked for.
+    none, that of the first of unknown shape, or of [images, classes, 1, 1], as a pooled convolution gives it. A single
+    number for each image is no choice between classes, and of scores that are ranked already (TopK) the first is the
+    largest whatever the class.
     """
     outputs = [output for output in model.graph.outputs if _may_be_scores(output)]
-    outputs.sort(
-        key=lambda output: (
-            output.shape is not None and len(output.shape) > 2,
-            _CALLED.search(output.name or "") is None,
-        )
-    )
-    return outputs[0].name if outputs else None
+    return min(outputs, key=_unlikely).name if outputs else None
 
 
 def class_count(model: ir.Model) -> int | None:
@@ -32,6 +29,12 @@ def class_count(model: ir.Model) -> int | None:
     shape = next((output.shape for output in model.graph.outputs if output.name == class_scores(model)), None)
     width = None if shape is None else shape[1]
     return width if isinstance(width, int) else None
+
+
+def _unlikely(output: ir.Value) -> tuple[int, bool]:
+    kind = 1 if output.shape is None else 0 if len(output.shape) == 2 else 2
+    name = output.name or ""
+    return kind, _CALLED.search(name) is None or _BESIDE.search(name) is not None
 
 
 def _may_be_scores(output: ir.Value) -> bool:

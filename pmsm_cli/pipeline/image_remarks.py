@@ -1,6 +1,6 @@
 """What should be said about images before anyone relies on what was measured on them."""
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -17,15 +17,20 @@ _BELOW_0 = -0.25  # what inputs of dark pixels are at most, for it to be noticed
 _FEWEST_JUDGED = 50  # labelled images: of fewer, chance gets more or less right
 
 
-def image_remarks(images: ImageSet, model: ir.Model, preprocessing: Preprocessing) -> tuple[str, ...]:
-    """Warnings about images that a network of this preprocessing is to read: labels and values."""
-    return (*_label_remarks(images, model), *value_remarks(images, preprocessing))
+def image_remarks(
+    images: ImageSet, model: ir.Model, preprocessing: Preprocessing, *, known: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Warnings about images that a network of this preprocessing is to read: labels and values.
+
+    `known` are the names of the network's classes.
+    """
+    return (*_label_remarks(images, model, known), *value_remarks(images, preprocessing))
 
 
 def accuracy_remarks(result: Evaluation, images: ImageSet, model: ir.Model) -> tuple[str, ...]:
     """Warnings about an accuracy that chance would have given, of the source where there is one."""
     right, classes = (result.ann or result.snn).top1, class_count(model)
-    if right is None or result.images < _FEWEST_JUDGED or beats_chance(right, classes):
+    if right is None or classes is None or result.images < _FEWEST_JUDGED or beats_chance(right, classes):
         return ()
     whose = "the source" if result.ann else "the network"
     return (
@@ -45,7 +50,7 @@ def level_remarks(allocation: Allocation, images: ImageSet, *, stated: bool) -> 
     ]
 
 
-def _label_remarks(images: ImageSet, model: ir.Model) -> list[str]:
+def _label_remarks(images: ImageSet, model: ir.Model, known: Sequence[str]) -> list[str]:
     names, classes, remarks = images.class_names, class_count(model), []
     if images.labels is not None and class_scores(model) is None:
         remarks.append(f"{images.origin}: its labels are of no use: the network gives no class scores")
@@ -54,10 +59,11 @@ def _label_remarks(images: ImageSet, model: ir.Model) -> list[str]:
             f"{images.origin}: its {len(names)} class folders are taken for classes 0 to {len(names) - 1} of "
             f"{classes}: the network's classes do not have their names"
         )
-    if all(name.isdecimal() for name in names) and any(int(one) > int(next_one) for one, next_one in pairwise(names)):
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if len(numbers) == len(names) and numbers != sorted(numbers) and not set(names) <= set(known):
         remarks.append(
-            f"{images.origin}: its class folders are numbers, in the order of texts: {', '.join(names[:3])}, ...; "
-            "zeros in front of them make it that of numbers"
+            f"{images.origin}: its class folders are numbers, in the order of texts ({', '.join(names[:3])}, ...), "
+            "as most training programs take them; if the network counts them as numbers, put zeros in front"
         )
     return remarks
 
@@ -73,6 +79,7 @@ def value_remarks(images: ImageSet, preprocessing: Preprocessing) -> list[str]:
     if lowest < 0 or black > _BELOW_0:
         return []
     return [
-        f"{images.origin}: its floats, {lowest:.3g} to {highest:.3g}, are read as they are, though the network's "
-        f"preprocessing would give inputs down to {black:.2g}: pixels have to be uint8"
+        f"{images.origin}: its floats, {lowest:.3g} to {highest:.3g}, are read as they are, though the preprocessing "
+        f"makes inputs down to {black:.2g} of pixels: if they are pixels, store them as uint8, and if the network "
+        "reads such inputs, --preprocess none says so"
     ]

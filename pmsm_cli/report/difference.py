@@ -20,7 +20,9 @@ class SiteFigures:
     accumulated_cosine: float | None
     clipped: float  # percent of the source's values beyond what its neurons carry
     clipped_error: float  # percent of its squared error alone that these make
-    damage: float  # error of the outputs with its neurons in the source and no others, L2 relative, percent
+    # Error of the outputs with its neurons in the source and no others, percent: L2 relative, of a mostly constant
+    # output to what varies of it.
+    damage: float
     advice: str
 
 

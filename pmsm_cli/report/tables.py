@@ -160,11 +160,13 @@ def evaluation_table(evaluation: Evaluation) -> RenderableType:
 def _error_columns(evaluation: Evaluation) -> dict[str, tuple[float, ...]]:
     """The errors of the outputs at each step, by the column that shows them; those of many outputs as their mean."""
     outputs = evaluation.outputs
-    if len(outputs) < 2:
-        return {"output error": evaluation.output_errors}
     if len(outputs) > _MOST_COLUMNS:
-        return {f"output error, mean of {len(outputs)}": evaluation.output_errors}
-    return {f"{'differing' if each.whole_numbers else 'output error'}: {each.name}": each.per_step for each in outputs}
+        counted = sum(not each.whole_numbers for each in outputs) or len(outputs)
+        return {f"output error, mean of {counted}": evaluation.output_errors}
+    kinds = ["differing" if each.whole_numbers else "output error" for each in outputs] or ["output error"]
+    if len(outputs) < 2:
+        return {kinds[0]: evaluation.output_errors}
+    return {f"{kind}: {each.name}": each.per_step for kind, each in zip(kinds, outputs, strict=True)}
 
 
 def prediction_table(predictions: Iterable[Prediction]) -> RenderableType:

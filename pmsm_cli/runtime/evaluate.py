@@ -161,11 +161,14 @@ class Tally:
         self.power: list[float] = []
         self.whole: list[bool] = []  # of outputs: whole numbers
 
+    def _names(self) -> list[str]:
+        return source_outputs(self.output_names) if self.timesteps > 1 else list(self.output_names)
+
     def add(self, batch: Batch, results: list[Array], source_results: list[Array] | None) -> None:
         """Take in one batch."""
         steps = per_step_outputs(self.output_names, results, self.timesteps)
         self.images += len(batch.inputs)
-        names = source_outputs(self.output_names)
+        names = self._names()
         scored = names.index(self._scores) if self._scores in names else None
         scores = None if scored is None else class_rows(steps[scored], 2)
         if scores is None or scores.shape[1] != len(batch.inputs):
@@ -219,7 +222,7 @@ class Tally:
             return round(100.0 * int(count) / of, 4)
 
         labelled, compared = self.labelled, self.compared
-        names = source_outputs(self.output_names)
+        names = self._names()
         # Against a source that gives nothing but zeros, the norm of the error itself.
         squared = [error / (power or 1.0) for error, power in zip(self.error, self.power, strict=True)]
         agreement = [share(same, self.images) for same in self.same] if compared and self.scored else None

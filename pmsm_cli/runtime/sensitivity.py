@@ -11,6 +11,8 @@ from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.runtime.session import Array, open_session
 from pmsm_cli.runtime.tensors import squared_difference
 
+_ROUNDING = 1e-12  # of the power: what float32 leaves of a constant that is computed anew for each image
+
 
 def output_errors(
     network: Network,
@@ -33,12 +35,14 @@ def output_errors(
     session = open_session(switched, subject=network.subject, threads=threads)
     off = {switch_name(site.name): np.asarray(OFF) for site in plan.sites}
     wanted = session.run(inputs, off)
-    power = [_telling_power(output) or 1.0 for output in wanted]
+    floats = [index for index, output in enumerate(wanted) if np.issubdtype(output.dtype, np.floating)]
+    power = {index: _telling_power(wanted[index]) or 1.0 for index in floats}
     errors = {}
     for site in plan.sites:
         outputs = session.run(inputs, off | {switch_name(site.name): np.asarray(ON)})
-        squares = (squared_difference(got, own) for got, own in zip(outputs, wanted, strict=True))
-        relative = [float(each.sum()) / total for each, total in zip(squares, power, strict=True)]
+        relative = [float(squared_difference(outputs[k], wanted[k]).sum()) / power[k] for k in floats]
+        # Whole numbers are the same or not; they count where there is nothing else.
+        relative = relative or [float(np.mean(got != own)) for got, own in zip(outputs, wanted, strict=True)]
         errors[site.name] = sum(relative) / len(relative)
         on_site(1)
     return errors
@@ -47,10 +51,10 @@ def output_errors(
 def _telling_power(output: Array) -> float:
     """The sum of squares, or, where that is mostly of the mean over the images, that about the mean.
 
-    A single image, or such that do not differ, have no other than the first.
+    A single image, or such that differ by rounding alone, have no other than the first.
     """
     finite = np.where(np.isfinite(output), output, 0).astype(np.float64)
     images = len(finite) if finite.ndim else 1
     power = float(np.square(finite).sum())
     varied = float(np.square(finite - finite.mean(axis=0)).sum()) * images / (images - 1) if images > 1 else 0.0
-    return varied if 0 < varied < power / 2 else power
+    return varied if _ROUNDING * power < varied < power / 2 else power

@@ -14,7 +14,7 @@ from pmsm_cli.sources.images import Batch
 def squared_difference(got: Array, wanted: Array) -> npt.NDArray[np.float64]:
     """The squares of what two tensors differ by; the same infinity (a class that is masked) is no difference."""
     with np.errstate(invalid="ignore"):
-        difference = np.subtract(got, wanted, dtype=np.float64)
+        difference = np.asarray(np.subtract(got, wanted, dtype=np.float64))
     difference[got == wanted] = 0
     return np.asarray(np.square(difference))
 

@@ -281,7 +281,7 @@ def _load_batch(images: ImageSet, preprocessing: Preprocessing, indices: range) 
 def _open_folder(folder: Path) -> ImageFiles:
     loose = _image_paths(folder, recursive=False)
     classes = sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
-    by_class = [_image_paths(child, recursive=True) for child in classes]
+    by_class = [_image_paths(child, recursive=True) for child in classes if not loose or os.access(child, os.R_OK)]
     if loose and any(by_class):
         raise DataError(
             "holds both images and sub-folders with images, so the labels are unclear",
@@ -305,14 +305,10 @@ def _open_folder(folder: Path) -> ImageFiles:
 
 def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
     """Hidden files and folders hold thumbnails and remains of other systems, never images of the set."""
-    found = list(folder.rglob("*") if recursive else folder.glob("*"))
-    for path in (folder, *found):  # of what it cannot open a search says nothing
-        if path.is_dir() and not path.name.startswith(".") and not os.access(path, os.R_OK | os.X_OK):
-            raise DataError("cannot be read (Permission denied)", subject=str(path))
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    found = folder.rglob("*") if recursive else folder.glob("*")
+    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if recursive:  # of what it cannot open a search says nothing
+        closed = [path for path in (folder, *shown) if path.is_dir() and not os.access(path, os.R_OK | os.X_OK)]
+        if closed:
+            raise DataError("cannot be read (Permission denied)", subject=str(closed[0]))
+    return sorted(path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())

@@ -33,6 +33,13 @@ ENDINGS = {
     "shares": (("float[N, 5] p", "p = Softmax (f)"), "p", 5),
     "scores behind another output": (("float[N, 4, 8, 8] e, float[N, 5] f", "e = Identity (b)"), "f", 5),
     "scores behind features": (("float[N, 4] d, float[N, 5] scores", "scores = Identity (f)"), "scores", 5),
+    "scores before those of a head beside": (
+        ("float[N, 5] f, float[N, 4] aux_logits", "aux_logits = Identity (d)"),
+        "f",
+        5,
+    ),
+    "scores before a spread": (("float[N, 5] f, float[N, 4] spread_pred", "spread_pred = Identity (d)"), "f", 5),
+    "shares of a ranking": (("float[N, 3] p", TOP, "p = Softmax (values)"), None, None),
     "features that are called nothing": (("float[N, 4] d, float[N, 5] f",), "d", 4),
     "scores beside their ranking": (("float[N, 3] values, int64[N, 3] indices, float[N, 5] f", TOP), "f", 5),
     "scores of one place": (("float[N, 5, 1, 1] s", "s = Unsqueeze (f, places)"), "s", 5),
@@ -57,6 +64,12 @@ def test_classes_whose_number_is_open_are_scored_all_the_same():
     for output in model.graph.outputs:
         output.shape = ir.Shape(["N", None])
     assert (class_scores(model), class_count(model)) == ("f", None)
+
+
+def test_an_output_of_unknown_shape_comes_after_lists():
+    model = ending("float[N, 4] d, float[N, 5] f")
+    model.graph.outputs[0].shape = None
+    assert class_scores(model) == "f"
 
 
 def test_a_ranking_is_one_at_several_timesteps_too():

@@ -105,6 +105,39 @@ def test_a_constant_in_the_output_makes_no_error_small(constant: float):
     assert error(masked) == pytest.approx(error(np.zeros((4, 1, 1), np.float32)), rel=0.5)
 
 
+def with_further_output(kind: str) -> dict[str, float]:
+    """What sites do to scores and one further output."""
+    further = {
+        "alone": ("", ""),
+        "a number for all images": (", float mean", "mean = ReduceMean <keepdims = 0> (y)"),
+        "a constant but for rounding": (", float[N, 1] one", "s = Softmax (y) one = ReduceSum (s, along)"),
+        "the best class": (", int64[N, 1] best", "best = ArgMax <axis = 1> (y)"),
+    }[kind]
+    text = f"""
+        g (float[N, 3, 8, 8] image) => (float[N, 5] y{further[0]}) {{
+            a = Conv (image, w1) b = Relu (a) c = Conv (b, w2) d = Relu (c) e = GlobalAveragePool (d) f = Flatten (e)
+            y = Gemm <transB = 1> (f, w3) {further[1]}
+        }}"""
+    used = {"along": np.array([1])} if "along" in text else {}
+    network, plan, _ = read(
+        tiny.model(text, w1=tiny.weights(6, 3, 1, 1), w2=tiny.weights(4, 6, 1, 1), w3=tiny.weights(5, 4), **used),
+        IMAGES.shape[1:],
+    )
+    statistics = seen(network, plan, IMAGES).statistics
+    return output_errors(
+        network, plan, {name: choose_parameters(each, Method.MSE, 3) for name, each in statistics.items()}, IMAGES
+    )
+
+
+def test_outputs_that_tell_nothing_of_sites_do_not_decide_which_matter():
+    alone = with_further_output("alone")
+    for kind, share in (("the best class", 1.0), ("a constant but for rounding", 0.5)):
+        assert with_further_output(kind) == pytest.approx(
+            {site: share * each for site, each in alone.items()}, rel=0.01
+        )
+    assert with_further_output("a number for all images").keys() == alone.keys()
+
+
 def test_neurons_that_are_switched_out_change_nothing():
     network, plan, _ = read(attention(), IMAGES.shape[1:])
     statistics = seen(network, plan, IMAGES).statistics

@@ -55,6 +55,16 @@ def test_a_class_folder_that_cannot_be_opened_is_refused_by_name(tmp_path: Path,
     assert str(caught.value) == f"{closed}: cannot be read (Permission denied)"
 
 
+def test_what_cannot_be_opened_beside_loose_images_or_hidden_is_none_of_the_set(tmp_path: Path, monkeypatch):
+    image(tmp_path / "0.png")
+    (tmp_path / "lost+found").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path.name != "lost+found" and ".cache" not in path.parts)
+    assert len(open_images(tmp_path)) == 1
+    image(tmp_path / "set" / "ant" / "0.png")
+    (tmp_path / "set" / "ant" / ".cache" / "deeper").mkdir(parents=True)
+    assert len(open_images(tmp_path / "set")) == 1
+
+
 def test_an_empty_class_folder_keeps_its_index(tmp_path: Path):
     image(tmp_path / "a" / "1.png")
     (tmp_path / "b").mkdir()
