@@ -64,7 +64,8 @@ def diff(
             threads=threads,
             progress=progress,
         )
-    for warning in (*result.warnings, *pipeline.image_remarks(images, opened.model, opened.manifest.preprocessing)):
+    read_as, known = opened.manifest.preprocessing, opened.manifest.labels
+    for warning in (*result.warnings, *pipeline.image_remarks(images, opened.model, read_as, known=known)):
         console.warn(warning)
     console.warn_skipped(result.skipped)
     if json:
