@@ -99,12 +99,13 @@ class RangeObserver:
         self.highest = np.full(channels, -np.inf, np.float32)
 
     def update(self, values: Floats) -> None:
-        """Take in values of shape [channels, n].
+        """Take in values of shape [channels, ...].
 
         Raises:
             CalibrationError: a value is infinite or not a number.
         """
-        lowest, highest = values.min(axis=1), values.max(axis=1)
+        others = tuple(range(1, values.ndim))
+        lowest, highest = values.min(axis=others), values.max(axis=others)
         if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
             raise CalibrationError(
                 "the source network produces values that are infinite or not a number",

@@ -58,7 +58,7 @@ def observe(
         )
         for site in plan.sites:
             values = batch.inputs if site.name == image_name else results.pop(site.name)
-            yield site, channels_first(_as_read(values, site), site)
+            yield site, _rows_first(_as_read(values, site), site)
 
     ranges = {site.name: RangeObserver(site.name, _rows(site)) for site in plan.sites}
     digest, images, skipped = hashlib.sha256(), 0, list[SkippedImage]()
@@ -89,11 +89,11 @@ def _as_read(values: Floats, site: Site) -> Floats:
     return np.asarray(values / values.max(axis=site.relative_axis, keepdims=True), np.float32)
 
 
-def channels_first(values: Floats, site: Site) -> Floats:
-    """A site's values as [channels, n]; one row where it is calibrated as a whole."""
+def _rows_first(values: Floats, site: Site) -> Floats:
+    """A site's values as [channels, ...], not copied; one row where it is calibrated as a whole."""
     if _rows(site) == 1 or site.channel_axis is None:
-        return values.reshape(1, -1)
-    return np.moveaxis(values, site.channel_axis, 0).reshape(site.channels, -1)
+        return values[None]
+    return np.moveaxis(values, site.channel_axis, 0)
 
 
 def _rows(site: Site) -> int:
@@ -101,8 +101,8 @@ def _rows(site: Site) -> int:
 
 
 def _thinned(values: Floats, images: int) -> Floats:
-    """An evenly spaced part of each image's values, the same whatever batch the image is in."""
-    if values.shape[1] % images:  # a tensor that does not depend on the image has no batch
+    """An evenly spaced part of each image's values [channels, ...], the same whatever batch the image is in."""
+    if values[0].size % images:  # a tensor that does not depend on the image has no batch
         images = 1
     an_image = values.reshape(len(values), images, -1)
     wanted = an_image.shape[2] / (_VALUES_A_CHANNEL_AND_IMAGE * (1 if len(values) > 1 else 64))
