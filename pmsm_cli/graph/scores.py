@@ -20,15 +20,20 @@ def class_scores(model: ir.Model) -> str | None:
     number for each image is no choice between classes, and of scores that are ranked already (TopK) the first is the
     largest whatever the class.
     """
-    outputs = [output for output in model.graph.outputs if _may_be_scores(output)]
-    return min(outputs, key=_unlikely).name if outputs else None
+    output = _scoring_output(model)
+    return None if output is None else output.name
 
 
 def class_count(model: ir.Model) -> int | None:
     """How many classes a network tells apart; None: none, or the graph does not state how many."""
-    shape = next((output.shape for output in model.graph.outputs if output.name == class_scores(model)), None)
-    width = None if shape is None else shape[1]
+    output = _scoring_output(model)
+    width = None if output is None or output.shape is None else output.shape[1]
     return width if isinstance(width, int) else None
+
+
+def _scoring_output(model: ir.Model) -> ir.Value | None:
+    outputs = [output for output in model.graph.outputs if _may_be_scores(output)]
+    return min(outputs, key=_unlikely) if outputs else None
 
 
 def _unlikely(output: ir.Value) -> tuple[int, bool]:

@@ -14,6 +14,7 @@ from pmsm_cli.runtime.session import Array
 from pmsm_cli.runtime.tensors import squared_difference
 from pmsm_cli.sources.images import Batch, SkippedImage
 
+FOLDERS_HINT = "one sub-folder a class, all classes present, in the network's alphabetical order"
 _ROUNDING = 1e-3  # by which probabilities may miss 1 in sum
 
 
@@ -206,7 +207,7 @@ class Tally:
         if labels.max() >= scores.shape[-1]:
             raise DataError(
                 f"the labels need {int(labels.max()) + 1} classes, the network has {scores.shape[-1]}",
-                hint="one sub-folder a class, all classes present, in the network's alphabetical order",
+                hint=FOLDERS_HINT,
             )
         self.labelled += len(labels)
         self.right += (scores.argmax(-1) == labels).sum(axis=1)

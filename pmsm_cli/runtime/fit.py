@@ -15,7 +15,7 @@ from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.rest import resting_sites
 from pmsm_cli.graph.scores import class_count
 from pmsm_cli.graph.sites import Site, SitePlan
-from pmsm_cli.runtime.evaluate import source_outputs
+from pmsm_cli.runtime.evaluate import FOLDERS_HINT, source_outputs
 from pmsm_cli.runtime.session import Session
 from pmsm_cli.runtime.shapes import known_shapes
 from pmsm_cli.sources.images import ImageFiles, ImageSet
@@ -72,9 +72,6 @@ def check_calibration(
         )
 
 
-_FOLDERS = "one sub-folder a class, all classes present, in the network's alphabetical order"
-
-
 def check_labels(images: ImageSet, model: ir.Model) -> None:
     """Fail where the network has too few classes for the labels.
 
@@ -86,7 +83,9 @@ def check_labels(images: ImageSet, model: ir.Model) -> None:
         raise DataError(
             f"its labels need {int(images.labels.max()) + 1} classes, the network has {classes}",
             subject=images.origin,
-            hint=_FOLDERS if isinstance(images, ImageFiles) or images.class_names else "labels count classes from 0 on",
+            hint=FOLDERS_HINT
+            if isinstance(images, ImageFiles) or images.class_names
+            else "labels count classes from 0 on",
         )
 
 
