@@ -7,12 +7,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "aligned.h"
+
 namespace pmsm {
 
 constexpr size_t kLanes = 16;               // sums of 32 bits in a vector
 constexpr size_t kWord = 4;                 // products that one instruction adds to a sum
 constexpr size_t kBlock = 64;               // output channels whose sums are made together
 constexpr size_t kVectors = kBlock / kLanes;
+// Places that kernels take at a time, at the most: so many pointers more are read than there are places.
+constexpr size_t kMostPlaces = 32;
 
 inline size_t UpTo(size_t multiple, size_t count) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -44,22 +48,22 @@ struct Block {
 
 // From numbers to codes: round(number) + zero, within bounds.
 struct Rounding {
-  std::vector<int32_t> zero;
-  std::vector<uint8_t> lowest, highest;
+  Aligned<int32_t> zero;
+  Aligned<uint8_t> lowest, highest;
 };
 
 // What becomes of the sums of an output channel. Codes are (sum + bias) x factor, rounded; where another tensor is added,
 // codes x own + others x other + term, rounded; where neurons fire on that, these are codes x firing + resting, rounded.
 // The addition is onnxruntime's: a product and a sum are rounded once, and the second operand is added to the term first.
 struct Becoming {
-  std::vector<int32_t> bias;
-  std::vector<float> factor;
+  Aligned<int32_t> bias;
+  Aligned<float> factor;
   Rounding code;
 
   bool adds, own_first, fires;  // own_first: the codes are the first operand, not the others
-  std::vector<float> own, other, term;
+  Aligned<float> own, other, term;
   Rounding sum;
-  std::vector<float> firing, resting;
+  Aligned<float> firing, resting;
   Rounding neuron;
 
   bool tame;  // no number leaves what 32 bits hold

@@ -28,8 +28,8 @@
 namespace pmsm {
 namespace {
 
-// One call.
 struct Task {
+  Call call;
   const Layer& layer;
   Map map;
   Results results;
@@ -39,11 +39,16 @@ struct Task {
 void WorkByRuns(const Task& task, const Part& part) {
   static thread_local Rows rows;
   const Layer& layer = task.layer;
-  rows.Find(Windows(task.map, layer.window, task.runs), part.begin, part.end, kMostPlaces);
-  for (size_t i = part.first; i < part.last; ++i) {
-    Dense({rows.Pointers(), rows.Stride(), task.runs.count, task.runs.Padded() / kWord,
-           layer.weights.data() + layer.weights_at[i], layer.blocks[i], part.begin, part.end - part.begin},
-          layer.becoming, task.results);
+  const Windows windows(task.map, layer.window, task.runs);
+  const size_t most = MostPlaces(task.runs, 1);
+  for (size_t begin = part.begin; begin < part.end; begin += most) {
+    const size_t end = std::min(part.end, begin + most);
+    rows.Find(windows, begin, end, task.call);
+    for (size_t i = part.first; i < part.last; ++i) {
+      Dense({rows.Pointers(), rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(0),
+             layer.weights.data() + layer.weights_at[i], layer.blocks[i], begin, end - begin},
+            layer.becoming, task.results);
+    }
   }
 }
 
@@ -87,7 +92,7 @@ void Compute(const Ort& ort, const Layer& layer, OrtKernelContext* context) {
   }
   const size_t places = Product(shape, 0, 3);
   if (places == 0) return;
-  const Task task{layer, map, {others, codes, neurons, layer.outputs}, layer.RunsOfWindow()};
+  const Task task{Call(), layer, map, {others, codes, neurons, layer.outputs}, layer.RunsOfWindow()};
   RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, 1, places));
 }
 

@@ -4,6 +4,7 @@
 #define PMSM_CONVOLUTION_KERNELS_H
 
 #include "convolution.h"
+#include "convolution_tiles.h"
 
 namespace pmsm {
 
@@ -12,7 +13,8 @@ struct DenseTile {
   const uint8_t* const* rows;  // the first run of the first place
   size_t stride;               // from one run's pointers to the next one's
   size_t runs, words;
-  const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord]
+  const Panel* panels;    // of the first place, where this processor has tiles
+  const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord], or in tiles
   Block block;
   size_t place, count;  // the first one, and how many
 };
@@ -26,9 +28,6 @@ struct DepthwiseTile {
   Block block;
   size_t place, count;
 };
-
-// Places that kernels take at a time, at the most: so many pointers more are read than there are places.
-constexpr size_t kMostPlaces = 12;
 
 // Which channel of a block is in a lane of a vector once four taps of 64 channels are shuffled into words.
 inline size_t InterleavedChannel(size_t vector, size_t lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }

@@ -4,10 +4,12 @@
 #define PMSM_CONVOLUTION_ROWS_H
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <vector>
 
 #include "convolution.h"
+#include "convolution_tiles.h"
 
 namespace pmsm {
 
@@ -99,13 +101,32 @@ class Windows {
   const Runs& runs_;
 };
 
-// Pointers to the runs of windows, [runs, places]. Behind the last place it is repeated, for kernels that take several at
-// once. Runs that are not as they lie in the input are copies.
+// One call of a kernel, told from all others: what a thread has found of its input holds for the parts of this call.
+class Call {
+ public:
+  Call() : number_(++Last()) {}
+  bool operator==(const Call& other) const { return number_ == other.number_; }
+
+ private:
+  static std::atomic<uint64_t>& Last() {
+    static std::atomic<uint64_t> last{0};
+    return last;
+  }
+
+  uint64_t number_;
+};
+
+// Pointers to the runs of windows, [runs, places]. Behind the last place it is repeated, for kernels that take up to
+// kMostPlaces at once. Runs that are not as they lie in the input are copies.
 class Rows {
  public:
-  void Find(const Windows& windows, size_t begin, size_t end, size_t beyond) {
+  void Find(const Windows& windows, size_t begin, size_t end, const Call& call) {
+    if (call == call_ && begin == begin_ && end == end_) return;  // for other channels
+    call_ = call;
+    begin_ = begin;
+    end_ = end;
     const Runs& runs = windows.runs();
-    stride_ = end - begin + beyond;
+    stride_ = end - begin + kMostPlaces;
     size_t at_edges = 0;
     windows.InStretches(begin, end, [&](const Stretch& stretch) { at_edges += !stretch.inside; });
     Grow(pointers_, runs.count * stride_);
@@ -128,11 +149,14 @@ class Rows {
       const uint8_t** row = pointers_.data() + run * stride_;
       std::fill(row + (end - begin), row + stride_, row[end - begin - 1]);
     }
+    if (HasTiles()) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), end - begin);
   }
 
   // Of the first run; those of the next one are `Stride` further on.
   const uint8_t* const* Pointers() const { return pointers_.data(); }
   size_t Stride() const { return stride_; }
+  // Those of a place, which is a multiple of kPlacesTogether.
+  const Panel* PanelsAt(size_t place) const { return HasTiles() ? panels_.At(place) : nullptr; }
 
  private:
   // What is written before it is read needs no zeros.
@@ -159,8 +183,15 @@ class Rows {
 
   std::vector<const uint8_t*> pointers_;
   std::vector<uint8_t> copies_, nothing_;
-  size_t stride_ = 0;
+  Panels panels_;
+  Call call_;
+  size_t stride_ = 0, begin_ = 0, end_ = 0;
 };
+
+// So many places whose rows are worth being found together, with those of further steps.
+inline size_t MostPlaces(const Runs& runs, size_t steps) {
+  return HasTiles() ? Panels::MostPlaces(steps * runs.count * runs.Padded()) : ~size_t{0} / 2;
+}
 
 // Stretches of windows whose taps are read each on its own, and pointers to the taps of the first place of each.
 class Taps {

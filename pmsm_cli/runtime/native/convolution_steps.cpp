@@ -29,6 +29,7 @@
 #include "convolution_kernels.h"
 #include "convolution_parts.h"
 #include "convolution_rows.h"
+#include "convolution_tiles.h"
 #include "operators.h"
 #include "packed_weights.h"
 #include "step_ending.h"
@@ -37,8 +38,13 @@
 namespace pmsm {
 namespace {
 
-constexpr size_t kPlacesAtOnce = 24;        // of all steps together: their sums stay in the nearest cache
 constexpr size_t kMostPlacesOfTaps = 192;   // the same for kernels of each channel, which take a part at once
+
+// Places of each step whose sums stay in the nearest cache.
+size_t PlacesAtOnce(size_t steps) {
+  if (HasTiles()) return kPlacesTogether;
+  return steps > 1 ? 12 : 24;  // what kernels take at a time divides them
+}
 
 struct StepsInputs {
   enum : size_t { kCodes, kWeights, kPadding, kFactor, kBias, kLow, kHigh, kMap, kOthers, kReciprocal, kRest, kQuanta,
@@ -71,7 +77,7 @@ struct StepsLayer : PackedWeights {
       const std::vector<float> quanta = ConstantAt<float>(ort, info, In::kQuanta);
       if (quanta.size() != ending.Steps()) throw Failure("quanta do not have a number for each step");
       const float finer = 1.0f / number(In::kFinest);
-      const auto in_units = [finer](std::vector<float> numbers) {
+      const auto in_units = [finer](auto numbers) {
         for (float& each : numbers) each *= finer;
         return numbers;
       };
@@ -87,8 +93,8 @@ struct StepsLayer : PackedWeights {
   }
 };
 
-// One call.
 struct Task {
+  Call call;
   const StepsLayer& layer;
   Map map;
   Runs runs;
@@ -100,23 +106,27 @@ void WorkByRuns(const Task& task, const Part& part) {
   static thread_local std::vector<int32_t> sums;
   const StepsLayer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);
-  const size_t steps = layer.ending.Steps(), at_once = std::max(kMostPlaces, kPlacesAtOnce / steps / kMostPlaces * kMostPlaces);
+  const size_t steps = layer.ending.Steps(), at_once = PlacesAtOnce(steps), most = MostPlaces(task.runs, steps);
   rows.resize(std::max(rows.size(), steps));
   sums.resize(steps * at_once * kBlock);
-  for (size_t step = 0; step < steps; ++step) {
-    rows[step].Find(windows, step * task.tensors.places + part.begin, step * task.tensors.places + part.end, kMostPlaces);
-  }
-  for (size_t i = part.first; i < part.last; ++i) {
-    const Block& block = layer.blocks[i];
-    for (size_t place = part.begin; place < part.end; place += at_once) {
-      const size_t count = std::min(at_once, part.end - place);
-      FetchForFinish(task.tensors, steps, block, place, count);
-      for (size_t step = 0; step < steps; ++step) {
-        DenseSums({rows[step].Pointers() + (place - part.begin), rows[step].Stride(), task.runs.count,
-                   task.runs.Padded() / kWord, layer.weights.data() + layer.weights_at[i], block, 0, count},
-                  layer.nothing.data() + block.slot, sums.data() + step * at_once * kBlock);
+  for (size_t begin = part.begin; begin < part.end; begin += most) {
+    const size_t end = std::min(part.end, begin + most);
+    for (size_t step = 0; step < steps; ++step) {
+      rows[step].Find(windows, step * task.tensors.places + begin, step * task.tensors.places + end, task.call);
+    }
+    for (size_t i = part.first; i < part.last; ++i) {
+      const Block& block = layer.blocks[i];
+      for (size_t place = begin; place < end; place += at_once) {
+        const size_t count = std::min(at_once, end - place);
+        FetchForFinish(task.tensors, steps, block, place, count);
+        for (size_t step = 0; step < steps; ++step) {
+          DenseSums({rows[step].Pointers() + (place - begin), rows[step].Stride(), task.runs.count,
+                     task.runs.Padded() / kWord, rows[step].PanelsAt(place - begin),
+                     layer.weights.data() + layer.weights_at[i], block, 0, count},
+                    layer.nothing.data() + block.slot, sums.data() + step * at_once * kBlock);
+        }
+        Finish(layer.ending, task.tensors, {sums.data(), at_once * kBlock, block, place, count});
       }
-      Finish(layer.ending, task.tensors, {sums.data(), at_once * kBlock, block, place, count});
     }
   }
 }
@@ -185,7 +195,7 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   uint8_t* emitted = OptionalOutputAt<uint8_t>(ort, context, 1, all);
   if (places == 0) return;
   if (layer.ending.fires && !emitted) throw Failure("the codes of what fires are asked for by nobody");
-  const Task task{layer, map, layer.RunsOfWindow(),
+  const Task task{Call(), layer, map, layer.RunsOfWindow(),
                   {places, places_of_image, layer.outputs, others.data, others.shape != all,
                    layer.ending.fires ? before.data : nullptr, values, emitted}};
   const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / steps) : places;

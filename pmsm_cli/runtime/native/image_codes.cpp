@@ -36,9 +36,9 @@ struct ImageLayer {
   Window window;
   size_t outputs, channels, lanes;  // lanes: outputs up to whole vectors
   float low, high;
-  std::vector<float> weights;  // [channels x taps, lanes]
-  std::vector<float> bias, rest, threshold, lowest, highest;  // [lanes]; bounds above zero
-  std::vector<uint8_t> zero;
+  Aligned<float> weights;  // [channels x taps, lanes]
+  Aligned<float> bias, rest, threshold, lowest, highest;  // [lanes]; bounds above zero
+  Aligned<uint8_t> zero;
 
   ImageLayer(const Ort& ort, const OrtKernelInfo* info) {
     const auto given = WeightsAt<float>(ort, info);

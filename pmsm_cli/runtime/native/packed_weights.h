@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "aligned.h"
 #include "convolution.h"
 #include "convolution_kernels.h"
 #include "convolution_rows.h"
@@ -35,14 +36,14 @@ constexpr size_t kNone = ~size_t{0};
 // The constants at an input, one element for all outputs or one for each, put where `slots` say whose they are; `beyond`
 // where a slot is nobody's (kNone).
 template <typename Kept, typename Given>
-std::vector<Kept> Spread(const Ort& ort, const OrtKernelInfo* info, size_t index, size_t outputs,
-                         const std::vector<size_t>& slots, Kept beyond = 0) {
+Aligned<Kept> Spread(const Ort& ort, const OrtKernelInfo* info, size_t index, size_t outputs,
+                     const std::vector<size_t>& slots, Kept beyond = 0) {
   const std::vector<Given> given = ConstantAt<Given>(ort, info, index);
   if (given.size() != 1 && given.size() != outputs) {
     throw Failure("input " + std::to_string(index) + " has " + std::to_string(given.size()) +
                   " elements, where there are " + std::to_string(outputs) + " output channels");
   }
-  std::vector<Kept> values(slots.size(), beyond);
+  Aligned<Kept> values(slots.size(), beyond);
   for (size_t slot = 0; slot < slots.size(); ++slot) {
     if (slots[slot] != kNone) values[slot] = static_cast<Kept>(given[given.size() == 1 ? 0 : slots[slot]]);
   }
@@ -77,7 +78,7 @@ class PackedWeights {
   size_t outputs, inputs;  // channels
   bool depthwise;
   std::vector<Block> blocks;
-  std::vector<int8_t> weights;
+  Aligned<int8_t> weights;
   std::vector<size_t> weights_at;  // of each block
   // Of each output: what its weights sum up to, and what their sizes do.
   std::vector<int64_t> totals, sizes;
@@ -96,7 +97,9 @@ class PackedWeights {
     AddUp(all);
     for (const Block& block : blocks) {
       weights_at.push_back(weights.size());
-      depthwise ? PackByTap(all, block) : PackByRun(all, block);
+      if (depthwise) PackByTap(all, block);
+      else if (HasTiles()) PackByTile(all, block);
+      else PackByRun(all, block);
     }
   }
 
@@ -141,19 +144,39 @@ class PackedWeights {
     }
   }
 
+  // Where the weight of a run's byte is among those of an output.
+  size_t Lies(const GivenWeights& all, const Runs& runs, size_t run, size_t byte) const {
+    return byte % inputs * all.taps + run * runs.taps + byte / inputs;
+  }
+
+  // A word for each lane of a vector; nothing behind the run's last byte and the block's last channel.
+  void PackWord(const GivenWeights& all, const Block& block, const Runs& runs, size_t run, size_t word, size_t vector) {
+    for (size_t lane = vector * kLanes; lane < (vector + 1) * kLanes; ++lane) {
+      const int8_t* own = all.values + (block.channel + lane) * inputs * all.taps;
+      for (size_t byte = word * kWord; byte < (word + 1) * kWord; ++byte) {
+        weights.push_back(lane < block.channels && byte < runs.bytes ? own[Lies(all, runs, run, byte)] : 0);
+      }
+    }
+  }
+
   // [runs, words, vectors, lanes, kWord]
   void PackByRun(const GivenWeights& all, const Block& block) {
     const Runs runs = RunsOfWindow();
-    std::vector<size_t> lies(runs.bytes);  // where each byte's weight is among those of an output
     for (size_t run = 0; run < runs.count; ++run) {
-      for (size_t byte = 0; byte < runs.bytes; ++byte) {
-        lies[byte] = byte % inputs * all.taps + run * runs.taps + byte / inputs;
+      for (size_t word = 0; word < runs.Padded() / kWord; ++word) {
+        for (size_t vector = 0; vector < block.Vectors(); ++vector) PackWord(all, block, runs, run, word, vector);
       }
-      for (size_t word = 0; word < runs.bytes; word += kWord) {
-        for (size_t lane = 0; lane < block.Vectors() * kLanes; ++lane) {
-          const int8_t* own = all.values + (block.channel + lane) * inputs * all.taps;
-          for (size_t byte = word; byte < word + kWord; ++byte) {
-            weights.push_back(lane < block.channels && byte < runs.bytes ? own[lies[byte]] : 0);
+    }
+  }
+
+  // [pairs of vectors, runs, tiles of a run, vectors of the pair, words of a tile, lanes, kWord]
+  void PackByTile(const GivenWeights& all, const Block& block) {
+    const Runs runs = RunsOfWindow();
+    for (size_t first = 0; first < block.Vectors(); first += 2) {
+      for (size_t run = 0; run < runs.count; ++run) {
+        for (size_t tile = 0; tile < runs.Padded() / kWord; tile += kTileWords) {
+          for (size_t vector = first; vector < std::min(first + 2, block.Vectors()); ++vector) {
+            for (size_t word = tile; word < tile + kTileWords; ++word) PackWord(all, block, runs, run, word, vector);
           }
         }
       }

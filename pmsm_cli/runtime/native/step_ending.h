@@ -7,20 +7,22 @@
 #include <cstdint>
 #include <vector>
 
+#include "aligned.h"
 #include "convolution.h"
 
 namespace pmsm {
 
 // Of a layer. What there is for each channel lies in the order of channels, kBlock apart for each block.
 struct StepEnding {
-  std::vector<float> factor, bias;
+  Aligned<float> factor, bias;
   float low, high;
   std::vector<float> map;  // [places of an image, channels], or nothing
 
   bool fires;
   // Counts are in units of the finest quantum, and so are these: what a value is multiplied by to be one, what the
   // neurons rest at, and each step's quantum, whose multiples a step adds, at most so many.
-  std::vector<float> reciprocal, rest, quanta;
+  Aligned<float> reciprocal, rest;
+  std::vector<float> quanta;
   float lowest, highest;
   uint8_t zero;
 
