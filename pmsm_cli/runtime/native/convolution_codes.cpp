@@ -22,6 +22,7 @@
 #include "convolution_layer.h"
 #include "convolution_parts.h"
 #include "convolution_rows.h"
+#include "convolution_tiles.h"
 #include "operators.h"
 #include "tensors.h"
 
@@ -37,6 +38,7 @@ struct Task {
 };
 
 void WorkByRuns(const Task& task, const Part& part) {
+  const TilesInUse tiles;
   static thread_local Rows rows;
   const Layer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);

@@ -35,6 +35,7 @@ inline size_t InterleavedChannel(size_t vector, size_t lane) { return lane / 4 *
 // Whether this processor multiplies fast what the kernels for it multiply.
 bool MultipliesFast();
 
+// Of dense sums: while `TilesInUse`.
 void Dense(const DenseTile& tile, const Becoming& becoming, const Results& results);
 void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Results& results);
 

@@ -27,29 +27,24 @@ static_assert(kPlacesTogether <= kMostPlaces, "pointers behind the last place ar
 PMSM_INLINE void FinishWriting() { __asm__ volatile("" ::: "memory"); }
 
 // Tiles of 16 rows of 64 bytes: 0 to 3 hold sums of places x channels, 4 and 5 codes, 6 and 7 weights.
-class InTiles {
- public:
-  PMSM_TILES InTiles() {
-    Shapes shapes{};
-    shapes.palette = 1;
-    for (size_t i = 0; i < 8; ++i) {
-      shapes.row_bytes[i] = kTileBytes;
-      shapes.rows[i] = kTilePlaces;
-    }
-    FinishWriting();
-    _tile_loadconfig(&shapes);
-  }
-  PMSM_TILES ~InTiles() { _tile_release(); }
-  InTiles(const InTiles&) = delete;
-  InTiles& operator=(const InTiles&) = delete;
+struct alignas(kCacheLine) Shapes {
+  uint8_t palette = 1, first_row = 0, nothing[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
 
- private:
-  struct alignas(64) Shapes {
-    uint8_t palette, first_row, nothing[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  };
+  Shapes() {
+    std::fill_n(row_bytes, 8, static_cast<uint16_t>(kTileBytes));
+    std::fill_n(rows, 8, static_cast<uint8_t>(kTilePlaces));
+  }
 };
+
+PMSM_TILES void Take() {
+  static const Shapes shapes;
+  FinishWriting();
+  _tile_loadconfig(&shapes);
+}
+
+PMSM_TILES void Release() { _tile_release(); }
 
 // A run at 16 places, of `whole` tiles and `left` bytes.
 PMSM_TILES Panel PanelAt(const uint8_t* const* rows, size_t whole, size_t left, uint8_t*& room) {
@@ -132,7 +127,6 @@ PMSM_TILES void SumUpBlock(const DenseTile& tile, const Panel* panels, const int
 template <size_t kOfBlock, typename Taker>
 PMSM_TILES void OnTiles(const DenseTile& tile, const int32_t* bias, const Taker& take) {
   alignas(kCacheLine) int32_t sums[kPlacesTogether * kBlock];
-  const InTiles in_tiles;
   const Panel* panels = tile.panels;
   for (size_t place = 0; place < tile.count; place += kPlacesTogether, panels += 2 * tile.runs) {
     const size_t wanted = std::min(kPlacesTogether, tile.count - place);
@@ -192,6 +186,14 @@ bool HasTiles() {
   return has;
 }
 
+TilesInUse::TilesInUse() {
+  if (HasTiles()) Take();
+}
+
+TilesInUse::~TilesInUse() {
+  if (HasTiles()) Release();
+}
+
 void Panels::Find(const uint8_t* const* rows, size_t stride, size_t runs, size_t bytes, size_t places) {
   const size_t whole = bytes / kTileBytes, left = bytes % kTileBytes, count = (places + kTilePlaces - 1) / kTilePlaces;
   const size_t most = count * runs * (whole + (left > 0)) * kTilePlaces * kTileBytes;
@@ -228,6 +230,8 @@ void DenseSumsOnTiles(const DenseTile& tile, const int32_t* bias, int32_t* sums)
 #else
 
 bool HasTiles() { return false; }
+TilesInUse::TilesInUse() {}
+TilesInUse::~TilesInUse() {}
 void Panels::Find(const uint8_t* const*, size_t, size_t, size_t, size_t) {}
 void DenseOnTiles(const DenseTile&, const Becoming&, const Results&) {}
 void DenseSumsOnTiles(const DenseTile&, const int32_t*, int32_t*) {}

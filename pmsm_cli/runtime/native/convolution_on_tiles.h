@@ -7,7 +7,7 @@
 
 namespace pmsm {
 
-// As `Dense` and `DenseSums` of convolution_kernels.h, sum by sum, where there are tiles.
+// As `Dense` and `DenseSums` of convolution_kernels.h, sum by sum, while `TilesInUse`.
 void DenseOnTiles(const DenseTile& tile, const Becoming& becoming, const Results& results);
 void DenseSumsOnTiles(const DenseTile& tile, const int32_t* bias, int32_t* sums);
 

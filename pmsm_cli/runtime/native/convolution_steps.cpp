@@ -102,6 +102,7 @@ struct Task {
 };
 
 void WorkByRuns(const Task& task, const Part& part) {
+  const TilesInUse tiles;
   static thread_local std::vector<Rows> rows;
   static thread_local std::vector<int32_t> sums;
   const StepsLayer& layer = task.layer;
