@@ -34,6 +34,8 @@ LAYERS = {
     "a part of a vector": Layer(channels=17, outputs=33, strides=(2, 1)),
     "many places": Layer(image=(40, 33), channels=8, outputs=96),
     "heavy weights": Layer(image=(4, 4), channels=256, outputs=200),
+    "tiles and a part of one": Layer(image=(5, 7), channels=100, outputs=112, kernel=(1, 1), pads=(0,) * 4),
+    "more windows than a cache holds": Layer(image=(10, 7), channels=512, outputs=20),
     "not square": Layer(channels=8, outputs=100, kernel=(3, 1), pads=(1, 0, 1, 0)),
     "dilated": Layer(image=(12, 12), channels=5, outputs=48, steps=(2, 2), pads=(2, 2, 2, 2)),
     "dilated across": Layer(image=(9, 12), channels=6, outputs=16, steps=(1, 3), pads=(1, 3, 1, 3)),

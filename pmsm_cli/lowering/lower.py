@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
@@ -37,6 +36,7 @@ from pmsm_cli.lowering.products import factors_into_products, products_of_codes_
 from pmsm_cli.lowering.resting import counts_to_neurons, rests_to_neurons
 from pmsm_cli.lowering.shortcuts import shortcuts_to_integers
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
+from pmsm_cli.lowering.slices import sliced_weights
 from pmsm_cli.lowering.step_codes import steps_to_codes
 from pmsm_cli.lowering.step_convolutions import convolutions_of_steps
 
@@ -134,21 +134,25 @@ def lower_further(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
 
 
 def tidy_steps(
-    model: ir.Model, library: Use, image: Shape, weights: Mapping[str, Int8Weights] = MappingProxyType({})
+    model: ir.Model, library: Use, image: Shape, weights: Mapping[str, Int8Weights] | None = None
 ) -> tuple[ir.Model, bool]:
     """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
 
     The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Where they
-    are rows, and the library multiplies fast, synapses with int8 weights (as in `lower`) compute with integers. Spikes
-    and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
+    are rows, and the library multiplies fast, synapses with int8 weights (as in `lower`) compute with integers, and
+    where there are no such weights, convolutions with float weights do, in slices; without `weights` (None) all stay in
+    floats. Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()
     side_by_side = steps_side_by_side(copy, image)
     if not side_by_side:  # what was tried leaves nothing behind
         copy = model.clone()
-    patterns = IN_CODES if side_by_side and weights and library.multiplies_fast else IN_FLOATS
+    integers: Mapping[str, Int8Weights] = {}
+    if weights is not None and side_by_side and library.multiplies_fast:
+        integers = weights or sliced_weights(copy.graph)
+    patterns = IN_CODES if integers else IN_FLOATS
     first = (*patterns, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
-    changed = [pattern(copy.graph, weights) for pattern in first]
+    changed = [pattern(copy.graph, integers) for pattern in first]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()

@@ -164,7 +164,8 @@ class _Turned:
 
 def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turned: _Turned) -> None:
     """ConvolutionSteps in the place of a convolution, of what follows, and of the neurons on that."""
-    following = _Following.behind(node, len(own.values))
+    channels = len(own.scale)
+    following = _Following.behind(node, channels)
     value, name = following.value, f"{node.name}/steps"
     neurons = next((user for user, _ in value.uses() if read(user, 0) is value and _fires_by_channel(user)), None)
     others, steps = (None, 1) if following.others is None else _once(following.others)
@@ -174,10 +175,11 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     inputs.append(None if others is None else turned.last(others))
     levels = dict.fromkeys(LEVELS, 0)
     if neurons is not None:
-        inputs += _neurons(graph, name, neurons, len(own.values), turned)
+        inputs += _neurons(graph, name, neurons, channels, turned)
         steps = constant(read(neurons, STEP_QUANTA)).size
         levels = {kind: neurons.attributes[kind].as_int() for kind in LEVELS}
     flags = {"steps": steps, "maps": int(following.map is not None), "fires": int(neurons is not None)}
+    flags["sliced"] = int(len(own.values) > channels)
     attributes = {**window_attributes(node), **flags, **levels}
     kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
     # onnxruntime gives memory from one tensor to the next where sizes are known.

@@ -33,7 +33,7 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
     library = Use(batch=batch, firing=firing, multiplies_fast=found.multiplies_fast) if found else None
     if checkpoint.manifest.timesteps > 1:
         image = checkpoint.manifest.preprocessing.shape
-        weights = checkpoint.int8_weights if integers else {}
+        weights = checkpoint.int8_weights if integers else None
         model = tidy_steps(checkpoint.model, library, image, weights)[0] if library else checkpoint.model
         in_codes = any(node.op_type == STEP_CODES for node in model.graph)
         return Form(model=model, integers=in_codes, native=bool(library))

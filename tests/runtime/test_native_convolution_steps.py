@@ -81,7 +81,7 @@ class Made:
         }
         inputs = {"codes": self.codes, **layer, **further}
         constant = [name for name in inputs if name not in ("codes", "others", "before")]
-        flags = {"steps": self.steps, "maps": int("map" in self.further), "fires": int(fires)}
+        flags = {"steps": self.steps, "maps": int("map" in self.further), "fires": int(fires), "sliced": 0}
         outputs = {"values" if values else "": "float32"} | ({"emitted": "uint8"} if fires else {})
         every = self.layer.attributes | LEVELS | flags | attributes
         return run_operator("ConvolutionSteps", inputs, outputs, constant=constant, threads=threads, **every)

@@ -15,6 +15,7 @@ constexpr size_t kLanes = 16;               // sums of 32 bits in a vector
 constexpr size_t kWord = 4;                 // products that one instruction adds to a sum
 constexpr size_t kBlock = 64;               // output channels whose sums are made together
 constexpr size_t kVectors = kBlock / kLanes;
+constexpr size_t kSlices = 3;               // of bytes, that weights in slices are made of
 // Places that kernels take at a time, at the most: so many pointers more are read than there are places.
 constexpr size_t kMostPlaces = 32;
 
@@ -40,10 +41,12 @@ struct Window {
 };
 
 // Output channels whose sums are made together. Their numbers begin at `slot` of what is kept for all of them, kBlock apart.
+// Of weights in slices each has a vector of sums, the most significant first.
 struct Block {
   size_t slot, channel, channels;  // channels: from this one on, so many
+  size_t slices = 1;
 
-  size_t Vectors() const { return UpTo(kLanes, channels) / kLanes; }
+  size_t Vectors() const { return UpTo(kLanes, channels) / kLanes * slices; }
 };
 
 // From numbers to codes: round(number) + zero, within bounds.

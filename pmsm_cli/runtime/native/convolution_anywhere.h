@@ -41,7 +41,7 @@ inline void Become(uint32_t products, const Becoming& becoming, const Results& r
   }
 }
 
-// Calls become(products, place, slot, channel) for all sums of a block.
+// Calls become(products, place, slot, channel) for all sums of a block; of slices, lane by lane.
 template <typename Function>
 void Dense(const DenseTile& tile, Function&& become) {
   const size_t lanes = tile.block.Vectors() * kLanes;
@@ -56,7 +56,8 @@ void Dense(const DenseTile& tile, Function&& become) {
         }
       }
     }
-    for (size_t i = 0; i < tile.block.channels; ++i) become(sums[i], place, i, i);
+    const size_t count = tile.block.slices > 1 ? lanes : tile.block.channels;
+    for (size_t i = 0; i < count; ++i) become(sums[i], place, i, i);
   }
 }
 

@@ -18,7 +18,8 @@
 // to a count that begins with what the codes `before`, of one step, stand for; without them there is a single step, and it
 // begins with 0. `quanta` have a number for each step. What is constant has one element for all outputs or one for each.
 // Attributes are those of a window, `group`, the neurons' levels, and whether there is a map (`maps`), and neurons (`fires`);
-// `steps` says how many there are.
+// `steps` says how many there are. Where `sliced` is set, `weights` has three rows of slices, [3 x outputs, ...], for weights
+// that are (first x 256 + second) x 256 + third, as exact as float32; and so are their sums, in float32.
 
 #include <algorithm>
 #include <cstdint>
@@ -56,7 +57,8 @@ struct StepsLayer : PackedWeights {
   uint8_t padding;
   StepEnding ending;
 
-  StepsLayer(const Ort& ort, const OrtKernelInfo* info) : PackedWeights(ort, info) {
+  StepsLayer(const Ort& ort, const OrtKernelInfo* info)
+      : PackedWeights(ort, info, IntegerAttribute(ort, info, "sliced") ? kSlices : 1) {
     using In = StepsInputs;
     const std::vector<size_t> in_order = Slots(false), summed = Slots(true);
     const auto floats = [&](size_t index) { return Spread<float, float>(ort, info, index, outputs, in_order); };
@@ -88,7 +90,8 @@ struct StepsLayer : PackedWeights {
     }
     nothing.resize(summed.size(), 0);
     for (size_t slot = 0; slot < summed.size(); ++slot) {
-      if (summed[slot] != kNone) nothing[slot] = static_cast<int32_t>(-padding * totals[summed[slot]]);
+      const size_t row = slices > 1 ? RowOf(blocks[slot / kBlock], slot % kBlock) : summed[slot];
+      if (row != kNone) nothing[slot] = static_cast<int32_t>(-padding * totals[row]);
     }
   }
 };

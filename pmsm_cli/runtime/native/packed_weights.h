@@ -76,23 +76,26 @@ class PackedWeights {
  public:
   Window window;
   size_t outputs, inputs;  // channels
+  size_t slices;           // 1, or kSlices: [slices x outputs, inputs, height, width], the most significant first
   bool depthwise;
   std::vector<Block> blocks;
   Aligned<int8_t> weights;
   std::vector<size_t> weights_at;  // of each block
-  // Of each output: what its weights sum up to, and what their sizes do.
+  // Of each row of weights, an output's or a slice of them: what they sum up to, and what their sizes do.
   std::vector<int64_t> totals, sizes;
 
-  PackedWeights(const Ort& ort, const OrtKernelInfo* info) {
+  PackedWeights(const Ort& ort, const OrtKernelInfo* info, size_t of_slices = 1) : slices(of_slices) {
     const auto given = WeightsAt<int8_t>(ort, info);
     const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
     window = WindowOf(ort, info, size(2), size(3));
     const GivenWeights all{given.data, size(0), size(1), size(2) * size(3)};
-    outputs = all.outputs;
+    if (all.outputs % slices) throw Failure("weights of shape " + Text(given.shape) + " are not whole slices");
+    outputs = all.outputs / slices;
     const size_t group = static_cast<size_t>(IntegerAttribute(ort, info, "group"));
     depthwise = group != 1;
     inputs = depthwise ? outputs : all.inputs;
     if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
+    if (depthwise && slices > 1) throw Failure("kernels of each channel are not in slices");
     CutIntoBlocks();
     AddUp(all);
     for (const Block& block : blocks) {
@@ -104,6 +107,12 @@ class PackedWeights {
   }
 
   Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
+
+  // The row of weights of a lane of a block; kNone behind its last channel.
+  size_t RowOf(const Block& block, size_t lane) const {
+    const size_t channel = slices > 1 ? lane % kLanes : lane, slice = slices > 1 ? lane / kLanes : 0;
+    return channel < block.channels && slice < slices ? slice * outputs + block.channel + channel : kNone;
+  }
 
   // The channel of each slot, in the order of channels or in that in which sums are made.
   std::vector<size_t> Slots(bool as_summed) const {
@@ -120,6 +129,12 @@ class PackedWeights {
  private:
   // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
   void CutIntoBlocks() {
+    if (slices > 1) {
+      for (size_t first = 0; first < outputs; first += kLanes) {
+        blocks.push_back({first / kLanes * kBlock, first, std::min(kLanes, outputs - first), slices});
+      }
+      return;
+    }
     const size_t vectors = UpTo(kLanes, outputs) / kLanes, count = UpTo(kBlock, outputs) / kBlock;
     for (size_t i = 0; i < count; ++i) {
       size_t first = vectors * i / count * kLanes, last = std::min(outputs, vectors * (i + 1) / count * kLanes);
@@ -127,12 +142,12 @@ class PackedWeights {
         first = std::min(i * kBlock, outputs < kBlock ? 0 : outputs - kBlock);
         last = std::min(outputs, first + kBlock);
       }
-      blocks.push_back({i * kBlock, first, last - first});
+      blocks.push_back({i * kBlock, first, last - first, 1});
     }
   }
 
   void AddUp(const GivenWeights& all) {
-    for (size_t output = 0; output < outputs; ++output) {
+    for (size_t output = 0; output < all.outputs; ++output) {
       const int8_t* own = all.values + output * all.inputs * all.taps;
       int64_t total = 0, size = 0;
       for (size_t i = 0; i < all.inputs * all.taps; ++i) {
@@ -152,9 +167,10 @@ class PackedWeights {
   // A word for each lane of a vector; nothing behind the run's last byte and the block's last channel.
   void PackWord(const GivenWeights& all, const Block& block, const Runs& runs, size_t run, size_t word, size_t vector) {
     for (size_t lane = vector * kLanes; lane < (vector + 1) * kLanes; ++lane) {
-      const int8_t* own = all.values + (block.channel + lane) * inputs * all.taps;
+      const size_t row = RowOf(block, lane);
       for (size_t byte = word * kWord; byte < (word + 1) * kWord; ++byte) {
-        weights.push_back(lane < block.channels && byte < runs.bytes ? own[Lies(all, runs, run, byte)] : 0);
+        const bool there = row != kNone && byte < runs.bytes;
+        weights.push_back(there ? all.values[row * inputs * all.taps + Lies(all, runs, run, byte)] : 0);
       }
     }
   }

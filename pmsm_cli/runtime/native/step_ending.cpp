@@ -7,6 +7,9 @@
 namespace pmsm {
 namespace {
 
+// What a unit of one slice of weights is in the next one, and in that behind it.
+constexpr float kSlice = 256.0f, kSliceSquared = kSlice * kSlice;
+
 // ---------------------------------------------------------------------------------------------------- any processor
 
 void FinishAnywhere(const StepEnding& ending, const StepTensors& tensors, const StepSums& given, size_t index) {
@@ -16,8 +19,12 @@ void FinishAnywhere(const StepEnding& ending, const StepTensors& tensors, const 
     float counted = tensors.before ? static_cast<float>(tensors.before[at + i] - ending.zero) : 0.0f;
     for (size_t step = 0; step < ending.Steps(); ++step) {
       const size_t later = step * tensors.Step();
-      const int32_t sum = given.sums[step * given.between + index * kBlock + i];
-      float value = static_cast<float>(sum) * ending.factor[slot] + ending.bias[slot];
+      const int32_t* sums = given.sums + step * given.between + index * kBlock + i;
+      float sum = static_cast<float>(sums[0]);
+      if (given.block.slices > 1) {
+        sum = sum * kSliceSquared + (static_cast<float>(sums[kLanes]) * kSlice + static_cast<float>(sums[2 * kLanes]));
+      }
+      float value = sum * ending.factor[slot] + ending.bias[slot];
       if (!ending.map.empty()) {
         value += ending.map[place % tensors.places_of_image * tensors.channels + given.block.channel + i];
       }
@@ -82,7 +89,7 @@ struct EndingOf {
 };
 
 // One vector of a place at all steps. `at` is where it lies in tensors, `in_image` in the map.
-template <bool kWhole, bool kOthers, bool kValues, bool kFires>
+template <bool kSliced, bool kWhole, bool kOthers, bool kValues, bool kFires>
 PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensors& tensors, const Lanes<kWhole>& lanes,
                                         const int32_t* sums, size_t between, size_t of_block, size_t at, size_t in_image) {
   const __m512 factor = lanes.Load(ending.factor + of_block), bias = lanes.Load(ending.bias + of_block);
@@ -95,7 +102,14 @@ PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensor
   }
   size_t later = at;
   for (size_t step = 0; step < ending.steps; ++step, sums += between, later += tensors.Step()) {
-    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(lanes.LoadSums(sums + of_block)), factor);
+    __m512 sum = _mm512_cvtepi32_ps(lanes.LoadSums(sums + of_block));
+    if (kSliced) {
+      const __m512 middle = _mm512_cvtepi32_ps(lanes.LoadSums(sums + kLanes));
+      const __m512 least = _mm512_cvtepi32_ps(lanes.LoadSums(sums + 2 * kLanes));
+      const __m512 lower = _mm512_add_ps(_mm512_mul_ps(middle, _mm512_set1_ps(kSlice)), least);
+      sum = _mm512_add_ps(_mm512_mul_ps(sum, _mm512_set1_ps(kSliceSquared)), lower);
+    }
+    const __m512 product = _mm512_mul_ps(sum, factor);
     __m512 value = _mm512_add_ps(product, bias);
     if (ending.map) value = _mm512_add_ps(value, map);
     if (kOthers) value = _mm512_add_ps(value, lanes.Load(tensors.others + (tensors.others_once ? at : later)));
@@ -114,7 +128,7 @@ PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensor
   }
 }
 
-template <bool kOthers, bool kValues, bool kFires>
+template <bool kSliced, bool kOthers, bool kValues, bool kFires>
 PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, const StepSums& sums) {
   const StepTensors tensors = given;
   const EndingOf ending(all, sums.block.slot);
@@ -124,28 +138,30 @@ PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, co
     const size_t in_image = ending.map ? place % tensors.places_of_image * tensors.channels + sums.block.channel : 0;
     const int32_t* own = sums.sums + index * kBlock;
     for (size_t n = 0; n < whole; ++n) {
-      FinishVector<true, kOthers, kValues, kFires>(ending, tensors, Lanes<true>{}, own, sums.between, n * kLanes,
+      FinishVector<kSliced, true, kOthers, kValues, kFires>(ending, tensors, Lanes<true>{}, own, sums.between, n * kLanes,
                                                    at + n * kLanes, in_image + n * kLanes);
     }
     if (rest) {
       const Lanes<false> lanes{static_cast<__mmask16>((1u << rest) - 1)};
-      FinishVector<false, kOthers, kValues, kFires>(ending, tensors, lanes, own, sums.between, whole * kLanes,
+      FinishVector<kSliced, false, kOthers, kValues, kFires>(ending, tensors, lanes, own, sums.between, whole * kLanes,
                                                     at + whole * kLanes, in_image + whole * kLanes);
     }
   }
 }
 
-template <bool kOthers, bool kValues>
+template <bool kSliced, bool kOthers, bool kValues>
 PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
-  if (ending.fires) FinishVectors<kOthers, kValues, true>(ending, tensors, sums);
-  else FinishVectors<kOthers, kValues, false>(ending, tensors, sums);
+  if (ending.fires) FinishVectors<kSliced, kOthers, kValues, true>(ending, tensors, sums);
+  else FinishVectors<kSliced, kOthers, kValues, false>(ending, tensors, sums);
 }
 
+template <bool kSliced>
+
 PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
-  if (tensors.others && tensors.values) FinishVectors<true, true>(ending, tensors, sums);
-  else if (tensors.others) FinishVectors<true, false>(ending, tensors, sums);
-  else if (tensors.values) FinishVectors<false, true>(ending, tensors, sums);
-  else FinishVectors<false, false>(ending, tensors, sums);
+  if (tensors.others && tensors.values) FinishVectors<kSliced, true, true>(ending, tensors, sums);
+  else if (tensors.others) FinishVectors<kSliced, true, false>(ending, tensors, sums);
+  else if (tensors.values) FinishVectors<kSliced, false, true>(ending, tensors, sums);
+  else FinishVectors<kSliced, false, false>(ending, tensors, sums);
 }
 
 #endif  // PMSM_VNNI
@@ -154,7 +170,9 @@ PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensor
 
 void Finish(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
 #ifdef PMSM_VNNI
-  if (MultipliesFast()) return FinishVectors(ending, tensors, sums);
+  if (MultipliesFast()) {
+    return sums.block.slices > 1 ? FinishVectors<true>(ending, tensors, sums) : FinishVectors<false>(ending, tensors, sums);
+  }
 #endif
   for (size_t index = 0; index < sums.count; ++index) FinishAnywhere(ending, tensors, sums, index);
 }
