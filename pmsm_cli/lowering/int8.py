@@ -32,6 +32,7 @@ class Int8Weights:
     values: Bytes  # in the operator's own layout
     scale: Floats  # [output channels], or [] where one scale serves all
     axis: int | None  # the dimension of `values` that the output channels are on; None: one scale
+    slices: int = 1  # rows of `values` to each output channel; more than 1: floats, as `slices.in_slices` makes them
 
     def __post_init__(self) -> None:
         """Make the arrays read-only."""

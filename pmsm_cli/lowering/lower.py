@@ -39,6 +39,7 @@ from pmsm_cli.lowering.side_by_side import steps_side_by_side
 from pmsm_cli.lowering.slices import sliced_weights
 from pmsm_cli.lowering.step_codes import steps_to_codes
 from pmsm_cli.lowering.step_convolutions import convolutions_of_steps
+from pmsm_cli.lowering.step_products import products_of_steps
 
 # In this order: each finds what those before it have left.
 PATTERNS: tuple[Pattern, ...] = (
@@ -82,6 +83,7 @@ IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_togeth
 IN_CODES: tuple[Pattern, ...] = (
     steps_to_codes,
     convolutions_of_steps,
+    products_of_steps,
     *IN_FLOATS,
     products_to_integers,
     products_of_codes_to_integers,

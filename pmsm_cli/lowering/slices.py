@@ -7,7 +7,7 @@ channel's largest weight. Codes times bytes are summed up exactly, slice by slic
 import numpy as np
 import onnx_ir as ir
 
-from pmsm_cli.graph.synapse import Floats, synapse_of
+from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, read
 from pmsm_cli.lowering.resting import NEURON_STEPS
@@ -16,21 +16,43 @@ from pmsm_cli.neuron.onnx_function import NEURON
 
 SLICES = 3
 _BASE = 256
+_MOST_INPUTS = 65_000  # whose largest codes times digits add up to what 32 bits hold
+_FEWEST_ROWS = 16
 _LARGEST = 127 * (_BASE**2 + _BASE + 1)  # what three signed digits make
 
 
 def sliced_weights(graph: ir.Graph) -> dict[str, Int8Weights]:
-    """The weights of convolutions of spikes, for all channels, that are floats: in slices, by their names."""
-    found = {}
+    """The float weights by which images' spikes are multiplied, as `in_slices` makes them, by their names.
+
+    Those of convolutions for all channels, and of matrix products of many rows, as if they were convolutions: [outputs,
+    inputs, 1, 1].
+    """
+    found: dict[str, Int8Weights] = {}
     for node in graph:
-        if not is_op(node, "Conv") or synapse_of(node) is None or not _reads_spikes(node):
+        array = _weights_of_layer(node) if is_op(node, "Conv", "MatMul") and _reads_spikes(node) else None
+        if array is None or array[0].size > _MOST_INPUTS or not np.isfinite(array).all():
             continue
-        name, array = read(node, 1).name or "", constant(read(node, 1))
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        plain = array is not None and node.attributes.get_int("group", 1) == 1 and has_kernels(node, array.shape)
-        if plain and name not in found and np.isfinite(array).all() and (bias is None or constant(bias) is not None):
+        name = read(node, 1).name or ""
+        if name not in found:
             found[name] = in_slices(array)
     return found
+
+
+def _weights_of_layer(node: ir.Node) -> Floats | None:
+    array = constant(read(node, 1))
+    if array is None:
+        return None
+    if node.op_type == "MatMul":
+        return array.T[:, :, None, None] if array.ndim == 2 and has_rows(read(node, 0)) else None
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    dense = node.attributes.get_int("group", 1) == 1 and has_kernels(node, array.shape)
+    return array if dense and (bias is None or constant(bias) is not None) else None
+
+
+def has_rows(spikes: ir.Value) -> bool:
+    """Whether a matrix product of spikes has so many rows an image that its weights are read for something."""
+    sizes = [] if spikes.shape is None else list(spikes.shape)[1:-1]
+    return bool(sizes) and (not isinstance(sizes[-1], int) or sizes[-1] >= _FEWEST_ROWS)
 
 
 def in_slices(weights: Floats) -> Int8Weights:
@@ -48,7 +70,7 @@ def in_slices(weights: Floats) -> Int8Weights:
     for digits in reversed(values):
         digits[...] = whole.astype(np.int8)  # the lowest byte, signed
         whole = (whole - digits) >> 8
-    return Int8Weights(values=values.reshape(-1, *weights.shape[1:]), scale=scale, axis=0)
+    return Int8Weights(values=values.reshape(-1, *weights.shape[1:]), scale=scale, axis=0, slices=SLICES)
 
 
 def _reads_spikes(node: ir.Node) -> bool:

@@ -82,6 +82,8 @@ def _takes_codes(node: ir.Node, weights: Mapping[str, Int8Weights]) -> bool:
     if own is not None:
         if is_op(node, "Conv"):
             return is_layer(node, own)
+        if own.slices > 1:
+            return True
         return own.values.ndim == 2 and (is_op(node, "MatMul") or (is_op(node, "Gemm") and is_plain(node)))
     return is_op(node, "MatMul") and all(each is not None and _is_emitted(each) for each in node.inputs)
 

@@ -8,6 +8,7 @@ from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant
 
 WINDOW = ("stride_y", "stride_x", "step_y", "step_x", "top", "left", "bottom", "right")
+ONE_PLACE = {**dict.fromkeys(WINDOW[:4], 1), **dict.fromkeys(WINDOW[4:], 0), "group": 1}
 _IMAGES = 4  # axes: [N, channels, height, width]
 
 
@@ -41,8 +42,8 @@ def has_kernels(node: ir.Node, weights: Sequence[int]) -> bool:
 
 
 def alike(one: ir.Shape | None, other: ir.Shape | None) -> bool:
-    """Whether two images, [N, three axes], are of one shape; N may have two names."""
-    if one is None or other is None or len(one) != _IMAGES or len(other) != _IMAGES:
+    """Whether two tensors, [N, further axes], are of one shape; N may have two names."""
+    if one is None or other is None or len(one) != len(other) or len(one) == 0:
         return False
     known = all(isinstance(size, int) for size in one[1:]) and one[1:] == other[1:]
     fixed = [size for size in (one[0], other[0]) if isinstance(size, int)]

@@ -115,11 +115,11 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
         forms[LIBRARY] = form_of(checkpoint, batch=batch, integers=False)
     if at_one_timestep and checkpoint.int8_weights:
         forms[INTEGERS] = form_of(checkpoint, batch=batch, native=False)
-    if library and checkpoint.int8_weights:
+    if library and (checkpoint.int8_weights or not at_one_timestep):
         fastest = form_of(checkpoint, batch=batch)
         if fastest.integers:
             forms[INTEGERS_ON_LIBRARY] = fastest
-        else:
+        elif checkpoint.int8_weights:
             warnings.append(f"its int8 weights are run in floats: {_why_in_floats(checkpoint, fastest)}")
     for index, (name, form) in enumerate(forms.items()):
         path = folder / f"form{index}.onnx"

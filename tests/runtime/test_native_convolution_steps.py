@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from layers import LAYERS, Layer, sums
+from layers import DENSE, LAYERS, Layer, sums
 from native import run_operator
 
 from pmsm_cli.runtime.library import find_library, library_status
@@ -143,6 +143,42 @@ def test_threads_make_no_difference(name):
     made.add_neurons(before=True)
     for one, three in zip(made.run(values=True, threads=1), made.run(values=True, threads=3), strict=True):
         np.testing.assert_array_equal(one, three)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_weights_in_slices_are_as_exact_as_floats(name):
+    made = Made(DENSE[name], steps=3)
+    digits = np.random.default_rng(4).integers(-128, 128, (3, *made.weights.shape)).astype(np.int8)
+    first, second, third = digits.astype(np.int64)
+    made.sums = sums(made.layer, made.codes, (first * 256 + second) * 256 + third, 77)
+    made.weights, made.factor = digits.reshape(-1, *digits.shape[2:]), made.factor / 2**16
+    (got,) = made.run(values=True, sliced=1)
+    np.testing.assert_allclose(got, made.values(), rtol=0, atol=1e-6 * np.abs(made.values()).max())
+    made.add_neurons(before=True)
+    assert (made.run(values=False, sliced=1)[0] == made.emitted()).mean() > 0.999  # but for ties
+
+
+def test_kernels_of_each_channel_are_not_in_slices():
+    made = Made(LAYERS["each channel"], steps=1)
+    made.weights = np.repeat(made.weights, 3, axis=0)
+    with pytest.raises(Exception, match="not in slices"):
+        made.run(values=True, sliced=1)
+
+
+def test_weights_that_are_no_whole_slices_are_said():
+    made = Made(Layer(outputs=16), steps=1)
+    with pytest.raises(Exception, match="are not whole slices"):
+        made.run(values=True, sliced=1)
+
+
+@pytest.mark.parametrize("shape", [(6, 20, 13), (6, 2, 2, 5, 13), (120, 13)])
+def test_windows_of_one_place_take_any_axes(shape):
+    made = Made(Layer(image=(4, 5), channels=13, outputs=20, kernel=(1, 1), pads=(0,) * 4), steps=1, images=6)
+    (expected,) = made.run(values=True)
+    made.codes = made.codes.reshape(shape)
+    made.further["others"] = np.full((*shape[:-1], 20), 0.25, np.float32)
+    (got,) = made.run(values=True)
+    np.testing.assert_array_equal(got, (expected + np.float32(0.25)).reshape(*shape[:-1], 20))
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -33,6 +33,10 @@ struct Window {
   }
   size_t OutputHeight(size_t input) const { return Outputs(input, top, bottom, height, step_y, stride_y); }
   size_t OutputWidth(size_t input) const { return Outputs(input, left, right, width, step_x, stride_x); }
+  // Whether outputs lie where inputs do, whatever the axes.
+  bool IsOnePlace() const {
+    return height * width * stride_y * stride_x == 1 && top + left + bottom + right == 0;
+  }
   // Channels last.
   std::vector<int64_t> OutputShape(size_t images, size_t input_height, size_t input_width, size_t channels) const {
     return {static_cast<int64_t>(images), static_cast<int64_t>(OutputHeight(input_height)),

@@ -4,8 +4,9 @@
 //   ConvolutionSteps(codes, weights, padding, factor, bias, low, high, [map], [others],
 //                    [reciprocal, rest, quanta, finest, zero], [before]) -> [values], [emitted]
 //
-// `codes` is [steps x images, height, width, channels], step by step along its first axis; `weights` int8 as ONNX lays them
-// out, [outputs, channels or 1, height, width]. `values`, [steps x images, height, width, outputs], are
+// `codes` is [steps x images, height, width, channels], step by step along its first axis, and where a window is one place,
+// moved by one, with any axes in the place of height and width; `weights` int8 as ONNX lays them out, [outputs, channels or 1,
+// height, width]. `values`, [steps x images, height, width, outputs], are
 //
 //   within low and high: sum x factor + bias (+ map) (+ others),     sum: that of (codes - padding) x weights
 //
@@ -176,14 +177,22 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   const auto given = InputAt<uint8_t>(ort, context, In::kCodes);
   const auto size = [&](size_t axis) { return static_cast<size_t>(given.shape[axis]); };
   const size_t steps = layer.ending.Steps();
-  if (given.shape.size() != 4 || size(3) != layer.inputs || size(0) % steps) {
+  const size_t last = given.shape.empty() ? 0 : given.shape.size() - 1;
+  const bool fits = layer.window.IsOnePlace() ? last > 0 : last == 3;
+  if (!fits || size(last) != layer.inputs || size(0) % steps) {
     throw Failure("codes of shape " + Text(given.shape) + " do not have " + std::to_string(steps) + " steps of " +
                   std::to_string(layer.inputs) + " channels last");
   }
-  const Map map{given.data, size(0), size(1), size(2), layer.inputs, layer.padding};
-  const Shape all = layer.window.OutputShape(map.images, map.height, map.width, layer.outputs);
-  const Shape once = layer.window.OutputShape(map.images / steps, map.height, map.width, layer.outputs);
-  const size_t places = Product(once, 0, 3), places_of_image = Product(once, 1, 3);
+  const size_t width = Product(given.shape, last == 3 ? 2 : 1, last);
+  const Map map{given.data, size(0), last == 3 ? size(1) : 1, width, layer.inputs, layer.padding};
+  Shape all = layer.window.OutputShape(map.images, map.height, map.width, layer.outputs);
+  const size_t places_of_image = Product(all, 1, 3), places = places_of_image * (map.images / steps);
+  if (last != 3) {  // as it came
+    all = given.shape;
+    all[last] = static_cast<int64_t>(layer.outputs);
+  }
+  Shape once = all;
+  once[0] /= static_cast<int64_t>(steps);
   if (!layer.ending.map.empty() && layer.ending.map.size() != places_of_image * layer.outputs) {
     throw Failure("a map of " + std::to_string(layer.ending.map.size()) + " numbers does not fit values of shape " + Text(all));
   }
