@@ -24,8 +24,7 @@ _LARGEST = 127 * (_BASE**2 + _BASE + 1)  # what three signed digits make
 def sliced_weights(graph: ir.Graph) -> dict[str, Int8Weights]:
     """The float weights by which images' spikes are multiplied, as `in_slices` makes them, by their names.
 
-    Those of convolutions for all channels, and of matrix products of many rows, as if they were convolutions: [outputs,
-    inputs, 1, 1].
+    Those of convolutions, and of matrix products of many rows, as if they were convolutions: [outputs, inputs, 1, 1].
     """
     found: dict[str, Int8Weights] = {}
     for node in graph:
@@ -45,8 +44,7 @@ def _weights_of_layer(node: ir.Node) -> Floats | None:
     if node.op_type == "MatMul":
         return array.T[:, :, None, None] if array.ndim == 2 and has_rows(read(node, 0)) else None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    dense = node.attributes.get_int("group", 1) == 1 and has_kernels(node, array.shape)
-    return array if dense and (bias is None or constant(bias) is not None) else None
+    return array if has_kernels(node, array.shape) and (bias is None or constant(bias) is not None) else None
 
 
 def has_rows(spikes: ir.Value) -> bool:

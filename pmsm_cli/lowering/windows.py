@@ -31,7 +31,9 @@ def window_attributes(node: ir.Node) -> dict[str, int]:
 def is_layer(node: ir.Node, own: Int8Weights) -> bool:
     """Whether a convolution with int8 weights is one of images that the library computes."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return has_kernels(node, own.values.shape) and own.axis == 0 and (bias is None or constant(bias) is not None)
+    if own.axis != 0 or own.scale.ndim != 1 or (bias is not None and constant(bias) is None):
+        return False
+    return has_kernels(node, (len(own.scale), *own.values.shape[1:]))
 
 
 def has_kernels(node: ir.Node, weights: Sequence[int]) -> bool:

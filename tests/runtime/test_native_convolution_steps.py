@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from layers import DENSE, LAYERS, Layer, sums
+from layers import LAYERS, Layer, sums
 from native import run_operator
 
 from pmsm_cli.runtime.library import find_library, library_status
@@ -145,9 +145,9 @@ def test_threads_make_no_difference(name):
         np.testing.assert_array_equal(one, three)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", LAYERS)
 def test_weights_in_slices_are_as_exact_as_floats(name):
-    made = Made(DENSE[name], steps=3)
+    made = Made(LAYERS[name], steps=3)
     digits = np.random.default_rng(4).integers(-128, 128, (3, *made.weights.shape)).astype(np.int8)
     first, second, third = digits.astype(np.int64)
     made.sums = sums(made.layer, made.codes, (first * 256 + second) * 256 + third, 77)
@@ -156,13 +156,6 @@ def test_weights_in_slices_are_as_exact_as_floats(name):
     np.testing.assert_allclose(got, made.values(), rtol=0, atol=1e-6 * np.abs(made.values()).max())
     made.add_neurons(before=True)
     assert (made.run(values=False, sliced=1)[0] == made.emitted()).mean() > 0.999  # but for ties
-
-
-def test_kernels_of_each_channel_are_not_in_slices():
-    made = Made(LAYERS["each channel"], steps=1)
-    made.weights = np.repeat(made.weights, 3, axis=0)
-    with pytest.raises(Exception, match="not in slices"):
-        made.run(values=True, sliced=1)
 
 
 def test_weights_that_are_no_whole_slices_are_said():

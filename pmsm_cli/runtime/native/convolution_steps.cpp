@@ -54,7 +54,10 @@ struct StepsInputs {
 };
 
 struct StepsLayer : PackedWeights {
-  std::vector<int32_t> nothing;  // [slots], what the padding code sums up to, taken off
+  // Slices whose sums are made one after the other; those of kernels for all channels are made together.
+  size_t SlicesApart() const { return depthwise ? slices : 1; }
+
+  std::vector<int32_t> nothing;  // [slices apart, slots], what the padding code sums up to, taken off
   uint8_t padding;
   StepEnding ending;
 
@@ -89,10 +92,13 @@ struct StepsLayer : PackedWeights {
       ending.quanta = in_units(quanta);
       ending.zero = ConstantAt<uint8_t>(ort, info, In::kZero).at(0);
     }
-    nothing.resize(summed.size(), 0);
-    for (size_t slot = 0; slot < summed.size(); ++slot) {
-      const size_t row = slices > 1 ? RowOf(blocks[slot / kBlock], slot % kBlock) : summed[slot];
-      if (row != kNone) nothing[slot] = static_cast<int32_t>(-padding * totals[row]);
+    const size_t slots = summed.size();
+    nothing.resize(SlicesApart() * slots, 0);
+    for (size_t i = 0; i < nothing.size(); ++i) {
+      const size_t slot = i % slots;
+      size_t row = depthwise ? summed[slot] : RowOf(blocks[slot / kBlock], slot % kBlock);
+      if (depthwise && row != kNone) row += i / slots * outputs;
+      if (row != kNone) nothing[i] = static_cast<int32_t>(-padding * totals[row]);
     }
   }
 };
@@ -112,6 +118,7 @@ void WorkByRuns(const Task& task, const Part& part) {
   const StepsLayer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);
   const size_t steps = layer.ending.Steps(), at_once = PlacesAtOnce(steps), most = MostPlaces(task.runs, steps);
+  const size_t slices_apart = layer.slices > 1 ? kLanes : 0;
   rows.resize(std::max(rows.size(), steps));
   sums.resize(steps * at_once * kBlock);
   for (size_t begin = part.begin; begin < part.end; begin += most) {
@@ -130,7 +137,7 @@ void WorkByRuns(const Task& task, const Part& part) {
                      layer.weights.data() + layer.weights_at[i], block, 0, count},
                     layer.nothing.data() + block.slot, sums.data() + step * at_once * kBlock);
         }
-        Finish(layer.ending, task.tensors, {sums.data(), at_once * kBlock, block, place, count});
+        Finish(layer.ending, task.tensors, {sums.data(), at_once * kBlock, slices_apart, block, place, count});
       }
     }
   }
@@ -141,29 +148,32 @@ void WorkByTaps(const Task& task, const Part& part) {
   static thread_local std::vector<int32_t> sums;
   const StepsLayer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);
-  const size_t steps = layer.ending.Steps(), count = part.end - part.begin;
+  const size_t steps = layer.ending.Steps(), count = part.end - part.begin, of_slice = steps * count * kBlock;
   taps.resize(std::max(taps.size(), steps));
-  sums.resize(steps * count * kBlock);
+  sums.resize(layer.slices * of_slice);
   for (size_t step = 0; step < steps; ++step) {
     taps[step].Find(windows, step * task.tensors.places + part.begin, step * task.tensors.places + part.end);
   }
   for (size_t i = part.first; i < part.last; ++i) {
     const Block& block = layer.blocks[i];
-    for (size_t step = 0; step < steps; ++step) {
-      const uint8_t* const* pointers = taps[step].Pointers();
-      int32_t* to = sums.data() + step * count * kBlock;
-      for (const Stretch& stretch : taps[step].stretches()) {
-        DepthwiseSums({pointers, task.runs.count, windows.Step(), layer.weights.data() + layer.weights_at[i], block, 0,
-                       stretch.count},
-                      layer.nothing.data() + block.slot, to);
-        pointers += task.runs.count;
-        to += stretch.count * kBlock;
+    for (size_t slice = 0; slice < layer.slices; ++slice) {
+      const int8_t* weights = layer.weights.data() + layer.weights_at[i] + slice * layer.SliceOfTaps();
+      const int32_t* nothing = layer.nothing.data() + slice * layer.blocks.size() * kBlock + block.slot;
+      for (size_t step = 0; step < steps; ++step) {
+        const uint8_t* const* pointers = taps[step].Pointers();
+        int32_t* to = sums.data() + slice * of_slice + step * count * kBlock;
+        for (const Stretch& stretch : taps[step].stretches()) {
+          DepthwiseSums({pointers, task.runs.count, windows.Step(), weights, block, 0, stretch.count}, nothing, to);
+          pointers += task.runs.count;
+          to += stretch.count * kBlock;
+        }
       }
     }
     // Whole blocks may overlap; values may lie where others did, which are read once.
     const size_t done = i == 0 ? 0 : layer.blocks[i - 1].channel + layer.blocks[i - 1].channels - block.channel;
     const Block fresh{block.slot + done, block.channel + done, block.channels - done};
-    Finish(layer.ending, task.tensors, {sums.data() + done, count * kBlock, fresh, part.begin, count});
+    Finish(layer.ending, task.tensors,
+           {sums.data() + done, count * kBlock, layer.slices > 1 ? of_slice : 0, fresh, part.begin, count});
   }
 }
 

@@ -95,12 +95,11 @@ class PackedWeights {
     depthwise = group != 1;
     inputs = depthwise ? outputs : all.inputs;
     if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
-    if (depthwise && slices > 1) throw Failure("kernels of each channel are not in slices");
     CutIntoBlocks();
     AddUp(all);
     for (const Block& block : blocks) {
       weights_at.push_back(weights.size());
-      if (depthwise) PackByTap(all, block);
+      if (depthwise) PackByTap(all, block);  // slice by slice
       else if (HasTiles()) PackByTile(all, block);
       else PackByRun(all, block);
     }
@@ -110,9 +109,12 @@ class PackedWeights {
 
   // The row of weights of a lane of a block; kNone behind its last channel.
   size_t RowOf(const Block& block, size_t lane) const {
-    const size_t channel = slices > 1 ? lane % kLanes : lane, slice = slices > 1 ? lane / kLanes : 0;
+    const size_t channel = block.slices > 1 ? lane % kLanes : lane, slice = block.slices > 1 ? lane / kLanes : 0;
     return channel < block.channels && slice < slices ? slice * outputs + block.channel + channel : kNone;
   }
+
+  // Bytes from the weights of a block's kernels, one for each channel, to those of the next slice.
+  size_t SliceOfTaps() const { return UpTo(kWord, window.height * window.width) * kBlock; }
 
   // The channel of each slot, in the order of channels or in that in which sums are made.
   std::vector<size_t> Slots(bool as_summed) const {
@@ -129,7 +131,7 @@ class PackedWeights {
  private:
   // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
   void CutIntoBlocks() {
-    if (slices > 1) {
+    if (slices > 1 && !depthwise) {
       for (size_t first = 0; first < outputs; first += kLanes) {
         blocks.push_back({first / kLanes * kBlock, first, std::min(kLanes, outputs - first), slices});
       }
@@ -199,14 +201,16 @@ class PackedWeights {
     }
   }
 
-  // [taps / kWord up, vectors, lanes, kWord]
+  // [slices, taps / kWord up, vectors, lanes, kWord]
   void PackByTap(const GivenWeights& all, const Block& block) {
-    for (size_t first = 0; first < all.taps; first += kWord) {
-      for (size_t slot = 0; slot < kBlock; ++slot) {
-        const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
-        for (size_t tap = first; tap < first + kWord; ++tap) {
-          const bool there = channel < block.channels && tap < all.taps;
-          weights.push_back(there ? all.At(block.channel + channel, 0, tap) : 0);
+    for (size_t row = block.channel; row < all.outputs; row += outputs) {
+      for (size_t first = 0; first < all.taps; first += kWord) {
+        for (size_t slot = 0; slot < kBlock; ++slot) {
+          const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
+          for (size_t tap = first; tap < first + kWord; ++tap) {
+            const bool there = channel < block.channels && tap < all.taps;
+            weights.push_back(there ? all.At(row + channel, 0, tap) : 0);
+          }
         }
       }
     }

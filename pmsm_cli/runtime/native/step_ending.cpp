@@ -21,8 +21,9 @@ void FinishAnywhere(const StepEnding& ending, const StepTensors& tensors, const 
       const size_t later = step * tensors.Step();
       const int32_t* sums = given.sums + step * given.between + index * kBlock + i;
       float sum = static_cast<float>(sums[0]);
-      if (given.block.slices > 1) {
-        sum = sum * kSliceSquared + (static_cast<float>(sums[kLanes]) * kSlice + static_cast<float>(sums[2 * kLanes]));
+      if (given.apart) {
+        const float middle = static_cast<float>(sums[given.apart]), least = static_cast<float>(sums[2 * given.apart]);
+        sum = sum * kSliceSquared + (middle * kSlice + least);
       }
       float value = sum * ending.factor[slot] + ending.bias[slot];
       if (!ending.map.empty()) {
@@ -91,7 +92,8 @@ struct EndingOf {
 // One vector of a place at all steps. `at` is where it lies in tensors, `in_image` in the map.
 template <bool kSliced, bool kWhole, bool kOthers, bool kValues, bool kFires>
 PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensors& tensors, const Lanes<kWhole>& lanes,
-                                        const int32_t* sums, size_t between, size_t of_block, size_t at, size_t in_image) {
+                                        const int32_t* sums, size_t between, size_t apart, size_t of_block, size_t at,
+                                        size_t in_image) {
   const __m512 factor = lanes.Load(ending.factor + of_block), bias = lanes.Load(ending.bias + of_block);
   const __m512 map = ending.map ? lanes.Load(ending.map + in_image) : _mm512_setzero_ps();
   __m512 reciprocal{}, rest{}, counted = _mm512_setzero_ps();
@@ -104,8 +106,8 @@ PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensor
   for (size_t step = 0; step < ending.steps; ++step, sums += between, later += tensors.Step()) {
     __m512 sum = _mm512_cvtepi32_ps(lanes.LoadSums(sums + of_block));
     if (kSliced) {
-      const __m512 middle = _mm512_cvtepi32_ps(lanes.LoadSums(sums + kLanes));
-      const __m512 least = _mm512_cvtepi32_ps(lanes.LoadSums(sums + 2 * kLanes));
+      const __m512 middle = _mm512_cvtepi32_ps(lanes.LoadSums(sums + apart + of_block));
+      const __m512 least = _mm512_cvtepi32_ps(lanes.LoadSums(sums + 2 * apart + of_block));
       const __m512 lower = _mm512_add_ps(_mm512_mul_ps(middle, _mm512_set1_ps(kSlice)), least);
       sum = _mm512_add_ps(_mm512_mul_ps(sum, _mm512_set1_ps(kSliceSquared)), lower);
     }
@@ -138,12 +140,12 @@ PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, co
     const size_t in_image = ending.map ? place % tensors.places_of_image * tensors.channels + sums.block.channel : 0;
     const int32_t* own = sums.sums + index * kBlock;
     for (size_t n = 0; n < whole; ++n) {
-      FinishVector<kSliced, true, kOthers, kValues, kFires>(ending, tensors, Lanes<true>{}, own, sums.between, n * kLanes,
+      FinishVector<kSliced, true, kOthers, kValues, kFires>(ending, tensors, Lanes<true>{}, own, sums.between, sums.apart, n * kLanes,
                                                    at + n * kLanes, in_image + n * kLanes);
     }
     if (rest) {
       const Lanes<false> lanes{static_cast<__mmask16>((1u << rest) - 1)};
-      FinishVector<kSliced, false, kOthers, kValues, kFires>(ending, tensors, lanes, own, sums.between, whole * kLanes,
+      FinishVector<kSliced, false, kOthers, kValues, kFires>(ending, tensors, lanes, own, sums.between, sums.apart, whole * kLanes,
                                                     at + whole * kLanes, in_image + whole * kLanes);
     }
   }
@@ -171,7 +173,7 @@ PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensor
 void Finish(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
 #ifdef PMSM_VNNI
   if (MultipliesFast()) {
-    return sums.block.slices > 1 ? FinishVectors<true>(ending, tensors, sums) : FinishVectors<false>(ending, tensors, sums);
+    return sums.apart ? FinishVectors<true>(ending, tensors, sums) : FinishVectors<false>(ending, tensors, sums);
   }
 #endif
   for (size_t index = 0; index < sums.count; ++index) FinishAnywhere(ending, tensors, sums, index);

@@ -46,6 +46,7 @@ struct StepTensors {
 struct StepSums {
   const int32_t* sums;
   size_t between;  // from one step's to the next one's
+  size_t apart;    // from one slice's to the next one's; 0: weights are not in slices
   Block block;
   size_t place, count;
 };
