@@ -29,7 +29,7 @@ Bytes = npt.NDArray[np.int8]
 class Int8Weights:
     """The weights of one synapse."""
 
-    values: Bytes  # in the operator's own layout
+    values: Bytes  # in the operator's own layout; in slices in that of a convolution
     scale: Floats  # [output channels], or [] where one scale serves all
     axis: int | None  # the dimension of `values` that the output channels are on; None: one scale
     slices: int = 1  # rows of `values` to each output channel; more than 1: floats, as `slices.in_slices` makes them
@@ -47,7 +47,8 @@ class Int8Weights:
         return self.scale.reshape([-1 if axis == self.axis else 1 for axis in range(self.values.ndim)])
 
     def floats(self) -> Floats:
-        """What the weights stand for, as onnxruntime computes it: one product in float32."""
+        """What the weights stand for, as onnxruntime computes it: one product in float32. Not for slices."""
+        assert self.slices == 1
         return self.values.astype(np.float32) * self.spread_scale
 
 

@@ -142,7 +142,7 @@ def tidy_steps(
 
     The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Where they
     are rows, and the library multiplies fast, synapses with int8 weights (as in `lower`) compute with integers, and
-    where there are no such weights, convolutions with float weights do, in slices; without `weights` (None) all stay in
+    where there are no such weights, those with float weights do, in slices; without `weights` (None) all stay in
     floats. Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()

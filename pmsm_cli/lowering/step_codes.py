@@ -31,7 +31,7 @@ THRESHOLD, REST, _, FINEST, ZERO, CODES_BEFORE = range(1, 7)
 def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
     """PolarityNeuron, PolarityNeuronSteps after it, each with the Sub before -> StepCodes, DequantizeLinear.
 
-    Sites of which some count would not fit a byte stay in floats, and so do those that no synapse with int8 weights
+    Sites of which some count would not fit a byte stay in floats, and so do those that no synapse with whole weights
     and no product of two tensors reads. Preconditions: `steps_side_by_side`; the native library.
     """
     changed = False
@@ -45,6 +45,13 @@ def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
         _replace(graph, later, counting, counting.quanta, before)
         changed = True
     return changed
+
+
+def fits_codes(later: ir.Node) -> bool:
+    """Whether all that the neurons of a PolarityNeuronSteps have emitted, up to any step, fits a byte."""
+    first = read(later, BEFORE).producer()
+    site = None if first is None else site_at(first)
+    return site is not None and _Counting.of(site, later) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -83,7 +90,7 @@ def _takes_codes(node: ir.Node, weights: Mapping[str, Int8Weights]) -> bool:
         if is_op(node, "Conv"):
             return is_layer(node, own)
         if own.slices > 1:
-            return True
+            return is_op(node, "MatMul")
         return own.values.ndim == 2 and (is_op(node, "MatMul") or (is_op(node, "Gemm") and is_plain(node)))
     return is_op(node, "MatMul") and all(each is not None and _is_emitted(each) for each in node.inputs)
 

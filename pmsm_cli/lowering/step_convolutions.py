@@ -30,7 +30,7 @@ _RANK = 4
 
 
 def convolutions_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
-    """DequantizeLinear of StepCodes, Conv with int8 weights, what follows up to StepCodes -> ConvolutionSteps.
+    """DequantizeLinear of StepCodes, Conv of integers, what follows up to StepCodes -> ConvolutionSteps.
 
     What follows are constants of channels and maps that are added or multiplied, one tensor of the same shape that is
     added, ReLU and Clip. Preconditions: `steps_to_codes`; the native library.

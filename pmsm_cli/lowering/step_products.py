@@ -80,4 +80,6 @@ def _added(node: ir.Node | None, value: ir.Value) -> ir.Value | None:
     if not is_op(node, "Add"):
         return None
     other = next((each for each in node.inputs if each is not value), None)
-    return other if other is not None and constant(other) is None and alike(value.shape, other.shape) else None
+    if other is None or constant(other) is not None or value.shape is None or other.shape is None:
+        return None
+    return other if alike(value.shape, other.shape) and value.shape[0] == other.shape[0] else None

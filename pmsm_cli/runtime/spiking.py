@@ -1,4 +1,4 @@
-"""Opening checkpoints to run them: on integer kernels where their weights are integers."""
+"""Opening checkpoints to run them: on integer kernels where that is exact, or their weights are integers."""
 
 from dataclasses import dataclass
 
@@ -23,9 +23,9 @@ class Form:
 def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, integers: bool = True) -> Form:
     """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
 
-    With int8 weights that is an integer graph, where several timesteps have one, with float weights one of fewer
-    operators, all made here: the file stays one that any onnxruntime runs, and what is fast on this machine, for
-    `batch` images at a time, is decided on this machine.
+    With int8 weights that is an integer graph, and with float weights too, where several timesteps have one; else it is
+    one of fewer operators. All are made here: the file stays one that any onnxruntime runs, and what is fast on this
+    machine, for `batch` images at a time, is decided on this machine.
     """
     sites = checkpoint.manifest.calibration.sites
     firing = {site.name: site.quality.firing for site in sites if site.quality is not None}

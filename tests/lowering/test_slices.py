@@ -1,5 +1,7 @@
 """Float weights in slices of bytes: as exact as float32, and the same spikes at several timesteps."""
 
+import warnings
+
 import integers
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +12,7 @@ from timesteps import APART, IMAGE, A, assert_alike, checkpoint_of
 from trainable import attention
 
 from pmsm_cli.lowering.lower import Use, tidy_steps
+from pmsm_cli.lowering.side_by_side import steps_side_by_side
 from pmsm_cli.lowering.slices import SLICES, in_slices, sliced_weights
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.runtime.library import find_library, library_status
@@ -71,7 +74,6 @@ def test_kernels_of_each_channel_multiply_codes_and_those_of_groups_stay_floats(
 def test_products_of_many_rows_multiply_codes():
     checkpoint = spiking.checkpoint_of(attention(), tiny.images(8), timesteps=3)
     after, _ = tidy_steps(checkpoint.model, FAST, IMAGE, {})
-    assert sliced_weights(checkpoint.model.graph)
     assert integers.ops(after)["ConvolutionSteps"] >= 2
     assert_alike(after, checkpoint.model, tiny.images(4, seed=1))
 
@@ -93,6 +95,7 @@ def test_processors_that_multiply_no_faster_keep_floats():
 
 def test_weights_that_are_no_numbers_stay_floats():
     model = checkpoint_of(APART["relu"], timesteps=2).model
+    assert steps_side_by_side(model, IMAGE)
     names = list(sliced_weights(model.graph))
     assert names
     value = model.graph.initializers[names[0]]
@@ -100,3 +103,20 @@ def test_weights_that_are_no_numbers_stay_floats():
     broken.flat[0] = np.inf
     value.const_value = ir.tensor(broken, name=value.name)
     assert list(sliced_weights(model.graph)) == names[1:]
+
+
+@pytest.mark.parametrize("options", [{"coding": Coding.RATE}, {"levels": 63}])
+def test_weights_are_not_cut_for_counts_that_no_code_can_hold(options):
+    model = checkpoint_of(APART["relu"], timesteps=4, **options).model
+    assert steps_side_by_side(model, IMAGE)
+    assert not sliced_weights(model.graph)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-45, 1e-38, 1e-33, 1e-31, 1e-25, 1e30])
+def test_channels_of_tiny_weights_give_next_to_nothing_and_no_warning(largest):
+    weights = np.array([[largest, -largest], [1.0, 0.5]], np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sliced = in_slices(weights)
+    together = put_together(sliced.values, sliced.scale)
+    np.testing.assert_allclose(together, weights, rtol=1e-6, atol=1e-31)

@@ -4,6 +4,8 @@
 #define PMSM_ALIGNED_H
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 #include <new>
 #include <vector>
 
@@ -19,10 +21,19 @@ struct InCacheLines {
   template <typename Other>
   InCacheLines(const InCacheLines<Other>&) {}
 
+  // What `new` gives lies before the first line, so that it can be given back. (Its own alignment is not there on old systems.)
   Element* allocate(size_t count) {
-    return static_cast<Element*>(::operator new(count * sizeof(Element), std::align_val_t(kCacheLine)));
+    char* given = static_cast<char*>(::operator new(count * sizeof(Element) + kCacheLine + sizeof(given)));
+    char* at = given + sizeof(given);
+    at += (kCacheLine - reinterpret_cast<uintptr_t>(at) % kCacheLine) % kCacheLine;
+    std::memcpy(at - sizeof(given), &given, sizeof(given));
+    return reinterpret_cast<Element*>(at);
   }
-  void deallocate(Element* at, size_t) { ::operator delete(at, std::align_val_t(kCacheLine)); }
+  void deallocate(Element* at, size_t) {
+    char* given = nullptr;
+    std::memcpy(&given, reinterpret_cast<char*>(at) - sizeof(given), sizeof(given));
+    ::operator delete(given);
+  }
 
   template <typename Other>
   bool operator==(const InCacheLines<Other>&) const { return true; }

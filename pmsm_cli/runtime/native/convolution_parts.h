@@ -27,7 +27,8 @@ class Parts {
   Parts(const PackedWeights& layer, const Map& map, const Runs& runs, size_t places, size_t steps, size_t most)
       : places_(places), blocks_(layer.blocks.size()) {
     // A kernel of each channel does about as much beside a multiply-accumulate as others do in sixteen.
-    const size_t work = steps * places * runs.count * runs.bytes * (layer.depthwise ? 16 : layer.outputs);
+    const size_t work =
+        steps * places * runs.count * runs.bytes * layer.slices * (layer.depthwise ? 16 : layer.outputs);
     const size_t wanted = std::clamp<size_t>(work / kWorkPerPart, 1, kMostParts);
     // Whichever is larger is read by few threads: the weights, or the codes. Threads that write to neighbouring channels
     // of the same places are in each other's way.

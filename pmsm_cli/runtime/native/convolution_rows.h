@@ -122,9 +122,7 @@ class Rows {
  public:
   void Find(const Windows& windows, size_t begin, size_t end, const Call& call) {
     if (call == call_ && begin == begin_ && end == end_) return;  // for other channels
-    call_ = call;
-    begin_ = begin;
-    end_ = end;
+    begin_ = end_ = 0;  // nothing holds until all is found: memory may not suffice
     const Runs& runs = windows.runs();
     stride_ = end - begin + kMostPlaces;
     size_t at_edges = 0;
@@ -150,6 +148,9 @@ class Rows {
       std::fill(row + (end - begin), row + stride_, row[end - begin - 1]);
     }
     if (HasTiles()) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), end - begin);
+    call_ = call;
+    begin_ = begin;
+    end_ = end;
   }
 
   // Of the first run; those of the next one are `Stride` further on.
@@ -190,7 +191,7 @@ class Rows {
 
 // So many places whose rows are worth being found together, with those of further steps.
 inline size_t MostPlaces(const Runs& runs, size_t steps) {
-  return HasTiles() ? Panels::MostPlaces(steps * runs.count * runs.Padded()) : ~size_t{0} / 2;
+  return HasTiles() ? Panels::MostPlaces(steps * runs.count * UpTo(kTileBytes, runs.Padded())) : ~size_t{0} / 2;
 }
 
 // Stretches of windows whose taps are read each on its own, and pointers to the taps of the first place of each.

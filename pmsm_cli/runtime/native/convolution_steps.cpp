@@ -40,9 +40,9 @@
 namespace pmsm {
 namespace {
 
-constexpr size_t kMostPlacesOfTaps = 192;   // the same for kernels of each channel, which take a part at once
+constexpr size_t kMostPlacesOfTaps = 192;   // of kernels of each channel, for all steps and slices: in the nearest cache, too
 
-// Places of each step whose sums stay in the nearest cache.
+// Places of each step whose sums stay in the nearest cache, or hardly leave it.
 size_t PlacesAtOnce(size_t steps) {
   if (HasTiles()) return kPlacesTogether;
   return steps > 1 ? 12 : 24;  // what kernels take at a time divides them
@@ -221,7 +221,7 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   const Task task{Call(), layer, map, layer.RunsOfWindow(),
                   {places, places_of_image, layer.outputs, others.data, others.shape != all,
                    layer.ending.fires ? before.data : nullptr, values, emitted}};
-  const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / steps) : places;
+  const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / (steps * layer.slices)) : places;
   RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
 }
 

@@ -158,7 +158,6 @@ PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensor
 }
 
 template <bool kSliced>
-
 PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
   if (tensors.others && tensors.values) FinishVectors<kSliced, true, true>(ending, tensors, sums);
   else if (tensors.others) FinishVectors<kSliced, true, false>(ending, tensors, sums);
