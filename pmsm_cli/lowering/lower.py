@@ -83,8 +83,8 @@ IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_togeth
 IN_CODES: tuple[Pattern, ...] = (
     steps_to_codes,
     convolutions_of_steps,
-    products_of_steps,
     *IN_FLOATS,
+    products_of_steps,
     products_to_integers,
     products_of_codes_to_integers,
     factors_into_products,
