@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--folder", type=Path)
     arguments = parser.parse_args()
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     print(f"{describe()}; {arguments.threads} thread(s), batch 1, T = 1, {arguments.runs} runs in turn\n")
     print(f"Source's time over that of\n\n| network | weights | source, float: ms | {' | '.join(FORMS.values())} |")
     print(f"|---|---|--:|{'--:|' * len(FORMS)}")

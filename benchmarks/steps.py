@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--weights", default="float", choices=("float", "int8"))
     parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
     arguments = parser.parse_args()
+    if arguments.folder:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     print(
         f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, {arguments.weights} weights; "
         f"{arguments.runs} runs in turn\n"
