@@ -69,14 +69,14 @@ def agreement(pmsm, checkpoint: Path) -> float:
 
 def test_it_writes_an_ordinary_checkpoint_that_agrees_better_with_its_source(pmsm, binary, tmp_path):
     target = tmp_path / "better.onnx"
-    shown = pmsm("finetune", binary, "--data", IMAGES, "--source", SOURCE, *SETTINGS, "--epochs", 3, "-o", target)
+    shown = pmsm("finetune", binary, "--data", IMAGES, "--source", SOURCE, *SETTINGS, "--epochs", 6, "-o", target)
     assert shown.code == 0
-    assert re.search(f"epoch [123] written to {target}", shown.out)
+    assert re.search(f"epoch [1-6] written to {target}", shown.out)
     lines = [line for line in shown.err.splitlines() if line.startswith(("before training: loss ", "epoch "))]
-    assert len(lines) == 4
+    assert len(lines) == 7
     assert "agreement" in lines[1]
     assert "top-1" in lines[1]
-    assert agreement(pmsm, target) > agreement(pmsm, binary)
+    assert agreement(pmsm, target) > agreement(pmsm, binary) + 5
     before, after = open_checkpoint(binary).manifest, open_checkpoint(target).manifest
     assert (after.timesteps, after.source_sha256, after.labels) == (1, before.source_sha256, before.labels)
     for old, new in zip(before.calibration.sites, after.calibration.sites, strict=True):
