@@ -12,14 +12,14 @@ from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, read
 from pmsm_cli.lowering.resting import NEURON_STEPS
 from pmsm_cli.lowering.step_codes import fits_codes
-from pmsm_cli.lowering.windows import has_kernels
+from pmsm_cli.lowering.windows import may_be_layer
 
 SLICES = 3
-_BASE = 256
+_BITS = 8  # of a slice
 _MOST_INPUTS = 65_000  # whose largest codes times digits add up to what 32 bits hold
 _FEWEST_ROWS = 16
 _SMALLEST_UNIT = float(np.finfo(np.float32).tiny)
-_LARGEST = 127 * (_BASE**2 + _BASE + 1)  # what three signed digits make
+_LARGEST = 127 * (2 ** (2 * _BITS) + 2**_BITS + 1)  # what three signed digits make
 
 
 def sliced_weights(graph: ir.Graph) -> dict[str, Int8Weights]:
@@ -45,8 +45,7 @@ def _weights_of_layer(node: ir.Node) -> Floats | None:
         return None
     if node.op_type == "MatMul":
         return array.T[:, :, None, None] if array.ndim == 2 and _has_rows(read(node, 0)) else None
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    return array if has_kernels(node, array.shape) and (bias is None or constant(bias) is not None) else None
+    return array if may_be_layer(node, array.shape) else None
 
 
 def _has_rows(spikes: ir.Value) -> bool:
@@ -70,7 +69,7 @@ def in_slices(weights: Floats) -> Int8Weights:
     values = np.empty((SLICES, *rows.shape), np.int8)
     for digits in reversed(values):
         digits[...] = whole.astype(np.int8)  # the lowest byte, signed
-        whole = (whole - digits) >> 8
+        whole = (whole - digits) >> _BITS
     return Int8Weights(values=values.reshape(-1, *weights.shape[1:]), scale=scale, axis=0, slices=SLICES)
 
 

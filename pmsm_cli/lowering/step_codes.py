@@ -37,11 +37,10 @@ def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
     changed = False
     for later in [node for node in graph if node.domain == DOMAIN and node.op_type == NEURON_STEPS]:
         first = read(later, BEFORE).producer()
-        site = None if first is None else site_at(first)
-        counting = None if site is None else _Counting.of(site, later)
-        if site is None or counting is None or not any(_multiplies(each, weights) for each in (site.neuron, later)):
+        counting = _counting_of(later)
+        if first is None or counting is None or not any(_multiplies(each, weights) for each in (first, later)):
             continue
-        before = _replace(graph, site.neuron, counting, np.ones(1, np.float32), None)
+        before = _replace(graph, first, counting, np.ones(1, np.float32), None)
         _replace(graph, later, counting, counting.quanta, before)
         changed = True
     return changed
@@ -49,9 +48,13 @@ def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
 
 def fits_codes(later: ir.Node) -> bool:
     """Whether all that the neurons of a PolarityNeuronSteps have emitted, up to any step, fits a byte."""
+    return _counting_of(later) is not None
+
+
+def _counting_of(later: ir.Node) -> "_Counting | None":
     first = read(later, BEFORE).producer()
     site = None if first is None else site_at(first)
-    return site is not None and _Counting.of(site, later) is not None
+    return None if site is None else _Counting.of(site, later)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -48,7 +48,7 @@ def convolutions_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class _Following:
+class Following:
     """What a layer's sums pass: numbers of each channel, a map, another tensor, limits; and the value behind it."""
 
     value: ir.Value
@@ -61,10 +61,10 @@ class _Following:
     nodes: list[ir.Node] = field(default_factory=list)
 
     @staticmethod
-    def behind(node: ir.Node, channels: int) -> "_Following":
+    def behind(node: ir.Node, channels: int) -> "Following":
         """All that is to be found."""
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        following = _Following(
+        following = Following(
             value=node.outputs[0],
             scale=np.ones(channels, np.float32),
             bias=np.zeros(channels, np.float32) if bias is None else bias,
@@ -165,12 +165,12 @@ class _Turned:
 def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turned: _Turned) -> None:
     """ConvolutionSteps in the place of a convolution, of what follows, and of the neurons on that."""
     channels = len(own.scale)
-    following = _Following.behind(node, channels)
+    following = Following.behind(node, channels)
     value, name = following.value, f"{node.name}/steps"
     neurons = next((user for user, _ in value.uses() if read(user, 0) is value and _fires_by_channel(user)), None)
     others, steps = (None, 1) if following.others is None else _once(following.others)
-    inputs: list[ir.Value | None] = [turned.last(code.value), _whole_weights(graph, node, own)]
-    inputs += _numbers(graph, name, own, code, following)
+    inputs: list[ir.Value | None] = [turned.last(code.value), whole_weights(graph, node, own)]
+    inputs += numbers_of(graph, name, own, code, following)
     inputs.append(None if following.map is None else _map_last(graph, name, following.map))
     inputs.append(None if others is None else turned.last(others))
     levels = dict.fromkeys(LEVELS, 0)
@@ -203,8 +203,8 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     graph.remove([*reversed(following.nodes), node], safe=True)
 
 
-def _numbers(graph: ir.Graph, name: str, own: Int8Weights, code: Code, following: _Following) -> list[ir.Value]:
-    """From the padding code to the limits."""
+def numbers_of(graph: ir.Graph, name: str, own: Int8Weights, code: Code, following: Following) -> list[ir.Value]:
+    """The inputs of ConvolutionSteps from the padding code to the limits."""
     arrays: dict[str, npt.NDArray[Any]] = {
         "padding": np.asarray([code.offset], np.uint8),
         "factor": np.asarray(
@@ -217,7 +217,7 @@ def _numbers(graph: ir.Graph, name: str, own: Int8Weights, code: Code, following
     return [add_constant(graph, f"{name}/{kind}", array) for kind, array in arrays.items()]
 
 
-def _whole_weights(graph: ir.Graph, node: ir.Node, own: Int8Weights) -> ir.Value:
+def whole_weights(graph: ir.Graph, node: ir.Node, own: Int8Weights) -> ir.Value:
     """The integers of a layer's weights, there once for all steps."""
     name = f"{read(node, 1).name}/steps"
     known = graph.initializers.get(name)

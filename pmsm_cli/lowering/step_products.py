@@ -1,18 +1,15 @@
 """Matrix products of running counts with weights in slices on the native library: convolutions of one place each."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from pmsm_cli.graph.constants import add_constant
-from pmsm_cli.lowering.codes import Code, code_of
+from pmsm_cli.lowering.codes import code_of
 from pmsm_cli.lowering.int8 import Int8Weights, weights_of
 from pmsm_cli.lowering.parts import constant, is_op, only_reader, read
 from pmsm_cli.lowering.pointwise import constant_term
-from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS
+from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS, Following, numbers_of, whole_weights
 from pmsm_cli.lowering.windows import ONE_PLACE, alike
 from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
@@ -29,18 +26,16 @@ def products_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
         reader = only_reader(output)
         term = None if reader is None else constant_term(reader)
         bias = None if term is None else constant(term)
+        following = Following(value=output, scale=np.ones_like(own.scale), bias=np.zeros_like(own.scale))
         if reader is not None and bias is not None and bias.shape == own.scale.shape:
-            replaced, output = [reader, node], reader.outputs[0]
-        else:
-            bias = None
+            replaced, output, following.bias = [reader, node], reader.outputs[0], bias
         reader = only_reader(output)
         others = _added(reader, output)
         if reader is not None and others is not None:
             replaced, output = [reader, *replaced], reader.outputs[0]
         name = f"{node.name}/steps"
-        numbers = _numbers(own, code, bias)
-        constants = [add_constant(graph, f"{name}/{kind}", array) for kind, array in numbers.items()]
-        inputs = [code.value, _rows(graph, node, own), *constants, None, others]  # no map
+        numbers = numbers_of(graph, name, own, code, following)
+        inputs = [code.value, whole_weights(graph, node, own), *numbers, None, others]  # no map
         attributes = {**ONE_PLACE, "steps": 1, "maps": 0, "fires": 0, "sliced": 1, **dict.fromkeys(LEVELS, 0)}
         result = ir.Value(name=name, type=output.type, shape=output.shape)
         product = ir.Node(
@@ -56,23 +51,6 @@ def products_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
         graph.remove(replaced, safe=True)
         changed = True
     return changed
-
-
-def _rows(graph: ir.Graph, node: ir.Node, own: Int8Weights) -> ir.Value:
-    """The weights in slices, there once for all products that read them."""
-    name = f"{read(node, 1).name}/sliced"
-    known = graph.initializers.get(name)
-    return known if known is not None else add_constant(graph, name, own.values)
-
-
-def _numbers(own: Int8Weights, code: Code, bias: npt.NDArray[Any] | None) -> dict[str, npt.NDArray[Any]]:
-    return {
-        "padding": np.asarray([code.offset], np.uint8),
-        "factor": np.asarray(own.scale * code.step, np.float32),
-        "bias": np.zeros(1, np.float32) if bias is None else np.asarray(bias, np.float32),
-        "low": np.asarray([-np.inf], np.float32),
-        "high": np.asarray([np.inf], np.float32),
-    }
 
 
 def _added(node: ir.Node | None, value: ir.Value) -> ir.Value | None:

@@ -30,10 +30,13 @@ def window_attributes(node: ir.Node) -> dict[str, int]:
 
 def is_layer(node: ir.Node, own: Int8Weights) -> bool:
     """Whether a convolution with int8 weights is one of images that the library computes."""
+    return own.axis == 0 and own.scale.ndim == 1 and may_be_layer(node, (len(own.scale), *own.values.shape[1:]))
+
+
+def may_be_layer(node: ir.Node, weights: Sequence[int]) -> bool:
+    """Whether the library computes a convolution with weights of this shape: it has kernels, and a constant bias."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if own.axis != 0 or own.scale.ndim != 1 or (bias is not None and constant(bias) is None):
-        return False
-    return has_kernels(node, (len(own.scale), *own.values.shape[1:]))
+    return has_kernels(node, weights) and (bias is None or constant(bias) is not None)
 
 
 def has_kernels(node: ir.Node, weights: Sequence[int]) -> bool:
