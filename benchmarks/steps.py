@@ -18,9 +18,10 @@ from machine import describe
 from pmsm_cli.checkpoint.file import Checkpoint, open_checkpoint
 from pmsm_cli.runtime.count import alike_anywhere, fan_out_a_position
 from pmsm_cli.runtime.counters import add_counters
+from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.race import Racer, race
 from pmsm_cli.runtime.session import model_bytes
-from pmsm_cli.runtime.spiking import form_of
+from pmsm_cli.runtime.spiking import form_of, has_codes
 from pmsm_cli.runtime.workload import measure_shapes
 
 TIMESTEPS = (1, 2, 4)
@@ -69,10 +70,11 @@ def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     if arguments.weights == "float":
         shapes = measure_shapes(checkpoint)
         anywhere = alike_anywhere(fan_out_a_position(checkpoint, shapes))
-        counted = add_counters(checkpoint, shapes, native=True, anywhere=anywhere).model
+        library = find_library()
+        counted = add_counters(checkpoint, shapes, library=library, anywhere=anywhere).model
         path = folder / "counted.onnx"
         path.write_bytes(model_bytes(counted, subject=name))
-        racers.append(Racer(name=COUNTED, path=path, native=True))
+        racers.append(Racer(name=COUNTED, path=path, native=library is not None, integers=has_codes(counted)))
     else:
         racers.append(_racer(IN_FLOATS, checkpoints[-1], folder, integers=False))
     shape = (1, *checkpoint.manifest.preprocessing.shape)

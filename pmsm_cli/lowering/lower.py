@@ -19,6 +19,7 @@ from pmsm_cli.lowering.convolutions import (
     pools_behind_quantisers,
     sums_to_integers,
 )
+from pmsm_cli.lowering.counted_codes import counts_of_codes
 from pmsm_cli.lowering.events import later_products_by_events, products_by_events
 from pmsm_cli.lowering.int8 import Int8Weights, Pattern
 from pmsm_cli.lowering.moves import neurons_before_moves
@@ -79,7 +80,7 @@ CONVOLUTIONS: tuple[Pattern, ...] = (
 # What serves graphs with float weights too: it leaves the synapses as they are.
 IN_FLOATS: tuple[Pattern, ...] = (steps_into_norms, gelus_together, terms_together)
 
-# Several timesteps.
+# Several timesteps, or one with float weights.
 IN_CODES: tuple[Pattern, ...] = (
     steps_to_codes,
     convolutions_of_steps,
@@ -103,16 +104,18 @@ class Use:
     multiplies_fast: bool = False  # the library has kernels for this processor's products of bytes
 
 
-def tidy(model: ir.Model, library: Use | None) -> tuple[ir.Model, bool]:
+def tidy(model: ir.Model, library: Use | None, *, slices: bool = False) -> tuple[ir.Model, bool]:
     """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
 
     With the native library they stay neurons; without, those of up to 256 levels become onnxruntime's quantisers, which
-    take half the time of the functions in the file. Outputs are those of the model up to rounding in float32; spikes as
-    well, apart from ties.
+    take half the time of the functions in the file. With `slices`, where the library multiplies fast, spikes are codes,
+    and synapses compute with integers. Outputs are those of the model up to rounding in float32; spikes as well, apart
+    from ties.
     """
     if library is None:
         return _applied(model, (neurons_to_codes, *IN_FLOATS), {})
-    return _applied(model, (*IN_FLOATS, products_by_events(library.firing, batch=library.batch), rests_to_neurons), {})
+    sliced = sliced_weights(model.graph) if slices and library.multiplies_fast else {}
+    return _applied(model, (*_synapses(sliced), *_neurons(library)), sliced)
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
@@ -152,9 +155,7 @@ def tidy_steps(
     integers: Mapping[str, Int8Weights] = {}
     if weights is not None and side_by_side and library.multiplies_fast:
         integers = weights or sliced_weights(copy.graph)
-    patterns = IN_CODES if integers else IN_FLOATS
-    first = (*patterns, products_by_events(library.firing, batch=library.batch), rests_to_neurons)
-    changed = [pattern(copy.graph, integers) for pattern in first]
+    changed = [pattern(copy.graph, integers) for pattern in (*_synapses(integers), *_neurons(library))]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()
@@ -162,12 +163,23 @@ def tidy_steps(
     return _finished(copy, model), side_by_side or any(changed)
 
 
-def tidy_counted(model: ir.Model) -> tuple[ir.Model, bool]:
+def tidy_counted(model: ir.Model, *, slices: bool) -> tuple[ir.Model, bool]:
     """A graph whose first timestep the native library counts (`pmsm_cli.runtime.native_counters`), as in `tidy`.
 
-    Precondition: the library is there to run it.
+    Preconditions: the library is there to run it; for `slices`, it multiplies fast, and there is one timestep.
     """
-    return _applied(model, (*IN_FLOATS, rests_to_neurons, counts_to_neurons), {})
+    sliced = sliced_weights(model.graph) if slices else {}
+    return _applied(model, (*_synapses(sliced), counts_of_codes, rests_to_neurons, counts_to_neurons), sliced)
+
+
+def _synapses(weights: Mapping[str, Int8Weights]) -> tuple[Pattern, ...]:
+    """What is done for synapses, and what lies between them: where some have whole weights, spikes are codes."""
+    return IN_CODES if weights else IN_FLOATS
+
+
+def _neurons(library: Use) -> tuple[Pattern, ...]:
+    """What is done for neurons that stay in floats, and for products of their spikes."""
+    return products_by_events(library.firing, batch=library.batch), rests_to_neurons
 
 
 def _applied(

@@ -10,7 +10,6 @@ import onnx_ir as ir
 from pmsm_cli.graph.synapse import Floats
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, read
-from pmsm_cli.lowering.resting import NEURON_STEPS
 from pmsm_cli.lowering.step_codes import fits_codes
 from pmsm_cli.lowering.windows import may_be_layer
 
@@ -75,4 +74,4 @@ def in_slices(weights: Floats) -> Int8Weights:
 
 def _reads_codes(node: ir.Node) -> bool:
     producer = read(node, 0).producer()
-    return producer is not None and producer.op_type == NEURON_STEPS and fits_codes(producer)
+    return producer is not None and fits_codes(producer)

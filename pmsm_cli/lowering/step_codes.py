@@ -31,30 +31,40 @@ THRESHOLD, REST, _, FINEST, ZERO, CODES_BEFORE = range(1, 7)
 def steps_to_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
     """PolarityNeuron, PolarityNeuronSteps after it, each with the Sub before -> StepCodes, DequantizeLinear.
 
-    Sites of which some count would not fit a byte stay in floats, and so do those that no synapse with whole weights
-    and no product of two tensors reads. Preconditions: `steps_side_by_side`; the native library.
+    With one timestep there are no neurons of later ones. Sites of which some count would not fit a byte stay in floats,
+    and so do those that no synapse with whole weights and no product of two tensors reads. Preconditions: one timestep,
+    or `steps_side_by_side`; the native library.
     """
     changed = False
-    for later in [node for node in graph if node.domain == DOMAIN and node.op_type == NEURON_STEPS]:
-        first = read(later, BEFORE).producer()
-        counting = _counting_of(later)
-        if first is None or counting is None or not any(_multiplies(each, weights) for each in (first, later)):
+    for first in [node for node in graph if node.domain == DOMAIN and node.op_type == NEURON]:
+        later = _later_of(first)
+        counting = _counting_of(first)
+        nodes = [first] if later is None else [first, later]
+        if counting is None or not any(_multiplies(each, weights) for each in nodes):
             continue
         before = _replace(graph, first, counting, np.ones(1, np.float32), None)
-        _replace(graph, later, counting, counting.quanta, before)
+        if later is not None:
+            _replace(graph, later, counting, counting.quanta, before)
         changed = True
     return changed
 
 
-def fits_codes(later: ir.Node) -> bool:
-    """Whether all that the neurons of a PolarityNeuronSteps have emitted, up to any step, fits a byte."""
-    return _counting_of(later) is not None
+def fits_codes(neuron: ir.Node) -> bool:
+    """Whether all that the neurons of a node have emitted, up to any step, fits a byte: neurons of the last steps."""
+    if neuron.op_type == NEURON_STEPS:
+        return _counting_of(read(neuron, BEFORE).producer()) is not None
+    return neuron.op_type == NEURON and _later_of(neuron) is None and _counting_of(neuron) is not None
 
 
-def _counting_of(later: ir.Node) -> "_Counting | None":
-    first = read(later, BEFORE).producer()
+def _later_of(first: ir.Node) -> ir.Node | None:
+    """The neurons of the later steps, if there are such."""
+    users = (user for user, index in first.outputs[0].uses() if index == BEFORE)
+    return next((user for user in users if user.op_type == NEURON_STEPS), None)
+
+
+def _counting_of(first: ir.Node | None) -> "_Counting | None":
     site = None if first is None else site_at(first)
-    return None if site is None else _Counting.of(site, later)
+    return None if first is None or site is None else _Counting.of(site, _later_of(first))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -66,15 +76,18 @@ class _Counting:
     zero: int
 
     @staticmethod
-    def of(site: SpikingSite, later: ir.Node) -> "_Counting | None":
+    def of(site: SpikingSite, later: ir.Node | None) -> "_Counting | None":
         """None: they do not fit a byte, or the steps have no unit in common."""
-        horizons, quanta = (constant(read(later, index)) for index in (HORIZONS, QUANTA))
-        finest = np.float32(quanta.min())
-        if (horizons != 1).any() or any(math.frexp(each)[0] != 0.5 for each in (*quanta, finest)):
-            return None
-        more = float(quanta.sum())
-        lowest = site.negative_levels + more * later.attributes["negative_levels"].as_int()
-        highest = site.positive_levels + more * later.attributes["positive_levels"].as_int()
+        lowest, highest = float(site.negative_levels), float(site.positive_levels)
+        finest, quanta = np.float32(1), np.zeros(0, np.float32)
+        if later is not None:
+            horizons, quanta = (constant(read(later, index)) for index in (HORIZONS, QUANTA))
+            finest = np.float32(quanta.min())
+            if (horizons != 1).any() or any(math.frexp(each)[0] != 0.5 for each in (*quanta, finest)):
+                return None
+            more = float(quanta.sum())
+            lowest += more * later.attributes["negative_levels"].as_int()
+            highest += more * later.attributes["positive_levels"].as_int()
         if never_negative(site.value):  # nor is what they stand for: a step takes off what was too much, and no more
             lowest = min(lowest, max(0, math.ceil(site.rest.max())))
         if lowest + highest > LARGEST_CODE * finest:

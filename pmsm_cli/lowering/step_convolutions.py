@@ -141,7 +141,9 @@ class _Turned:
         if value not in self._last:
             node = value.producer()
             if node is not None and _fires_by_channel(node):
-                self._last[value] = self._emitted(node)
+                emitted = self._emitted(node)
+                self.know(value, emitted)
+                self._last[value] = emitted
             else:
                 self._last[value] = transposed(self.graph, value, TO_LAST)
         return self._last[value]
@@ -156,7 +158,8 @@ class _Turned:
             inputs[index] = add_constant(self.graph, f"{name}/{index}", numbers)
         if len(inputs) > CODES_BEFORE:
             inputs[CODES_BEFORE] = self.last(read(node, CODES_BEFORE))
-        result = add_code(self.graph, name, None)
+        result, shape = add_code(self.graph, name, None), node.outputs[0].shape
+        result.shape = None if shape is None else turned_shape(shape)
         new = ir.Node(DOMAIN, STEP_CODES, inputs, list(node.attributes.values()), outputs=[result], name=name)
         self.graph.insert_after(node, new)
         return result

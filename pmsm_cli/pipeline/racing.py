@@ -115,7 +115,7 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
         forms[LIBRARY] = form_of(checkpoint, batch=batch, integers=False)
     if at_one_timestep and checkpoint.int8_weights:
         forms[INTEGERS] = form_of(checkpoint, batch=batch, native=False)
-    if library and (checkpoint.int8_weights or not at_one_timestep):
+    if library:
         fastest = form_of(checkpoint, batch=batch)
         if fastest.integers:
             forms[INTEGERS_ON_LIBRARY] = fastest

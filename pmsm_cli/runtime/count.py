@@ -25,6 +25,7 @@ from pmsm_cli.runtime.histogram import Histogram, HistogramCount
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.remembered import Runs
 from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.runtime.spiking import has_codes
 from pmsm_cli.runtime.workload import measure_shapes, measure_work
 from pmsm_cli.sources.images import Batch, SkippedImage
 
@@ -82,8 +83,14 @@ def count_spikes(
     shapes = measure_shapes(checkpoint)
     fans = fan_out_a_position(checkpoint, shapes)
     anywhere = alike_anywhere(fans)
-    counting = add_counters(checkpoint, shapes, native=find_library() is not None, anywhere=anywhere)
-    session = open_session(counting.model, subject=checkpoint.subject, threads=threads, stacked=counting.stacked)
+    counting = add_counters(checkpoint, shapes, library=find_library(), anywhere=anywhere)
+    session = open_session(
+        counting.model,
+        subject=checkpoint.subject,
+        threads=threads,
+        integers=has_codes(counting.model),
+        stacked=counting.stacked,
+    )
     counter = _Counter(checkpoint, counting, shapes, fans, session)
     histograms = HistogramCount(checkpoint, counter.neurons, threads=threads)
     tally = Tally(counting.outputs, timesteps, scores=class_scores(checkpoint.model))

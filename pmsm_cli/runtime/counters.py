@@ -14,6 +14,7 @@ from pmsm_cli.graph.scan import SCAN_NAME
 from pmsm_cli.graph.sites import Site
 from pmsm_cli.lowering.lower import tidy_counted
 from pmsm_cli.neuron.parameters import NeuronParameters
+from pmsm_cli.runtime.library import NativeLibrary
 from pmsm_cli.runtime.native_counters import Block, NativeCounters, split_counts
 from pmsm_cli.runtime.session import Array
 from pmsm_cli.runtime.workload import fixed_batch
@@ -44,12 +45,16 @@ class Counting:
 
 
 def add_counters(
-    checkpoint: Checkpoint, shapes: Mapping[str, Shape], *, native: bool, anywhere: Collection[str] = ()
+    checkpoint: Checkpoint,
+    shapes: Mapping[str, Shape],
+    *,
+    library: NativeLibrary | None,
+    anywhere: Collection[str] = (),
 ) -> Counting:
     """A copy of the checkpoint's graph that counts at every site, and still gives its own outputs.
 
-    `native` says that the library is there: one of its operators then counts in one pass what takes several of the
-    standard ones. It sums up all positions of the sites that are named in `anywhere`.
+    Where the `library` is there, its operators count in one pass what takes several of the standard ones. They sum up
+    all positions of the sites that are named in `anywhere`.
     """
     model = checkpoint.model.clone()
     graph, sites = model.graph, checkpoint.manifest.plan.sites
@@ -62,7 +67,7 @@ def add_counters(
         if axis is not None:
             channels[site.name] = shape[axis]
     constants, nonzero = _Constants(graph), {}
-    if native:
+    if library:
         first, later, stacked = _count_natively(checkpoint, graph, scan, shapes, anywhere)
     else:
         first, later, stacked = (), (), _count(checkpoint, graph, scan, shapes, constants)
@@ -75,7 +80,7 @@ def add_counters(
             signs = _map(graph, ["Abs", "Sign"], end, name)
             graph.outputs.append(_sum_of(graph, signs, name, constants.first_axis(rank)))
     return Counting(
-        model=tidy_counted(model)[0] if native else model,
+        model=tidy_counted(model, slices=scan is None and library.multiplies_fast)[0] if library else model,
         outputs=own,
         stacked=frozenset(stacked),
         channels=channels,

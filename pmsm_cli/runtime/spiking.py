@@ -7,6 +7,7 @@ import onnx_ir as ir
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.lowering.lower import Use, lower, lower_further, tidy, tidy_steps
 from pmsm_cli.lowering.resting import STEP_CODES
+from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import Session, open_session
 
@@ -23,8 +24,8 @@ class Form:
 def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, integers: bool = True) -> Form:
     """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
 
-    With int8 weights that is an integer graph, and with float weights too, where several timesteps have one; else it is
-    one of fewer operators. All are made here: the file stays one that any onnxruntime runs, and what is fast on this
+    With int8 weights that is an integer graph, and with float weights too, where the library multiplies fast; else it
+    is one of fewer operators. All are made here: the file stays one that any onnxruntime runs, and what is fast on this
     machine, for `batch` images at a time, is decided on this machine.
     """
     sites = checkpoint.manifest.calibration.sites
@@ -35,15 +36,19 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
         image = checkpoint.manifest.preprocessing.shape
         weights = checkpoint.int8_weights if integers else None
         model = tidy_steps(checkpoint.model, library, image, weights)[0] if library else checkpoint.model
-        in_codes = any(node.op_type == STEP_CODES for node in model.graph)
-        return Form(model=model, integers=in_codes, native=bool(library))
+        return Form(model=model, integers=has_codes(model), native=bool(library))
     if not (integers and checkpoint.int8_weights):
-        model, _ = tidy(checkpoint.model, library)
-        return Form(model=model, integers=library is None, native=bool(library))
+        model, _ = tidy(checkpoint.model, library, slices=integers)
+        return Form(model=model, integers=library is None or has_codes(model), native=bool(library))
     model, lowered = lower(checkpoint.model, checkpoint.int8_weights)
     if library:
         model, _ = lower_further(model, library)
     return Form(model=model, integers=lowered, native=bool(library))
+
+
+def has_codes(model: ir.Model) -> bool:
+    """Whether some neurons of a tidied graph emit codes."""
+    return any(node.op_type in (STEP_CODES, CONVOLUTION_STEPS) for node in model.graph)
 
 
 def open_spiking(

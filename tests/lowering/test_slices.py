@@ -1,4 +1,4 @@
-"""Float weights in slices of bytes: as exact as float32, and the same spikes at several timesteps."""
+"""Float weights in slices of bytes: as exact as float32, and the same spikes, at one timestep and at several."""
 
 import warnings
 
@@ -11,15 +11,24 @@ import tiny
 from timesteps import APART, IMAGE, A, assert_alike, checkpoint_of
 from trainable import attention
 
-from pmsm_cli.lowering.lower import Use, tidy_steps
+from pmsm_cli.lowering.lower import Use, tidy, tidy_counted, tidy_steps
+from pmsm_cli.lowering.resting import SPIKE_COUNTS
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
 from pmsm_cli.lowering.slices import SLICES, in_slices, sliced_weights
 from pmsm_cli.neuron.coding import Coding
+from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 needs_library = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
 FAST = Use(multiplies_fast=True)
+
+
+def sliced(model: ir.Model, timesteps: int, library: Use = FAST) -> ir.Model:
+    """A graph of float weights as `pmsm run` lowers it."""
+    if timesteps == 1:
+        return tidy(model, library, slices=True)[0]
+    return tidy_steps(model, library, IMAGE, weights={})[0]
 
 
 def put_together(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -30,52 +39,82 @@ def put_together(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def test_slices_are_what_float32_resolves_of_a_channel_s_largest_weight():
     weights = np.random.default_rng(0).standard_normal((40, 12, 3, 3)).astype(np.float32)
     weights *= 10.0 ** np.arange(-20, 20).reshape(-1, 1, 1, 1)  # each channel has its own unit
-    sliced = in_slices(weights)
+    slices = in_slices(weights)
     rows = weights.reshape(40, -1)
-    assert sliced.values.shape == (120, 12, 3, 3)
+    assert slices.values.shape == (120, 12, 3, 3)
     assert (
-        np.abs(put_together(sliced.values, sliced.scale) - rows) <= np.abs(rows).max(axis=1)[:, None] * 2**-23
+        np.abs(put_together(slices.values, slices.scale) - rows) <= np.abs(rows).max(axis=1)[:, None] * 2**-23
     ).all()
 
 
 def test_channels_without_weights_and_with_one_sign_are_no_exceptions():
     weights = np.array([[0.0, 0.0], [-1.0, -0.25], [3.0, 0.0]], np.float32)
-    sliced = in_slices(weights)
-    np.testing.assert_allclose(put_together(sliced.values, sliced.scale), weights, atol=1e-6)
+    slices = in_slices(weights)
+    np.testing.assert_allclose(put_together(slices.values, slices.scale), weights, atol=1e-6)
 
 
 @needs_library
-@pytest.mark.parametrize("timesteps", [2, 4])
+@pytest.mark.parametrize("timesteps", [1, 2, 4])
 @pytest.mark.parametrize("name", APART)
-def test_convolutions_of_several_steps_multiply_codes(name, timesteps):
+def test_convolutions_multiply_codes(name, timesteps):
     before = checkpoint_of(APART[name], timesteps=timesteps).model
-    after, changed = tidy_steps(before, FAST, IMAGE, {})
-    assert changed
-    sliced = [node for node in after.graph if node.op_type == "ConvolutionSteps"]
-    assert len(sliced) >= 2
-    assert all(node.attributes["sliced"].as_int() == 1 for node in sliced)
+    after = sliced(before, timesteps)
+    convolutions = [node for node in after.graph if node.op_type == "ConvolutionSteps"]
+    assert len(convolutions) >= (1 if timesteps == 1 else 2)
+    assert all(node.attributes["sliced"].as_int() == 1 for node in convolutions)
     assert_alike(after, before, tiny.images(4, seed=1))
     assert_alike(after, before, tiny.images(1, seed=2))
 
 
 @needs_library
 @pytest.mark.parametrize(
-    ("body", "analog"),
-    [("group = 4, pads = [1, 1, 1, 1]> (b, wd, b1)", 1), ("group = 2, pads = [1, 1, 1, 1]> (b, wg)", 3)],
+    ("body", "timesteps", "analog"),
+    [
+        ("group = 4, pads = [1, 1, 1, 1]> (b, wd, b1)", 1, 1),
+        ("group = 4, pads = [1, 1, 1, 1]> (b, wd, b1)", 3, 1),
+        ("group = 2, pads = [1, 1, 1, 1]> (b, wg)", 1, 2),
+        ("group = 2, pads = [1, 1, 1, 1]> (b, wg)", 3, 3),
+    ],
 )
-def test_kernels_of_each_channel_multiply_codes_and_those_of_groups_stay_floats(body, analog):
-    before = checkpoint_of(f"{A} b = Relu (a) d = Conv <{body}", timesteps=3).model
-    after, _ = tidy_steps(before, FAST, IMAGE, {})
-    assert integers.ops(after)["Conv"] == analog  # the layer that reads the image, and both of groups
+def test_kernels_of_each_channel_multiply_codes_and_those_of_groups_stay_floats(body, timesteps, analog):
+    before = checkpoint_of(f"{A} b = Relu (a) d = Conv <{body}", timesteps=timesteps).model
+    after = sliced(before, timesteps)
+    assert integers.ops(after)["Conv"] == analog  # the layer that reads the image, and those of groups
     assert_alike(after, before, tiny.images(4, seed=1))
 
 
 @needs_library
-def test_products_of_many_rows_multiply_codes():
-    checkpoint = spiking.checkpoint_of(attention(), tiny.images(8), timesteps=3)
-    after, _ = tidy_steps(checkpoint.model, FAST, IMAGE, {})
-    assert integers.ops(after)["ConvolutionSteps"] >= 2
+@pytest.mark.parametrize("timesteps", [1, 3])
+def test_products_of_many_rows_multiply_codes(timesteps):
+    checkpoint = spiking.checkpoint_of(attention(), tiny.images(8), timesteps=timesteps)
+    after = sliced(checkpoint.model, timesteps)
+    assert integers.ops(after)["ConvolutionSteps"] >= min(timesteps, 2)
     assert_alike(after, checkpoint.model, tiny.images(4, seed=1))
+
+
+@needs_library
+def test_neurons_of_one_step_stay_floats_where_no_byte_holds_their_counts():
+    before = checkpoint_of(APART["relu"], levels=300).model
+    after = sliced(before, 1)
+    assert "ConvolutionSteps" not in integers.ops(after)
+    assert_alike(after, before, tiny.images(4, seed=1))
+
+
+@needs_library
+@pytest.mark.parametrize("positions", [0, 1])
+@pytest.mark.parametrize("body", [APART["relu"], APART["residual of the image"], APART["residual of spikes"]])
+def test_spikes_are_counted_from_codes(body, positions):
+    before = checkpoint_of(body).model
+    for node in [node for node in before.graph if node.op_type == "PolarityNeuron"]:
+        counts = ir.Value(name=f"{node.name}/counts", type=ir.TensorType(ir.DataType.FLOAT))
+        options = {"axis": 1, "positions": positions, **{name: node.attributes[name].as_int() for name in LEVELS}}
+        numbers = [ir.AttrInt64(name, number) for name, number in options.items()]
+        before.graph.append(ir.Node(DOMAIN, SPIKE_COUNTS, node.outputs, numbers, outputs=[counts]))
+        before.graph.outputs.append(counts)
+    in_floats, in_codes = (tidy_counted(before, slices=slices)[0] for slices in (False, True))
+    assert integers.ops(in_codes)["CodeCounts"] >= 2
+    assert not {"CountedNeuron", "SpikeCounts"} & integers.ops(in_codes).keys()
+    assert_alike(in_codes, in_floats, tiny.images(4, seed=1))
 
 
 @needs_library
@@ -89,8 +128,9 @@ def test_counts_that_no_code_can_hold_stay_floats(options):
 
 @needs_library
 def test_processors_that_multiply_no_faster_keep_floats():
-    before = checkpoint_of(APART["relu"], timesteps=3).model
-    assert "ConvolutionSteps" not in integers.ops(tidy_steps(before, Use(), IMAGE, {})[0])
+    for timesteps in (1, 3):
+        before = checkpoint_of(APART["relu"], timesteps=timesteps).model
+        assert "ConvolutionSteps" not in integers.ops(sliced(before, timesteps, Use()))
 
 
 def test_weights_that_are_no_numbers_stay_floats():
@@ -117,6 +157,6 @@ def test_channels_of_tiny_weights_give_next_to_nothing_and_no_warning(largest):
     weights = np.array([[largest, -largest], [1.0, 0.5]], np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sliced = in_slices(weights)
-    together = put_together(sliced.values, sliced.scale)
+        slices = in_slices(weights)
+    together = put_together(slices.values, slices.scale)
     np.testing.assert_allclose(together, weights, rtol=1e-6, atol=1e-31)

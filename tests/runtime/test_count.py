@@ -1,6 +1,7 @@
 """Counting: spikes, firing neurons and synaptic operations against the spike tensors themselves, one by one."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -22,13 +23,17 @@ from pmsm_cli.sources.images import SkippedImage
 IMAGES = tiny.images(10, 3, 6, 8)
 
 
-@pytest.fixture(autouse=True, params=["standard operators", "native library"])
+@pytest.fixture(autouse=True, params=["standard operators", "floats", "codes"])
 def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever counts gives the same counts."""
+    """Whatever counts gives the same counts: nothing of ours, or the native library, on any processor."""
+    library = find_library()
     if request.param == "standard operators":
         monkeypatch.setenv(SWITCH, "0")
-    elif find_library() is None:
+    elif library is None:
         pytest.skip(f"no native library: {library_status().reason}")
+    else:
+        fast = replace(library, multiplies_fast=request.param == "codes")
+        monkeypatch.setattr("pmsm_cli.runtime.count.find_library", lambda: fast)
 
 
 def convolutions(batch: int | str = "N") -> onnx.ModelProto:

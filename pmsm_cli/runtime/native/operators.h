@@ -141,6 +141,7 @@ void AddConvolutions(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domai
 void AddConvolutionSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddCodeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 
 }  // namespace pmsm
 
