@@ -182,7 +182,7 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
         steps = constant(read(neurons, STEP_QUANTA)).size
         levels = {kind: neurons.attributes[kind].as_int() for kind in LEVELS}
     flags = {"steps": steps, "maps": int(following.map is not None), "fires": int(neurons is not None)}
-    flags["sliced"] = int(own.slices > 1)
+    flags |= {"sliced": int(own.slices > 1), "counted": 0}
     attributes = {**window_attributes(node), **flags, **levels}
     kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
     # onnxruntime gives memory from one tensor to the next where sizes are known.

@@ -36,7 +36,15 @@ def products_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
         name = f"{node.name}/steps"
         numbers = numbers_of(graph, name, own, code, following)
         inputs = [code.value, whole_weights(graph, node, own), *numbers, None, others]  # no map
-        attributes = {**ONE_PLACE, "steps": 1, "maps": 0, "fires": 0, "sliced": 1, **dict.fromkeys(LEVELS, 0)}
+        attributes = {
+            **ONE_PLACE,
+            "steps": 1,
+            "maps": 0,
+            "fires": 0,
+            "sliced": 1,
+            "counted": 0,
+            **dict.fromkeys(LEVELS, 0),
+        }
         result = ir.Value(name=name, type=output.type, shape=output.shape)
         product = ir.Node(
             DOMAIN,

@@ -9,7 +9,6 @@ from pmsm_cli.runtime.library import find_library, library_status
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
 
-COUNTS = {"counts": "float32"}
 # shape, axis of the channels
 CHANNELS_LAST = [
     *((2, 5, 7, channels) for channels in (1, 3, 8, 16, 17, 24, 32, 48, 63, 64, 65, 128, 200)),
@@ -34,14 +33,22 @@ def codes_of(shape: tuple[int, ...], zero: int, levels: tuple[int, int], *, seld
     return np.asarray(spikes + zero, np.uint8)
 
 
-def counted(codes: np.ndarray, zero: int, **attributes: int) -> np.ndarray:
-    inputs = {"codes": codes, "zero": np.array(zero, np.uint8)}
-    return run_operator("CodeCounts", inputs, COUNTS, constant=("zero",), **attributes)[0]
+def counted(codes: np.ndarray, zero: int, *, axis: int, positions: int, levels: tuple[int, int]) -> np.ndarray:
+    return counted_together([codes], [(axis, positions, *levels, zero)])[0]
 
 
-def counted_as_spikes(codes: np.ndarray, zero: int, **attributes: int) -> np.ndarray:
+def counted_together(codes: list[np.ndarray], sites: list[tuple[int, ...]]) -> list[np.ndarray]:
+    inputs = {"sites": np.array(sites, np.int32), **{f"codes{index}": each for index, each in enumerate(codes)}}
+    outputs = {f"counts{index}": "float32" for index in range(len(codes))}
+    return run_operator("CodeCounts", inputs, outputs, constant=("sites",))
+
+
+def counted_as_spikes(
+    codes: np.ndarray, zero: int, *, axis: int, positions: int, levels: tuple[int, int]
+) -> np.ndarray:
+    options = {"axis": axis, "positions": positions, "negative_levels": levels[0], "positive_levels": levels[1]}
     spikes = codes.astype(np.float32) - np.float32(zero)
-    return run_operator("SpikeCounts", {"spikes": spikes}, COUNTS, **attributes)[0]
+    return run_operator("SpikeCounts", {"spikes": spikes}, {"counts": "float32"}, **options)[0]
 
 
 @pytest.mark.parametrize("positions", [0, 1])
@@ -50,41 +57,66 @@ def counted_as_spikes(codes: np.ndarray, zero: int, **attributes: int) -> np.nda
     ("zero", "negative", "positive"), [(7, 7, 8), (0, 0, 15), (128, 128, 127), (255, 255, 0), (9, 0, 3)]
 )
 def test_channels_last_are_counted_as_spikes_of_channels_first_are(shape, positions, zero, negative, positive):
-    codes = codes_of(shape, zero, (negative, positive), seldom=positions == 1)
-    levels = {"negative_levels": negative, "positive_levels": positive, "positions": positions}
+    levels = (negative, positive)
+    codes = codes_of(shape, zero, levels, seldom=positions == 1)
     channels_first = np.ascontiguousarray(np.moveaxis(codes, -1, 1))
-    expected = counted_as_spikes(channels_first, zero, axis=1, **levels)
-    np.testing.assert_array_equal(counted(codes, zero, axis=len(shape) - 1, **levels), expected)
+    expected = counted_as_spikes(channels_first, zero, axis=1, positions=positions, levels=levels)
+    np.testing.assert_array_equal(
+        counted(codes, zero, axis=len(shape) - 1, positions=positions, levels=levels), expected
+    )
 
 
 @pytest.mark.parametrize(("shape", "axis"), ELSEWHERE, ids=str)
-@pytest.mark.parametrize(("negative", "positive"), [(7, 8), (0, 15)])
-def test_channels_anywhere_are_counted_where_positions_do_not_matter(shape, axis, negative, positive):
-    codes = codes_of(shape, negative, (negative, positive))
-    options = {"axis": axis, "positions": 0, "negative_levels": negative, "positive_levels": positive}
-    np.testing.assert_array_equal(counted(codes, negative, **options), counted_as_spikes(codes, negative, **options))
+@pytest.mark.parametrize("levels", [(7, 8), (0, 15)])
+def test_channels_anywhere_are_counted_where_positions_do_not_matter(shape, axis, levels):
+    codes = codes_of(shape, levels[0], levels)
+    options = {"axis": axis, "positions": 0, "levels": levels}
+    np.testing.assert_array_equal(counted(codes, levels[0], **options), counted_as_spikes(codes, levels[0], **options))
+
+
+def test_sites_of_all_kinds_are_counted_side_by_side():
+    levels = (7, 8)
+    shapes = [
+        ((2, 9, 9, 16), 3, 1),
+        ((2, 65, 300), 2, 0),
+        ((2, 4, 64, 64), 1, 0),
+        ((2, 80, 80, 96), 3, 1),
+        ((2, 10), 0, 0),
+    ]
+    codes = [codes_of(shape, 7, levels) for shape, _, _ in shapes]
+    sites = [(axis, positions, *levels, 7) for _, axis, positions in shapes]
+    together = counted_together(codes, sites)
+    for each, (_, axis, positions), counts in zip(codes, shapes, together, strict=True):
+        np.testing.assert_array_equal(counts, counted(each, 7, axis=axis, positions=positions, levels=levels))
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 9, 16), (1, 9, 9, 40)], ids=str)
 def test_limits_that_no_code_reaches_are_never_reached(shape):
     codes = np.full(shape, 200, np.uint8)
-    options = {"axis": 3, "positions": 1, "negative_levels": 150, "positive_levels": 150}
     # No code stands for 150 below, or for 150 above, a zero of 120.
-    limited = counted(codes, 120, **options)[:, -shape[-1] :]
+    limited = counted(codes, 120, axis=3, positions=1, levels=(150, 150))[:, -shape[-1] :]
     np.testing.assert_array_equal(limited, np.zeros_like(limited))
 
 
 @pytest.mark.parametrize(
-    ("shape", "zero", "options"),
+    ("shape", "sites"),
     [
-        ((2, 3, 4), np.zeros(1, np.uint8), {"axis": 1, "positions": 1}),
-        ((2, 3, 4), np.zeros(1, np.uint8), {"axis": 3, "positions": 0}),
-        ((), np.zeros(1, np.uint8), {"axis": 0, "positions": 0}),
-        ((2, 3, 4), np.zeros(2, np.uint8), {"axis": 2, "positions": 0}),
+        ((2, 3, 4), [(1, 1, 1, 1, 0)]),
+        ((2, 3, 4), [(3, 0, 1, 1, 0)]),
+        ((2, 3, 4), [(-1, 0, 1, 1, 0)]),
+        ((), [(0, 0, 1, 1, 0)]),
+        ((2, 3, 4), [(2, 0, 1, 1)]),
+        ((2, 3, 4), [(2, 0, 1, 1, 0)] * 2),
     ],
-    ids=["positions behind the channels", "no such axis", "no axes", "two zeros"],
+    ids=[
+        "positions behind channels",
+        "no such axis",
+        "axis from the right",
+        "no axes",
+        "few numbers",
+        "too many sites",
+    ],
 )
-def test_what_cannot_be_counted_is_refused(shape, zero, options):
-    inputs = {"codes": np.zeros(shape, np.uint8), "zero": zero}
-    with pytest.raises(Exception, match=r"shape|positions"):
-        run_operator("CodeCounts", inputs, COUNTS, negative_levels=1, positive_levels=1, **options)
+def test_what_cannot_be_counted_is_refused(shape, sites):
+    with pytest.raises(Exception, match=r"shape|positions|numbers|sites"):
+        counted_together([np.zeros(shape, np.uint8)], sites)

@@ -81,8 +81,15 @@ class Made:
         }
         inputs = {"codes": self.codes, **layer, **further}
         constant = [name for name in inputs if name not in ("codes", "others", "before")]
-        flags = {"steps": self.steps, "maps": int("map" in self.further), "fires": int(fires), "sliced": 0}
+        flags = {
+            "steps": self.steps,
+            "maps": int("map" in self.further),
+            "fires": int(fires),
+            "sliced": 0,
+            "counted": 0,
+        }
         outputs = {"values" if values else "": "float32"} | ({"emitted": "uint8"} if fires else {})
+        outputs |= {"counts": "float32"} if attributes.get("counted") else {}
         every = self.layer.attributes | LEVELS | flags | attributes
         return run_operator("ConvolutionSteps", inputs, outputs, constant=constant, threads=threads, **every)
 
@@ -143,6 +150,43 @@ def test_threads_make_no_difference(name):
     made.add_neurons(before=True)
     for one, three in zip(made.run(values=True, threads=1), made.run(values=True, threads=3), strict=True):
         np.testing.assert_array_equal(one, three)
+
+
+COUNTED = LAYERS | {
+    "shared by places": Layer(image=(61, 67), channels=5, outputs=24),
+    "shared by channels": Layer(image=(9, 9), channels=600, outputs=1200, kernel=(1, 1), pads=(0,) * 4),
+    "shared, each of its own": Layer(image=(40, 40), channels=80, outputs=80, depthwise=True),
+}
+
+
+@pytest.mark.parametrize("positions", [0, 1])
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_is_emitted_is_counted_as_its_spikes_are(name, positions):
+    made = Made(COUNTED[name], steps=1)
+    made.add_neurons(before=False)
+    made.further["finest"] = np.ones(1, np.float32)
+    emitted, counts = made.run(values=False, counted=1 + positions)
+    np.testing.assert_array_equal(emitted, made.run(values=False)[0])
+    spikes = np.moveaxis(emitted.astype(np.float32) - ZERO, -1, 1)
+    (expected,) = run_operator(
+        "SpikeCounts", {"spikes": spikes}, {"counts": "float32"}, axis=1, positions=positions, **LEVELS
+    )
+    np.testing.assert_array_equal(counts, expected)
+
+
+def test_no_images_give_no_counts():
+    made = Made(Layer(outputs=16), steps=1)
+    made.add_neurons(before=False)
+    made.codes = made.codes[:0]
+    emitted, counts = made.run(values=False, counted=2)
+    assert len(emitted) == len(counts) == 0
+
+
+def test_only_what_is_emitted_at_a_single_step_is_counted():
+    made = Made(Layer(outputs=16), steps=3)
+    made.add_neurons(before=True)
+    with pytest.raises(Exception, match="what is counted is emitted at one step"):
+        made.run(values=True, counted=1)
 
 
 @pytest.mark.parametrize("name", LAYERS)

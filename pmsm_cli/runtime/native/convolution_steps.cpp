@@ -2,7 +2,7 @@
 // at hand.
 //
 //   ConvolutionSteps(codes, weights, padding, factor, bias, low, high, [map], [others],
-//                    [reciprocal, rest, quanta, finest, zero], [before]) -> [values], [emitted]
+//                    [reciprocal, rest, quanta, finest, zero], [before]) -> [values], [emitted], [counts]
 //
 // `codes` is [steps x images, height, width, channels], step by step along its first axis, and where a window is one place,
 // moved by one, with any axes in the place of height and width; `weights` int8 as ONNX lays them out, [outputs, channels or 1,
@@ -20,10 +20,12 @@
 // begins with 0. `quanta` have a number for each step. What is constant has one element for all outputs or one for each.
 // Attributes are those of a window, `group`, the neurons' levels, and whether there is a map (`maps`), and neurons (`fires`);
 // `steps` says how many there are. Where `sliced` is set, `weights` has three rows of slices, [3 x outputs, ...], for weights
-// that are (first x 256 + second) x 256 + third, as exact as float32; and so are their sums, in float32.
+// that are (first x 256 + second) x 256 + third, as exact as float32; and so are their sums, in float32. Where `counted` is set
+// there is one step, and `counts` is what SpikeCounts (spike_counts.cpp) makes of what is emitted: by positions where it is 2.
 
 #include <algorithm>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,6 +34,7 @@
 #include "convolution_parts.h"
 #include "convolution_rows.h"
 #include "convolution_tiles.h"
+#include "emitted_counts.h"
 #include "operators.h"
 #include "packed_weights.h"
 #include "step_ending.h"
@@ -40,6 +43,7 @@
 namespace pmsm {
 namespace {
 
+constexpr size_t kCodesToShare = 65536;     // below which one thread counts them all in less time than all take to put theirs together
 constexpr size_t kMostPlacesOfTaps = 192;   // of kernels of each channel, for all steps and slices: in the nearest cache, too
 
 // Places of each step whose sums stay in the nearest cache, or hardly leave it.
@@ -60,6 +64,7 @@ struct StepsLayer : PackedWeights {
   std::vector<int32_t> nothing;  // [slices apart, slots], what the padding code sums up to, taken off
   uint8_t padding;
   StepEnding ending;
+  bool counted, positions;
 
   StepsLayer(const Ort& ort, const OrtKernelInfo* info)
       : PackedWeights(ort, info, IntegerAttribute(ort, info, "sliced") ? kSlices : 1) {
@@ -69,6 +74,8 @@ struct StepsLayer : PackedWeights {
     const auto number = [&](size_t index) { return ConstantAt<float>(ort, info, index).at(0); };
     const Levels levels(ort, info);
     padding = ConstantAt<uint8_t>(ort, info, In::kPadding).at(0);
+    counted = IntegerAttribute(ort, info, "counted") != 0;
+    positions = IntegerAttribute(ort, info, "counted") == 2;
     ending.factor = floats(In::kFactor);
     ending.bias = floats(In::kBias);
     ending.low = number(In::kLow);
@@ -92,6 +99,7 @@ struct StepsLayer : PackedWeights {
       ending.quanta = in_units(quanta);
       ending.zero = ConstantAt<uint8_t>(ort, info, In::kZero).at(0);
     }
+    if (counted && (!ending.fires || ending.Steps() > 1)) throw Failure("what is counted is emitted at one step");
     const size_t slots = summed.size();
     nothing.resize(SlicesApart() * slots, 0);
     for (size_t i = 0; i < nothing.size(); ++i) {
@@ -109,6 +117,7 @@ struct Task {
   Map map;
   Runs runs;
   StepTensors tensors;
+  EmittedCounts* counts;  // null: nobody asks, or they are counted afterwards
 };
 
 void WorkByRuns(const Task& task, const Part& part) {
@@ -180,6 +189,10 @@ void WorkByTaps(const Task& task, const Part& part) {
 void Work(const Task& task, const Part& part) {
   if (task.layer.depthwise) WorkByTaps(task, part);
   else WorkByRuns(task, part);
+  if (!task.counts) return;
+  const auto behind = [&](size_t block) { return task.layer.blocks[block].channel + task.layer.blocks[block].channels; };
+  const size_t first = part.first == 0 ? 0 : behind(part.first - 1);  // whole blocks may overlap
+  task.counts->Add(task.tensors.emitted, part.begin, part.end, first, behind(part.last - 1));
 }
 
 void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context) {
@@ -216,13 +229,25 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   }
   float* values = OptionalOutputAt(ort, context, 0, all);
   uint8_t* emitted = OptionalOutputAt<uint8_t>(ort, context, 1, all);
-  if (places == 0) return;
+  std::unique_ptr<EmittedCounts> counts;
+  if (layer.counted) {
+    counts.reset(new EmittedCounts(map.images, places_of_image, layer.outputs, layer.positions,
+                                   Limits(layer.ending.zero, layer.ending.lowest, layer.ending.highest)));
+    counts->WriteTo(OutputAt(ort, context, 2, {static_cast<int64_t>(map.images), static_cast<int64_t>(counts->Width())}));
+  }
+  if (places == 0) {
+    if (counts) counts->Finish();
+    return;
+  }
   if (layer.ending.fires && !emitted) throw Failure("the codes of what fires are asked for by nobody");
   const Task task{Call(), layer, map, layer.RunsOfWindow(),
                   {places, places_of_image, layer.outputs, others.data, others.shape != all,
-                   layer.ending.fires ? before.data : nullptr, values, emitted}};
+                   layer.ending.fires ? before.data : nullptr, values, emitted},
+                  counts && places * layer.outputs >= kCodesToShare ? counts.get() : nullptr};
   const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / (steps * layer.slices)) : places;
   RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
+  if (counts && !task.counts) counts->Add(emitted, 0, places, 0, layer.outputs);
+  if (counts) counts->Finish();
 }
 
 Operator MakeConvolution(const OrtApi* api) {
@@ -231,7 +256,7 @@ Operator MakeConvolution(const OrtApi* api) {
       {kUint8, kInt8, kUint8, kFloat, kFloat, kFloat, kFloat,  // the layer
        kFloat, kFloat,                                         // what is added
        kFloat, kFloat, kFloat, kFloat, kUint8, kUint8},        // neurons
-      {kFloat, kUint8});
+      {kFloat, kUint8, kFloat});
   op.InferOutputShapeFn = nullptr;  // the output has another shape than the first input
   op.required_inputs = StepsInputs::kMap;
   op.required_outputs = 0;

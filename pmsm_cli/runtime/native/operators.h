@@ -24,6 +24,7 @@ struct Operator : OrtCustomOp {
   const char* name;
   std::vector<ElementType> inputs, outputs;
   size_t required_inputs, required_outputs;  // a node may lack those behind them
+  bool variadic = false;                     // a node may repeat the last ones
   const OrtApi* api;
 };
 
@@ -60,13 +61,15 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
   op.GetOutputType = [](const OrtCustomOp* self, size_t index) { return Self(self).outputs[index]; };
   op.GetOutputTypeCount = [](const OrtCustomOp* self) { return Self(self).outputs.size(); };
   op.GetInputCharacteristic = [](const OrtCustomOp* self, size_t index) {
+    if (Self(self).variadic && index + 1 == Self(self).inputs.size()) return INPUT_OUTPUT_VARIADIC;
     return index < Self(self).required_inputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
   op.GetOutputCharacteristic = [](const OrtCustomOp* self, size_t index) {
+    if (Self(self).variadic && index + 1 == Self(self).outputs.size()) return INPUT_OUTPUT_VARIADIC;
     return index < Self(self).required_outputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-  // Asked only of operators with variadic inputs or outputs, but never null in onnxruntime's own wrapper either.
+  // Asked only of operators with variadic inputs or outputs.
   op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
   op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
   op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {

@@ -20,7 +20,7 @@
 #include <memory>
 #include <vector>
 
-#include "counting.h"
+#include "counted_codes.h"
 #include "emission.h"
 #include "operators.h"
 #include "tensors.h"
@@ -36,6 +36,16 @@ constexpr size_t kElementsPerThread = 16384;
 constexpr size_t kMostParts = 8;
 constexpr int32_t kLimit = 1 << 16;
 constexpr size_t kRowsAtOnce = 4, kMostRows = kLimit / 2 - kRowsAtOnce;  // kMostRows: whose sums fit one number
+
+struct Attributes : Levels {
+  size_t axis;
+  bool positions;
+
+  Attributes(const Ort& ort, const OrtKernelInfo* info)
+      : Levels(ort, info),
+        axis(static_cast<size_t>(IntegerAttribute(ort, info, "axis"))),
+        positions(IntegerAttribute(ort, info, "positions") != 0) {}
+};
 
 // How thresholds and rests lie along the rows of a tile.
 enum class Lying {
@@ -252,7 +262,7 @@ void AddUpAll(const Task& task, size_t image) {
   PutInTwo(firing, PutInTwo(sizes, counts));
 }
 
-void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& shape, const CountAttributes& attributes,
+void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& shape, const Attributes& attributes,
            size_t output) {
   const size_t rank = shape.size(), axis = attributes.axis;
   if (rank == 0 || axis >= rank) throw Failure("spikes of shape " + Text(shape));
@@ -288,7 +298,7 @@ void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& s
   }
 }
 
-void CountThem(const Ort& ort, const CountAttributes& attributes, OrtKernelContext* context) {
+void CountThem(const Ort& ort, const Attributes& attributes, OrtKernelContext* context) {
   const Input<float> spikes = InputAt(ort, context, 0);
   Task task{};
   task.spikes = const_cast<float*>(spikes.data);  // only read: there is no value
@@ -297,7 +307,7 @@ void CountThem(const Ort& ort, const CountAttributes& attributes, OrtKernelConte
   Count(ort, context, task, spikes.shape, attributes, 0);
 }
 
-void EmitAndCount(const Ort& ort, const CountAttributes& attributes, OrtKernelContext* context) {
+void EmitAndCount(const Ort& ort, const Attributes& attributes, OrtKernelContext* context) {
   const auto value = InputAt(ort, context, 0), threshold = InputAt(ort, context, 1), rest = InputAt(ort, context, 2);
   Task task{};
   task.value = value.data;
@@ -311,12 +321,12 @@ void EmitAndCount(const Ort& ort, const CountAttributes& attributes, OrtKernelCo
 
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain) {
   static const Operator counts = [api] {
-    Operator made = MakeOperator<CountAttributes, &CountThem>(api, "SpikeCounts", {kFloat}, {kFloat});
+    Operator made = MakeOperator<Attributes, &CountThem>(api, "SpikeCounts", {kFloat}, {kFloat});
     made.InferOutputShapeFn = nullptr;  // counts do not have the spikes' shape
     return made;
   }();
   static const Operator neurons = [api] {
-    Operator made = MakeOperator<CountAttributes, &EmitAndCount>(api, "CountedNeuron", std::vector<ElementType>(3, kFloat),
+    Operator made = MakeOperator<Attributes, &EmitAndCount>(api, "CountedNeuron", std::vector<ElementType>(3, kFloat),
                                                             {kFloat, kFloat});
     made.InferOutputShapeFn = nullptr;
     MayTakeMemory(made);
