@@ -97,6 +97,7 @@ struct StepsLayer : PackedWeights {
       ending.reciprocal = in_units(floats(In::kReciprocal));
       ending.rest = in_units(floats(In::kRest));
       ending.quanta = in_units(quanta);
+      for (const float quantum : ending.quanta) ending.finer.push_back(1.0f / quantum);
       ending.zero = ConstantAt<uint8_t>(ort, info, In::kZero).at(0);
     }
     if (counted && (!ending.fires || ending.Steps() > 1)) throw Failure("what is counted is emitted at one step");

@@ -35,7 +35,7 @@ void FinishAnywhere(const StepEnding& ending, const StepTensors& tensors, const 
       if (tensors.values) tensors.values[later + at + i] = value;
       if (!ending.fires) continue;
       const float quantum = ending.quanta[step];
-      const float wanted = (value * ending.reciprocal[slot] - ending.rest[slot] - counted) * (1.0f / quantum);
+      const float wanted = (value * ending.reciprocal[slot] - ending.rest[slot] - counted) * ending.finer[step];
       counted += quantum * EmitFew(wanted, ending.lowest, ending.highest);
       tensors.emitted[later + at + i] = static_cast<uint8_t>(static_cast<int32_t>(counted) + ending.zero);
     }
@@ -75,7 +75,7 @@ struct Lanes {
 // The numbers of a layer as plain pointers and vectors: what is stored in between changes none of them.
 struct EndingOf {
   const float *factor, *bias, *reciprocal, *rest, *map;
-  const float* quanta;
+  const float *quanta, *finer;
   size_t steps;
   __m512 low, high, lowest, highest, zero;
   __m512i zero_code;
@@ -83,54 +83,62 @@ struct EndingOf {
   PMSM_VNNI EndingOf(const StepEnding& all, size_t slot)
       : factor(all.factor.data() + slot), bias(all.bias.data() + slot),
         reciprocal(all.fires ? all.reciprocal.data() + slot : nullptr), rest(all.fires ? all.rest.data() + slot : nullptr),
-        map(all.map.empty() ? nullptr : all.map.data()), quanta(all.quanta.data()), steps(all.Steps()),
+        map(all.map.empty() ? nullptr : all.map.data()), quanta(all.quanta.data()), finer(all.finer.data()),
+        steps(all.Steps()),
         low(_mm512_set1_ps(all.low)), high(_mm512_set1_ps(all.high)), lowest(_mm512_set1_ps(all.lowest)),
         highest(_mm512_set1_ps(all.highest)), zero(_mm512_set1_ps(static_cast<float>(all.zero))),
         zero_code(_mm512_set1_epi32(all.zero)) {}
 };
 
+// What neurons do with the values of a layer.
+enum class Firing {
+  kNone,
+  kOnce,  // one step that begins with nothing, whose quantum is the unit
+  kSteps,
+};
+
 // One vector of a place at all steps. `at` is where it lies in tensors, `in_image` in the map.
-template <bool kSliced, bool kWhole, bool kOthers, bool kValues, bool kFires>
+template <bool kSliced, bool kWhole, bool kOthers, bool kValues, Firing kFiring>
 PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensors& tensors, const Lanes<kWhole>& lanes,
                                         const int32_t* sums, size_t between, size_t apart, size_t of_block, size_t at,
                                         size_t in_image) {
   const __m512 factor = lanes.Load(ending.factor + of_block), bias = lanes.Load(ending.bias + of_block);
   const __m512 map = ending.map ? lanes.Load(ending.map + in_image) : _mm512_setzero_ps();
   __m512 reciprocal{}, rest{}, counted = _mm512_setzero_ps();
-  if (kFires) {
+  if (kFiring != Firing::kNone) {
     reciprocal = lanes.Load(ending.reciprocal + of_block);
     rest = lanes.Load(ending.rest + of_block);
     if (tensors.before) counted = _mm512_sub_ps(lanes.LoadCodes(tensors.before + at), ending.zero);
   }
   size_t later = at;
-  for (size_t step = 0; step < ending.steps; ++step, sums += between, later += tensors.Step()) {
+  const size_t steps = kFiring == Firing::kOnce ? 1 : ending.steps;
+  for (size_t step = 0; step < steps; ++step, sums += between, later += tensors.Step()) {
     __m512 sum = _mm512_cvtepi32_ps(lanes.LoadSums(sums + of_block));
     if (kSliced) {
       const __m512 middle = _mm512_cvtepi32_ps(lanes.LoadSums(sums + apart + of_block));
       const __m512 least = _mm512_cvtepi32_ps(lanes.LoadSums(sums + 2 * apart + of_block));
-      const __m512 lower = _mm512_add_ps(_mm512_mul_ps(middle, _mm512_set1_ps(kSlice)), least);
-      sum = _mm512_add_ps(_mm512_mul_ps(sum, _mm512_set1_ps(kSliceSquared)), lower);
+      sum = _mm512_fmadd_ps(sum, _mm512_set1_ps(kSliceSquared), _mm512_fmadd_ps(middle, _mm512_set1_ps(kSlice), least));
     }
-    const __m512 product = _mm512_mul_ps(sum, factor);
-    __m512 value = _mm512_add_ps(product, bias);
+    __m512 value = _mm512_fmadd_ps(sum, factor, bias);
     if (ending.map) value = _mm512_add_ps(value, map);
     if (kOthers) value = _mm512_add_ps(value, lanes.Load(tensors.others + (tensors.others_once ? at : later)));
     // Of what is not a number the second operand stays.
     value = _mm512_min_ps(ending.high, _mm512_max_ps(ending.low, value));
     if (kValues) lanes.Store(tensors.values + later, value);
-    if (!kFires) continue;
-    const float quantum = ending.quanta[step];
-    const __m512 above = _mm512_sub_ps(_mm512_mul_ps(value, reciprocal), rest);
-    const __m512 wanted = _mm512_mul_ps(_mm512_sub_ps(above, counted), _mm512_set1_ps(1.0f / quantum));
+    if (kFiring == Firing::kNone) continue;
+    __m512 wanted = _mm512_fmsub_ps(value, reciprocal, rest);
+    if (kFiring == Firing::kSteps) {
+      wanted = _mm512_mul_ps(_mm512_sub_ps(wanted, counted), _mm512_set1_ps(ending.finer[step]));
+    }
     const __mmask16 numbers = _mm512_cmp_ps_mask(wanted, wanted, _CMP_ORD_Q);
     const __m512 clipped = _mm512_min_ps(_mm512_max_ps(wanted, ending.lowest), ending.highest);
     const __m512 spikes = _mm512_maskz_roundscale_ps(numbers, clipped, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    counted = _mm512_add_ps(counted, _mm512_mul_ps(spikes, _mm512_set1_ps(quantum)));
+    counted = kFiring == Firing::kOnce ? spikes : _mm512_fmadd_ps(spikes, _mm512_set1_ps(ending.quanta[step]), counted);
     lanes.StoreCodes(tensors.emitted + later, _mm512_add_epi32(_mm512_cvtps_epi32(counted), ending.zero_code));
   }
 }
 
-template <bool kSliced, bool kOthers, bool kValues, bool kFires>
+template <bool kSliced, bool kOthers, bool kValues, Firing kFiring>
 PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, const StepSums& sums) {
   const StepTensors tensors = given;
   const EndingOf ending(all, sums.block.slot);
@@ -140,12 +148,12 @@ PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, co
     const size_t in_image = ending.map ? place % tensors.places_of_image * tensors.channels + sums.block.channel : 0;
     const int32_t* own = sums.sums + index * kBlock;
     for (size_t n = 0; n < whole; ++n) {
-      FinishVector<kSliced, true, kOthers, kValues, kFires>(ending, tensors, Lanes<true>{}, own, sums.between, sums.apart, n * kLanes,
+      FinishVector<kSliced, true, kOthers, kValues, kFiring>(ending, tensors, Lanes<true>{}, own, sums.between, sums.apart, n * kLanes,
                                                    at + n * kLanes, in_image + n * kLanes);
     }
     if (rest) {
       const Lanes<false> lanes{static_cast<__mmask16>((1u << rest) - 1)};
-      FinishVector<kSliced, false, kOthers, kValues, kFires>(ending, tensors, lanes, own, sums.between, sums.apart, whole * kLanes,
+      FinishVector<kSliced, false, kOthers, kValues, kFiring>(ending, tensors, lanes, own, sums.between, sums.apart, whole * kLanes,
                                                     at + whole * kLanes, in_image + whole * kLanes);
     }
   }
@@ -153,8 +161,10 @@ PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, co
 
 template <bool kSliced, bool kOthers, bool kValues>
 PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
-  if (ending.fires) FinishVectors<kSliced, kOthers, kValues, true>(ending, tensors, sums);
-  else FinishVectors<kSliced, kOthers, kValues, false>(ending, tensors, sums);
+  const bool once = ending.Steps() == 1 && ending.quanta[0] == 1.0f && !tensors.before;
+  if (!ending.fires) FinishVectors<kSliced, kOthers, kValues, Firing::kNone>(ending, tensors, sums);
+  else if (once) FinishVectors<kSliced, kOthers, kValues, Firing::kOnce>(ending, tensors, sums);
+  else FinishVectors<kSliced, kOthers, kValues, Firing::kSteps>(ending, tensors, sums);
 }
 
 template <bool kSliced>

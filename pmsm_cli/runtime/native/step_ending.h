@@ -22,7 +22,7 @@ struct StepEnding {
   // Counts are in units of the finest quantum, and so are these: what a value is multiplied by to be one, what the
   // neurons rest at, and each step's quantum, whose multiples a step adds, at most so many.
   Aligned<float> reciprocal, rest;
-  std::vector<float> quanta;
+  std::vector<float> quanta, finer;  // finer: what takes a count in units of the finest quantum to the step's own
   float lowest, highest;
   uint8_t zero;
 
