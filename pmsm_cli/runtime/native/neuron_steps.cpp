@@ -47,6 +47,7 @@ struct AsCodes {
   const uint8_t* before;  // null: nothing
   uint8_t zero;
   uint8_t* emitted;
+  bool once;  // one step whose quantum is the unit, and nothing emitted before
 };
 
 template <typename Form>
@@ -154,8 +155,29 @@ PMSM_WIDER_VECTORS void Work(const Task<AsFloats>& task, size_t begin, size_t en
   else EmitRange<false>(task, begin, end);
 }
 
+// At a single step there is no count to go on with.
+template <bool kAlike>
+PMSM_INLINE void EmitCodesOnce(const Task<AsCodes>& task, size_t begin, size_t end) {
+  float tiles[2][kRun];
+  const Neurons& neurons = task.neurons;
+  const float lowest = neurons.lowest, highest = neurons.highest;
+  const uint8_t zero = task.form.zero;
+  for (size_t at = begin, count = 0; at < end; at += count) {
+    const Neurons::Here here = neurons.At(at);
+    count = std::min(end - at, here.longest);
+    const Reading<kAlike> reading{task.value + at, kAlike ? nullptr : neurons.threshold.Run(at, count, tiles[0]),
+                                  kAlike ? nullptr : neurons.rest.Run(at, count, tiles[1]), here.threshold, here.rest};
+    uint8_t* emitted = task.form.emitted + at;
+    PMSM_INDEPENDENT
+    for (size_t i = 0; i < count; ++i) emitted[i] = CodeOfCount(EmitFew(reading.Ratio(i), lowest, highest), zero);
+  }
+}
+
 PMSM_WIDER_VECTORS void Work(const Task<AsCodes>& task, size_t begin, size_t end) {
-  if (task.neurons.Alike()) EmitRange<true>(task, begin, end);
+  const bool alike = task.neurons.Alike();
+  if (task.form.once && alike) EmitCodesOnce<true>(task, begin, end);
+  else if (task.form.once) EmitCodesOnce<false>(task, begin, end);
+  else if (alike) EmitRange<true>(task, begin, end);
   else EmitRange<false>(task, begin, end);
 }
 
@@ -232,7 +254,8 @@ void ComputeCodes(const Ort& ort, const Levels& levels, OrtKernelContext* contex
   if (zero.Count() != 1) throw Failure("zero has shape " + Text(zero.shape));
   Task<AsCodes> task{};
   const Shape all = read.LayOutFor(task, quanta, step, levels);
-  task.form = {before.data, *zero.data, OutputAt<uint8_t>(ort, context, 0, all)};
+  const bool once = steps == 1 && !before.there && *quanta.data == 1.0f;
+  task.form = {before.data, *zero.data, OutputAt<uint8_t>(ort, context, 0, all), once};
   WorkInParallel(ort, context, task);
 }
 
