@@ -8,6 +8,7 @@
 // that is a spike more of either sign. `counts` is what SpikeCounts makes of such spikes (spike_counts.cpp).
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -65,6 +66,7 @@ struct Task {
   std::vector<Unit> units;
   std::vector<int64_t> sizes;
   std::vector<uint32_t> of_channels;
+  std::atomic<bool> failed{false};
 
   uint32_t* OfChannels(const Site& site, size_t image, size_t part) {
     return of_channels.data() + site.first_channel + (image * site.parts + part) * 2 * site.channels;
@@ -113,7 +115,9 @@ Site SiteOf(const Input<uint8_t>& codes, const Settings& settings) {
   if (settings.positions && (axis == 0 || axis + 1 != rank)) {
     throw Failure("positions are before channels, which are on axis " + std::to_string(axis) + " of " + Text(codes.shape));
   }
-  Site site{codes.data, Limits(static_cast<uint8_t>(settings.zero), -static_cast<float>(settings.negative), static_cast<float>(settings.positive)), static_cast<size_t>(codes.shape[0]),
+  const Limits limits(static_cast<uint8_t>(settings.zero), -static_cast<float>(settings.negative),
+                      static_cast<float>(settings.positive));
+  Site site{codes.data, limits, static_cast<size_t>(codes.shape[0]),
             axis == 0 ? 1 : Product(codes.shape, 1, axis), axis == 0 ? 1 : static_cast<size_t>(codes.shape[axis]),
             Product(codes.shape, axis + 1, rank), settings.positions != 0, nullptr, 1, 0, 0};
   const size_t most = site.run == 1 ? site.rows : site.rows * site.channels;
@@ -144,13 +148,18 @@ void Compute(const Ort& ort, const Sites& sites, OrtKernelContext* context) {
   task.of_channels.resize(channels);
   const auto unit = [](void* pointer, size_t index) {
     Task& all = *static_cast<Task*>(pointer);
-    CountUnit(all, all.units[index]);
+    try {  // nothing may leave through onnxruntime's threads
+      CountUnit(all, all.units[index]);
+    } catch (...) {
+      all.failed = true;
+    }
   };
   if (codes < 2 * kCodesPerThread) {
     for (size_t index = 0; index < task.units.size(); ++index) unit(&task, index);
   } else {
     Check(ort.KernelContext_ParallelFor(context, unit, task.units.size(), 0, &task));
   }
+  if (task.failed) throw Failure("there is not enough memory");
   for (const Site& site : task.sites) {
     for (size_t image = 0; image < site.images; ++image) AddUp(task, site, image);
   }
