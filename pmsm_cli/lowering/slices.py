@@ -22,10 +22,10 @@ _LARGEST = 127 * (2 ** (2 * _BITS) + 2**_BITS + 1)  # what three signed digits m
 
 
 def sliced_weights(graph: ir.Graph) -> dict[str, Int8Weights]:
-    """The float weights by which codes of several steps can be multiplied, as `in_slices` makes them, by their names.
+    """The float weights by which codes can be multiplied, as `in_slices` makes them, by their names.
 
     Those of convolutions, and of matrix products of many rows, as if they were convolutions: [outputs, inputs, 1, 1].
-    Precondition: `steps_side_by_side`.
+    Precondition: one timestep, or `steps_side_by_side`.
     """
     found: dict[str, Int8Weights] = {}
     for node in graph:

@@ -1,4 +1,4 @@
-"""Neurons of several timesteps whose running counts leave as unsigned 8-bit codes, for integer kernels.
+"""Neurons whose running counts leave as unsigned 8-bit codes, for integer kernels, at one timestep or several.
 
 With `refine` all that a neuron has emitted up to a step is a whole number of the last step's quanta: with few levels
 and few steps it fits a byte, and a synapse can multiply it as it is. So later steps cost what the first one does.

@@ -1,4 +1,4 @@
-"""Convolutions of running counts at several timesteps, with what follows them up to the next neurons, in one operator.
+"""Convolutions of running counts at one timestep or several, with what follows up to the next neurons, in one operator.
 
 Layers compute channels last; what lies between them in another layout is turned, and turned back.
 """

@@ -1,4 +1,4 @@
-// Convolutions of running counts at several timesteps, with the neurons behind them: all steps of a place while its sums are
+// Convolutions of running counts, with the neurons behind them: all steps of a place, of which there may be one, while its sums are
 // at hand.
 //
 //   ConvolutionSteps(codes, weights, padding, factor, bias, low, high, [map], [others],
