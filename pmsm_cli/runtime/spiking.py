@@ -7,7 +7,6 @@ import onnx_ir as ir
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.lowering.lower import Use, lower, lower_further, tidy, tidy_steps
 from pmsm_cli.lowering.resting import STEP_CODES
-from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import Session, open_session
 
@@ -47,8 +46,8 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
 
 
 def has_codes(model: ir.Model) -> bool:
-    """Whether some neurons of a tidied graph emit codes."""
-    return any(node.op_type in (STEP_CODES, CONVOLUTION_STEPS) for node in model.graph)
+    """Whether some neurons of a tidied graph emit codes; where any do, the first ones are an operator of their own."""
+    return any(node.op_type == STEP_CODES for node in model.graph)
 
 
 def open_spiking(

@@ -10,10 +10,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "counted_codes.h"
+#include "emitted_counts.h"
 #include "operators.h"
 #include "tensors.h"
 
@@ -23,7 +26,6 @@ namespace {
 // Below this many codes waking another thread costs more than it saves.
 constexpr size_t kCodesPerThread = 262144;
 constexpr size_t kCodesOfUnit = 131072;  // what a thread takes on at a time, at most twice as many
-constexpr size_t kMostParts = 8;
 
 // What is known of a site beforehand.
 struct Settings {
@@ -42,71 +44,32 @@ struct Sites {
   }
 };
 
-// Codes [images, rows, channels, run] of a site. Where the run is one code, rows are counted, and shared out to the parts;
-// else runs. What parts count lies in memory of all sites: a size for each, and of its channels who fires and who is at the limit.
+// Codes [images, rows, channels, run] of a site. Where the run is one code, rows are counted, else runs.
 struct Site {
   const uint8_t* codes;
-  Limits limits;
   size_t images, rows, channels, run;
-  bool positions;
-  float* counts;
-  size_t parts, first_size, first_channel;
+  std::unique_ptr<EmittedCounts> counts;
 
-  size_t OfImage() const { return rows * channels * run; }
-  size_t BeforeChannels() const { return positions ? 2 * rows : 4; }
-  size_t Width() const { return BeforeChannels() + 2 * channels; }
+  size_t Lines() const { return images * rows * (run == 1 ? 1 : channels); }
+  size_t Codes() const { return images * rows * channels * run; }
 };
 
+// Some lines of a site.
 struct Unit {
-  size_t site, image, part;
+  size_t site, begin, end;
 };
 
 struct Task {
   std::vector<Site> sites;
   std::vector<Unit> units;
-  std::vector<int64_t> sizes;
-  std::vector<uint32_t> of_channels;
   std::atomic<bool> failed{false};
-
-  uint32_t* OfChannels(const Site& site, size_t image, size_t part) {
-    return of_channels.data() + site.first_channel + (image * site.parts + part) * 2 * site.channels;
-  }
-  int64_t& Size(const Site& site, size_t image, size_t part) { return sizes[site.first_size + image * site.parts + part]; }
 };
 
-void CountUnit(Task& task, const Unit& unit) {
-  const Site& site = task.sites[unit.site];
-  const size_t all = site.run == 1 ? site.rows : site.rows * site.channels;
-  const size_t begin = all * unit.part / site.parts, end = all * (unit.part + 1) / site.parts;
-  uint32_t* of_channels = task.OfChannels(site, unit.image, unit.part);
-  int64_t& size = task.Size(site, unit.image, unit.part);
-  const uint8_t* codes = site.codes + unit.image * site.OfImage();
-  if (site.run == 1) {
-    float* places = site.positions ? site.counts + unit.image * site.Width() + begin : nullptr;
-    const CodeSums sums = {places, places + (site.positions ? site.rows : 0), of_channels, of_channels + site.channels};
-    size = CountRows(codes + begin * site.channels, end - begin, site.channels, site.channels, site.limits, sums);
-    return;
+void CountUnit(const Site& site, const Unit& unit) {
+  if (site.run == 1) return site.counts->Add(site.codes, unit.begin, unit.end, 0, site.channels);
+  for (size_t line = unit.begin; line < unit.end; ++line) {
+    site.counts->AddRun(site.codes + line * site.run, site.run, line / (site.rows * site.channels), line % site.channels);
   }
-  for (size_t index = begin; index < end; ++index) {
-    const Counted counted = CountRun(codes + index * site.run, site.run, site.limits);
-    size += counted.sizes;
-    of_channels[index % site.channels] += static_cast<uint32_t>(counted.firing);
-    of_channels[site.channels + index % site.channels] += static_cast<uint32_t>(counted.limited);
-  }
-}
-
-// What the parts have counted, put together.
-void AddUp(Task& task, const Site& site, size_t image) {
-  float* counts = site.counts + image * site.Width();
-  int64_t sizes = 0, firing = 0;
-  for (size_t part = 0; part < site.parts; ++part) sizes += task.Size(site, image, part);
-  for (size_t i = 0; i < 2 * site.channels; ++i) {
-    int64_t total = 0;
-    for (size_t part = 0; part < site.parts; ++part) total += task.OfChannels(site, image, part)[i];
-    counts[site.BeforeChannels() + i] = static_cast<float>(total);
-    if (i < site.channels) firing += total;
-  }
-  if (!site.positions) PutInTwo(firing, PutInTwo(sizes, counts));
 }
 
 Site SiteOf(const Input<uint8_t>& codes, const Settings& settings) {
@@ -117,16 +80,14 @@ Site SiteOf(const Input<uint8_t>& codes, const Settings& settings) {
   }
   const Limits limits(static_cast<uint8_t>(settings.zero), -static_cast<float>(settings.negative),
                       static_cast<float>(settings.positive));
-  Site site{codes.data, limits, static_cast<size_t>(codes.shape[0]),
-            axis == 0 ? 1 : Product(codes.shape, 1, axis), axis == 0 ? 1 : static_cast<size_t>(codes.shape[axis]),
-            Product(codes.shape, axis + 1, rank), settings.positions != 0, nullptr, 1, 0, 0};
-  const size_t most = site.run == 1 ? site.rows : site.rows * site.channels;
-  site.parts = std::max<size_t>(1, std::min({kMostParts, site.OfImage() / kCodesOfUnit, most}));
+  Site site{codes.data, static_cast<size_t>(codes.shape[0]), axis == 0 ? 1 : Product(codes.shape, 1, axis),
+            axis == 0 ? 1 : static_cast<size_t>(codes.shape[axis]), Product(codes.shape, axis + 1, rank), nullptr};
+  site.counts.reset(new EmittedCounts(site.images, site.rows, site.channels, settings.positions != 0, limits));
   return site;
 }
 
 void Compute(const Ort& ort, const Sites& sites, OrtKernelContext* context) {
-  size_t inputs = 0, codes = 0, channels = 0;
+  size_t inputs = 0, codes = 0;
   Check(ort.KernelContext_GetInputCount(context, &inputs));
   if (inputs != sites.all.size() + 1) {
     throw Failure(std::to_string(sites.all.size()) + " sites, and codes of " + std::to_string(inputs - 1));
@@ -134,22 +95,19 @@ void Compute(const Ort& ort, const Sites& sites, OrtKernelContext* context) {
   Task task;
   for (size_t index = 0; index < sites.all.size(); ++index) {
     Site site = SiteOf(InputAt<uint8_t>(ort, context, index + 1), sites.all[index]);
-    site.counts = OutputAt(ort, context, index, {static_cast<int64_t>(site.images), static_cast<int64_t>(site.Width())});
-    site.first_size = task.units.size();
-    site.first_channel = channels;
-    for (size_t image = 0; image < site.images; ++image) {
-      for (size_t part = 0; part < site.parts; ++part) task.units.push_back({index, image, part});
+    const Shape shape = {static_cast<int64_t>(site.images), static_cast<int64_t>(site.counts->Width())};
+    site.counts->WriteTo(OutputAt(ort, context, index, shape));
+    const size_t lines = site.Lines(), parts = std::max<size_t>(1, std::min(lines, site.Codes() / kCodesOfUnit));
+    for (size_t part = 0; part < parts; ++part) {
+      task.units.push_back({index, lines * part / parts, lines * (part + 1) / parts});
     }
-    codes += site.images * site.OfImage();
-    channels += site.images * site.parts * 2 * site.channels;
-    task.sites.push_back(site);
+    codes += site.Codes();
+    task.sites.push_back(std::move(site));
   }
-  task.sizes.resize(task.units.size());
-  task.of_channels.resize(channels);
   const auto unit = [](void* pointer, size_t index) {
     Task& all = *static_cast<Task*>(pointer);
     try {  // nothing may leave through onnxruntime's threads
-      CountUnit(all, all.units[index]);
+      CountUnit(all.sites[all.units[index].site], all.units[index]);
     } catch (...) {
       all.failed = true;
     }
@@ -160,9 +118,7 @@ void Compute(const Ort& ort, const Sites& sites, OrtKernelContext* context) {
     Check(ort.KernelContext_ParallelFor(context, unit, task.units.size(), 0, &task));
   }
   if (task.failed) throw Failure("there is not enough memory");
-  for (const Site& site : task.sites) {
-    for (size_t image = 0; image < site.images; ++image) AddUp(task, site, image);
-  }
+  for (const Site& site : task.sites) site.counts->Finish();
 }
 
 Operator MakeCounts(const OrtApi* api) {

@@ -1,4 +1,4 @@
-// What an operator's neurons emit, counted by the threads that compute it, while the codes are in their caches.
+// What neurons emit, counted by several threads: by those that compute it, while the codes are in their caches, or afterwards.
 
 #ifndef PMSM_EMITTED_COUNTS_H
 #define PMSM_EMITTED_COUNTS_H
@@ -53,6 +53,16 @@ class EmittedCounts {
       AddOfImage(codes + begin * channels_ + first, image, begin % places_, until - begin, first, last - first);
       begin = until;
     }
+  }
+
+  // Neighbouring codes of one channel.
+  void AddRun(const uint8_t* codes, size_t length, size_t image, size_t channel) {
+    const Counted counted = CountRun(codes, length, limits_);
+    const Briefly alone(taken_);
+    uint32_t* of_channels = of_channels_.data() + image * 2 * channels_ + channel;
+    sizes_[image] += counted.sizes;
+    of_channels[0] += static_cast<uint32_t>(counted.firing);
+    of_channels[channels_] += static_cast<uint32_t>(counted.limited);
   }
 
   void Finish() {
