@@ -16,7 +16,7 @@ from pathlib import Path
 from machine import describe
 
 from pmsm_cli.checkpoint.file import Checkpoint, open_checkpoint
-from pmsm_cli.runtime.count import alike_anywhere, fan_out_a_position
+from pmsm_cli.runtime.count import fan_out_a_position
 from pmsm_cli.runtime.counters import add_counters
 from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.race import Racer, race
@@ -69,9 +69,8 @@ def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     checkpoint = checkpoints[0]
     if arguments.weights == "float":
         shapes = measure_shapes(checkpoint)
-        anywhere = alike_anywhere(fan_out_a_position(checkpoint, shapes))
-        library = find_library()
-        counted = add_counters(checkpoint, shapes, library=library, anywhere=anywhere).model
+        library, fans = find_library(), fan_out_a_position(checkpoint, shapes)
+        counted = add_counters(checkpoint, shapes, fans, library=library).model
         path = folder / "counted.onnx"
         path.write_bytes(model_bytes(counted, subject=name))
         racers.append(Racer(name=COUNTED, path=path, native=library is not None, integers=has_codes(counted)))

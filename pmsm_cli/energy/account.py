@@ -25,8 +25,9 @@ from pmsm_cli.energy.records import (
 )
 from pmsm_cli.graph.sites import AnalogLayer
 from pmsm_cli.graph.work import RestWork, Work
-from pmsm_cli.runtime.count import SiteCount, SpikeCount, Totals
+from pmsm_cli.runtime.count import SiteCount, SpikeCount
 from pmsm_cli.runtime.evaluate import Evaluation
+from pmsm_cli.runtime.session import Totals
 
 __all__ = ["AccuracyReport", "EnergyMillijoule", "EnergyReport", "SiteReport", "account"]
 

@@ -11,7 +11,8 @@ from pmsm_cli.graph.sites import AnalogLayer, Site, SitePlan
 from pmsm_cli.graph.work import COUNT_BITS, SUM_BITS, LayerWork, Work
 from pmsm_cli.neuron.coding import Coding, later_negative_levels
 from pmsm_cli.neuron.parameters import NeuronParameters
-from pmsm_cli.runtime.count import SiteCount, Totals
+from pmsm_cli.runtime.count import SiteCount
+from pmsm_cli.runtime.session import Totals
 
 _MOST_BITS = 16  # a network quantised as finely as many steps make it needs no more
 _EMITTING_AGAIN = QUANTISING + Operations(add=2)  # what was emitted before is subtracted and kept up

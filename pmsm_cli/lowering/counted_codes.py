@@ -1,40 +1,70 @@
 """Counting what neurons emit from their codes on the native library: where they are emitted, or all sites together."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from pmsm_cli.graph.constants import add_constant
+from pmsm_cli.lowering.attention import SOFTMAX_STEP_CODES
 from pmsm_cli.lowering.channels_last import TO_FIRST
 from pmsm_cli.lowering.codes import Code, code_of
 from pmsm_cli.lowering.int8 import Int8Weights
-from pmsm_cli.lowering.parts import is_op, read
-from pmsm_cli.lowering.resting import SPIKE_COUNTS
+from pmsm_cli.lowering.parts import constant, is_op, read
+from pmsm_cli.lowering.resting import SPIKE_COUNTS, STEP_CODES
 from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS
 from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
-CODE_COUNTS = "CodeCounts"
-_COUNTED, _EMITTED, _COUNTS = "counted", 1, 2  # of ConvolutionSteps: an attribute, and two outputs
-_SUMMED_UP, _BY_POSITION = 1, 2  # what that attribute says
+SITE_COUNTS = "SiteCounts"
+# What SiteCounts is told of a site behind how many rows an image has: how many positions differ in what they reach, 0
+# of them or -1 where that is counted already; and of codes where channels are, and which code stands for what.
+ALIKE, COUNTED = 0, -1
+NO_CODES = (0, 0, 0, 0)
+_POSITIONS, _CODES = 1, slice(2, None)
+# Who emits codes and can count them: by which output, and the attribute that asks for it.
+_COUNTING = {CONVOLUTION_STEPS: (2, "counted"), STEP_CODES: (1, "counted_by"), SOFTMAX_STEP_CODES: (2, "counted_by")}
+_EMITTED, _REACHED = 1, 15  # of ConvolutionSteps: an output, and an input
+_MANY = 65536  # codes of an image from which on they are counted where they are emitted
 
 
 def counts_of_codes(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
-    """SpikeCounts of DequantizeLinear of a timestep's codes -> another output of ConvolutionSteps, or CodeCounts.
+    """SpikeCounts of DequantizeLinear of a timestep's codes -> another output of ConvolutionSteps, or SiteCounts.
 
     What is counted by position stays, unless channels are last, maybe turned back since. Preconditions: one timestep;
-    the native library.
+    the native library; what SpikeCounts makes is read by SiteCounts.
     """
-    changed, others = False, list[_Counting]()
+    changed = False
     for node in list(graph):
-        counting = _Counting.of(node) if node.domain == DOMAIN and node.op_type == SPIKE_COUNTS else None
+        if node.domain == DOMAIN and node.op_type == SITE_COUNTS:
+            changed |= _count_together(graph, node)
+    if changed:
+        graph.sort()  # what reads the first counts may come before what makes the last codes
+    return changed
+
+
+def _count_together(graph: ir.Graph, node: ir.Node) -> bool:
+    """Have a SiteCounts read codes, or counts of who emits them, where it can; whether it could anywhere."""
+    changed, start, kept = False, 0, list[npt.NDArray[np.int32]]()
+    sites, maps = (constant(read(node, index)) for index in (0, 1))
+    sites = sites.copy()
+    for index, site in enumerate(sites, 2):
+        end = start + max(int(site[_POSITIONS]), 0)
+        reached, start = maps[start:end], end
+        counting = _Counting.of(read(node, index).producer())
         if counting is not None:
-            changed = True
-            if not counting.where_they_are_emitted():
-                others.append(counting)
-    if others:
-        _count_together(graph, others)
+            changed, site[_CODES] = True, counting.numbers
+            counts = counting.where_they_are_emitted(graph, reached)
+            if counts is not None:
+                site[_POSITIONS:] = COUNTED if len(reached) else ALIKE, *NO_CODES
+                reached = reached[:0]
+            node.replace_input_with(index, counting.codes if counts is None else counts)
+        kept.append(reached)
+    if changed:
+        node.replace_input_with(0, add_constant(graph, f"{node.name}/sites/of_codes", sites))
+        node.replace_input_with(1, add_constant(graph, f"{node.name}/maps/of_codes", np.concatenate(kept)))
     return changed
 
 
@@ -48,8 +78,10 @@ class _Counting:
     zero: int
 
     @staticmethod
-    def of(node: ir.Node) -> "_Counting | None":
-        """None: it does not read codes, or not so."""
+    def of(node: ir.Node | None) -> "_Counting | None":
+        """None: it is something else, or does not read codes, or not so."""
+        if node is None or node.domain != DOMAIN or node.op_type != SPIKE_COUNTS:
+            return None
         code = code_of(read(node, 0))
         if code is None or float(code.step) != 1 or code.value.shape is None:
             return None
@@ -60,31 +92,39 @@ class _Counting:
 
     @property
     def numbers(self) -> list[int]:
-        """What CodeCounts wants to know."""
-        levels = [self.node.attributes[kind].as_int() for kind in LEVELS]
-        return [self.axis, self.node.attributes["positions"].as_int(), *levels, self.zero]
+        """What SiteCounts wants to know."""
+        return [self.axis, *(self.node.attributes[kind].as_int() for kind in LEVELS), self.zero]
 
-    def where_they_are_emitted(self) -> bool:
-        """Have the convolution count that emits the codes; False: there is none."""
-        producer, shape = self.codes.producer(), self.codes.shape
-        if producer is None or producer.op_type != CONVOLUTION_STEPS or producer.outputs[_EMITTED] is not self.codes:
-            return False
-        if shape is None or self.axis != len(shape) - 1 or producer.attributes[_COUNTED].as_int():
-            return False
-        kind = _BY_POSITION if self.node.attributes["positions"].as_int() else _SUMMED_UP
-        producer.attributes[_COUNTED] = ir.AttrInt64(_COUNTED, kind)
-        producer.resize_outputs(_COUNTS + 1)
-        self.replace_by(producer.outputs[_COUNTS])
-        return True
-
-    def replace_by(self, counts: ir.Value) -> None:
-        """Let counts take the place of the node's own."""
-        old = self.node.outputs[0]
+    def where_they_are_emitted(self, graph: ir.Graph, reached: npt.NDArray[np.int32]) -> ir.Value | None:
+        """Counts of who emits the codes, with a map of what they reach; None: it does not count these."""
+        emitter = self.codes.producer()
+        if emitter is None or not self._can_be_counted_by(emitter, by_map=len(reached) > 0):
+            return None
+        output, attribute = _COUNTING[emitter.op_type]
+        emitter.attributes[attribute] = ir.AttrInt64(attribute, self.axis if attribute == "counted_by" else 1)
+        emitter.resize_outputs(output + 1)
+        counts, old = emitter.outputs[output], self.node.outputs[0]
         counts.name, counts.type, counts.shape = f"{old.name}/of_codes", old.type, old.shape
-        ir.convenience.replace_all_uses_with(old, counts, replace_graph_outputs=True)
-        graph = self.node.graph
-        assert graph is not None
-        graph.remove(self.node, safe=True)
+        if len(reached):
+            emitter.resize_inputs(_REACHED + 1)
+            emitter.replace_input_with(_REACHED, add_constant(graph, f"{counts.name}/reached", reached))
+        return counts
+
+    def _can_be_counted_by(self, emitter: ir.Node, *, by_map: bool) -> bool:
+        shape = self.codes.shape
+        if emitter.op_type not in _COUNTING or shape is None or _few(shape):
+            return False
+        if len(emitter.outputs) > _COUNTING[emitter.op_type][0]:
+            return False  # it counts something already
+        if emitter.op_type == CONVOLUTION_STEPS:
+            return emitter.outputs[_EMITTED] is self.codes and self.axis == len(shape) - 1
+        return emitter.outputs[0] is self.codes and not by_map
+
+
+def _few(shape: ir.Shape) -> bool:
+    """Whether an image has few codes, as far as is known."""
+    sizes = [size for size in list(shape)[1:] if isinstance(size, int)]
+    return len(sizes) == len(shape) - 1 and math.prod(sizes) < _MANY
 
 
 def _channels_of(counting: ir.Node, code: Code) -> tuple[int, ir.Value]:
@@ -93,16 +133,3 @@ def _channels_of(counting: ir.Node, code: Code) -> tuple[int, ir.Value]:
     if axis == 1 and is_op(turning, "Transpose") and tuple(turning.attributes.get_ints("perm", ())) == TO_FIRST:
         return len(TO_FIRST) - 1, read(turning, 0)
     return axis, code.value
-
-
-def _count_together(graph: ir.Graph, countings: list[_Counting]) -> None:
-    """One operator in the place of several, for each its codes and numbers."""
-    name = "pmsm/code_counts"
-    sites = np.array([counting.numbers for counting in countings], np.int32)
-    inputs = [add_constant(graph, f"{name}/sites", sites), *(counting.codes for counting in countings)]
-    outputs = [ir.Value() for _ in countings]
-    last = countings[-1].node
-    graph.insert_after(last, ir.Node(DOMAIN, CODE_COUNTS, inputs, outputs=outputs, name=name))
-    for counting, counts in zip(countings, outputs, strict=True):
-        counting.replace_by(counts)
-    graph.sort()  # what reads the first counts may come before what makes the last codes

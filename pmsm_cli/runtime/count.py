@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pmsm_cli.checkpoint.file import Checkpoint, check_names
 from pmsm_cli.graph.insert import spikes_name
@@ -19,19 +18,18 @@ from pmsm_cli.graph.rows import row_sum_name
 from pmsm_cli.graph.scores import class_scores
 from pmsm_cli.graph.synapse import Floats, fan_out, operand_fan_out, product_of, synapse_of
 from pmsm_cli.graph.work import Work
-from pmsm_cli.runtime.counters import LIMIT, STEP_KINDS, Counting, add_counters
+from pmsm_cli.runtime.counters import LATER, LIMIT, STEP_KINDS, Counting, add_counters
 from pmsm_cli.runtime.evaluate import Evaluation, Tally
 from pmsm_cli.runtime.histogram import Histogram, HistogramCount
 from pmsm_cli.runtime.library import find_library
+from pmsm_cli.runtime.native_counters import REACHED
 from pmsm_cli.runtime.remembered import Runs
-from pmsm_cli.runtime.session import Array, Session, open_session
+from pmsm_cli.runtime.session import Array, Session, Totals, open_session
 from pmsm_cli.runtime.spiking import has_codes
 from pmsm_cli.runtime.workload import measure_shapes, measure_work
 from pmsm_cli.sources.images import Batch, SkippedImage
 
 SATURATED = 0.5  # the share of a channel's values at -N or P from which on it counts as saturated
-
-Totals = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -82,8 +80,7 @@ def count_spikes(
     check_names(checkpoint)
     shapes = measure_shapes(checkpoint)
     fans = fan_out_a_position(checkpoint, shapes)
-    anywhere = alike_anywhere(fans)
-    counting = add_counters(checkpoint, shapes, library=find_library(), anywhere=anywhere)
+    counting = add_counters(checkpoint, shapes, fans, library=find_library())
     session = open_session(
         counting.model,
         subject=checkpoint.subject,
@@ -143,15 +140,18 @@ class _Counter:
         self.images += images
         by_image = np.zeros((images, len(self.plan) + 1, 3, self.timesteps))
         for index, site in enumerate(self.plan):
-            spikes, firing = (_steps(named, f"{site.name}/{kind}") for kind in STEP_KINDS)
             fans = self.fans[site.name]
-            kinds = (spikes, firing, _reached(spikes, fans), _reached(firing, fans))
-            per_image = np.stack([each.reshape(self.timesteps, images, -1).sum(axis=2) for each in kinds])
+            of_steps = [_of_steps(named, site.name, fans[:1], "", images)]
+            if self.timesteps > 1:
+                of_steps.append(_of_steps(named, site.name, fans[1:], LATER, images))
+            per_image = np.concatenate(of_steps, axis=1)
             self.totals[site.name] += per_image.sum(axis=2)
             by_image[:, index] = per_image[:3].transpose(2, 0, 1)
-            nonzero = self.counting.nonzero.get(site.name)
-            kept = named[nonzero].astype(np.float64) if nonzero else firing[0]
-            self.nonzero[site.name] += kept.sum(), _reached(kept[None], fans[:1]).sum()
+            if nonzero := self.counting.nonzero.get(site.name):
+                kept = named[nonzero].astype(np.float64)
+                self.nonzero[site.name] += kept.sum(), _reached(kept[None], fans[:1]).sum()
+            else:  # of a single step
+                self.nonzero[site.name] += per_image[1, 0].sum(), per_image[3, 0].sum()
             if site.name in self.fired:
                 for kind in ("channels", "channels/later"):
                     if (emitted := named.get(f"{site.name}/{kind}")) is not None:
@@ -209,21 +209,19 @@ class _Spread:
         return np.sqrt(self._squares / max(self._images, 1))
 
 
-def _steps(named: dict[str, Array], name: str) -> Totals:
-    """The first step's counts and, where there are more steps, the later ones', on a new first axis."""
-    first = named[name][None]
-    later = named.get(f"{name}/later")
-    return np.concatenate([first, later] if later is not None else [first]).astype(np.float64)
+def _of_steps(named: Mapping[str, Array], site: str, fans: list[Totals], which: str, images: int) -> Totals:
+    """Spikes, neurons that fire, and what both reach at the first step, or the later ones: [4, steps, images]."""
+    emitted = [named[f"{site}/{kind}{which}"].astype(np.float64) for kind in STEP_KINDS]
+    if f"{site}/{REACHED[0]}{which}" in named:
+        reached = [named[f"{site}/{kind}{which}"].astype(np.float64) for kind in REACHED]
+    else:
+        reached = [_reached(each if which else each[None], fans) for each in emitted]
+    return np.stack([each.reshape(len(fans), images, -1).sum(axis=2) for each in (*emitted, *reached)])
 
 
 def _reached(counts: Totals, fans: list[Totals]) -> Totals:
     """How many synapses what was emitted reaches, position by position."""
     return np.stack([step * (fan if fan.size > 1 else fan.reshape(())) for step, fan in zip(counts, fans, strict=True)])
-
-
-def alike_anywhere(fans: Mapping[str, list[Totals]]) -> frozenset[str]:
-    """The sites of which a neuron reaches as many synapses wherever it is."""
-    return frozenset(name for name, steps in fans.items() if all(fan.size == 1 for fan in steps))
 
 
 def fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> dict[str, list[Totals]]:
@@ -242,11 +240,17 @@ def fan_out_a_position(checkpoint: Checkpoint, shapes: Mapping[str, Shape]) -> d
                 if row_sum_name(reader.node, reader.operand) in names:  # sums up every spike of every step
                     counts.append((0, np.ones((1,) * (len(shapes[spikes_name(site.name)]) - 1), np.float32)))
         fans[site.name] = [
-            # Readers of different kinds state their counts in different shapes: a map, or one number for all positions.
-            functools.reduce(np.add, (_of_any_channel(count) for first, count in counts if step >= first), np.zeros(()))
+            _together([_of_any_channel(count) for first, count in counts if step >= first])
             for step in range(checkpoint.manifest.timesteps)
         ]
     return fans
+
+
+def _together(counts: list[Totals]) -> Totals:
+    """What all readers count: one number where it is the same at all positions, as it is without borders."""
+    # Readers of different kinds state their counts in different shapes: a map, or one number for all positions.
+    total = functools.reduce(np.add, counts, np.zeros(()))
+    return total.reshape(-1)[:1].reshape(()) if total.size and (total == total.flat[0]).all() else total
 
 
 def _of_any_channel(counts: Floats | None) -> Totals:

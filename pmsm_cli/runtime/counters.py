@@ -1,6 +1,6 @@
 """Counters inside a checkpoint's graph: what its sites emit, summed up before it leaves the network."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from pmsm_cli.lowering.lower import tidy_counted
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.runtime.library import NativeLibrary
 from pmsm_cli.runtime.native_counters import Block, NativeCounters, split_counts
-from pmsm_cli.runtime.session import Array
+from pmsm_cli.runtime.session import Array, Totals
 from pmsm_cli.runtime.workload import fixed_batch
 
 STEP_KINDS = ("count", "firing")  # sums of sizes, and of neurons that fire, over the axis behind the batch
@@ -29,7 +29,10 @@ _FLOAT = ir.TensorType(ir.DataType.FLOAT)
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Counting:
-    """A graph with counters: `<site>/<kind>` of the first step, with `/later` added those of the later ones."""
+    """A graph with counters: `<site>/<kind>` of the first step, with `/later` added those of the later ones.
+
+    Where what a site reaches depends on the position and is summed up inside, its kinds `reached` and `events` say it.
+    """
 
     model: ir.Model
     outputs: tuple[str, ...]  # the checkpoint's own
@@ -47,14 +50,14 @@ class Counting:
 def add_counters(
     checkpoint: Checkpoint,
     shapes: Mapping[str, Shape],
+    fans: Mapping[str, Sequence[Totals]],
     *,
     library: NativeLibrary | None,
-    anywhere: Collection[str] = (),
 ) -> Counting:
     """A copy of the checkpoint's graph that counts at every site, and still gives its own outputs.
 
-    Where the `library` is there, its operators count in one pass what takes several of the standard ones. They sum up
-    all positions of the sites that are named in `anywhere`.
+    Where the `library` is there, its operators count in one pass what takes several of the standard ones, and sum up
+    all positions: `fans` say, for each site and step, how many synapses a neuron reaches.
     """
     model = checkpoint.model.clone()
     graph, sites = model.graph, checkpoint.manifest.plan.sites
@@ -68,7 +71,7 @@ def add_counters(
             channels[site.name] = shape[axis]
     constants, nonzero = _Constants(graph), {}
     if library:
-        first, later, stacked = _count_natively(checkpoint, graph, scan, shapes, anywhere)
+        first, later, stacked = _count_natively(checkpoint, graph, scan, shapes, fans)
     else:
         first, later, stacked = (), (), _count(checkpoint, graph, scan, shapes, constants)
     if scan is not None:
@@ -118,7 +121,7 @@ def _count_natively(
     graph: ir.Graph,
     scan: ir.Node | None,
     shapes: Mapping[str, Shape],
-    anywhere: Collection[str],
+    fans: Mapping[str, Sequence[Totals]],
 ) -> tuple[tuple[Block, ...], tuple[Block, ...], list[str]]:
     """By the library's operator, a tensor for all sites: how it holds them, and which are of the later steps."""
     neurons, batch = checkpoint.manifest.calibration.parameters, fixed_batch(checkpoint.model)
@@ -129,12 +132,10 @@ def _count_natively(
         spikes, shape = spikes_name(site.name), shapes[spikes_name(site.name)]
         axis = _channel_axis(site, len(shape))
         kinds = (*STEP_KINDS, *((CHANNELS, LIMIT) if axis is not None else ()))
-        names = tuple(f"{site.name}/{kind}" for kind in kinds)
-        by_position = site.name not in anywhere
-        first.add(_value(graph, spikes), shape, names, axis, neurons[site.name], by_position=by_position)
+        fan, neuron = fans[site.name], neurons[site.name]
+        first.add(site.name, _value(graph, spikes), shape, kinds, axis, neuron, fan[0])
         if later is not None and body is not None:
-            value = _value(body, f"{spikes}{LATER}")
-            later.add(value, shape, names[:3], axis, None, by_position=by_position)
+            later.add(site.name, _value(body, f"{spikes}{LATER}"), shape, kinds[:3], axis, None, fan[-1])
     graph.outputs.extend(first.outputs())
     if later is None or scan is None:
         return tuple(first.blocks), (), []

@@ -17,6 +17,7 @@ from pmsm_cli.runtime.library import find_library, register
 from pmsm_cli.runtime.processor import products_may_overflow
 
 Array = npt.NDArray[np.float32]
+Totals = npt.NDArray[np.float64]  # what is summed up over many of them
 _LARGEST_MODEL = 2**31 - 1  # bytes that one protobuf message can hold
 
 ort.set_default_logger_severity(4)  # what matters reaches the user as an error of ours

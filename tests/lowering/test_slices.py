@@ -1,6 +1,7 @@
 """Float weights in slices of bytes: as exact as float32, and the same spikes, at one timestep and at several."""
 
 import warnings
+from dataclasses import replace
 
 import integers
 import numpy as np
@@ -11,13 +12,16 @@ import tiny
 from timesteps import APART, IMAGE, A, assert_alike, checkpoint_of
 from trainable import attention
 
-from pmsm_cli.lowering.lower import Use, tidy, tidy_counted, tidy_steps
-from pmsm_cli.lowering.resting import SPIKE_COUNTS
+from pmsm_cli.checkpoint.file import Checkpoint
+from pmsm_cli.lowering import counted_codes
+from pmsm_cli.lowering.lower import Use, tidy, tidy_steps
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
 from pmsm_cli.lowering.slices import SLICES, in_slices, sliced_weights
 from pmsm_cli.neuron.coding import Coding
-from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
+from pmsm_cli.runtime.count import fan_out_a_position
+from pmsm_cli.runtime.counters import add_counters
 from pmsm_cli.runtime.library import find_library, library_status
+from pmsm_cli.runtime.workload import measure_shapes
 
 LIBRARY = find_library()
 needs_library = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
@@ -29,6 +33,12 @@ def sliced(model: ir.Model, timesteps: int, library: Use = FAST) -> ir.Model:
     if timesteps == 1:
         return tidy(model, library, slices=True)[0]
     return tidy_steps(model, library, IMAGE, weights={})[0]
+
+
+def counted(checkpoint: Checkpoint, *, multiplies_fast: bool) -> ir.Model:
+    """A checkpoint's graph with the library's counters."""
+    shapes, library = measure_shapes(checkpoint), replace(LIBRARY, multiplies_fast=multiplies_fast)
+    return add_counters(checkpoint, shapes, fan_out_a_position(checkpoint, shapes), library=library).model
 
 
 def put_together(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -101,19 +111,25 @@ def test_neurons_of_one_step_stay_floats_where_no_byte_holds_their_counts():
 
 
 @needs_library
-@pytest.mark.parametrize("positions", [0, 1])
+@pytest.mark.parametrize("many", [1, 10**6])  # codes that are counted where they are emitted, or together
 @pytest.mark.parametrize("body", [APART["relu"], APART["residual of the image"], APART["residual of spikes"]])
-def test_spikes_are_counted_from_codes(body, positions):
-    before = checkpoint_of(body).model
-    for node in [node for node in before.graph if node.op_type == "PolarityNeuron"]:
-        counts = ir.Value(name=f"{node.name}/counts", type=ir.TensorType(ir.DataType.FLOAT))
-        options = {"axis": 1, "positions": positions, **{name: node.attributes[name].as_int() for name in LEVELS}}
-        numbers = [ir.AttrInt64(name, number) for name, number in options.items()]
-        before.graph.append(ir.Node(DOMAIN, SPIKE_COUNTS, node.outputs, numbers, outputs=[counts]))
-        before.graph.outputs.append(counts)
-    in_floats, in_codes = (tidy_counted(before, slices=slices)[0] for slices in (False, True))
-    assert integers.ops(in_codes)["CodeCounts"] == 1
+def test_spikes_are_counted_from_codes(body, many, monkeypatch):
+    monkeypatch.setattr(counted_codes, "_MANY", many)
+    in_floats, in_codes = (counted(checkpoint_of(body), multiplies_fast=fast) for fast in (False, True))
     assert not {"CountedNeuron", "SpikeCounts"} & integers.ops(in_codes).keys()
+    emitters = [node for node in in_codes.graph if "counted" in node.attributes and node.attributes["counted"].as_int()]
+    assert bool(emitters) == (many == 1)
+    assert_alike(in_codes, in_floats, tiny.images(4, seed=1))
+
+
+@needs_library
+@pytest.mark.parametrize("many", [1, 10**6])
+def test_spikes_of_transformers_are_counted_from_codes(many, monkeypatch):
+    monkeypatch.setattr(counted_codes, "_MANY", many)
+    checkpoint = spiking.checkpoint_of(attention(), tiny.images(8))
+    in_floats, in_codes = (counted(checkpoint, multiplies_fast=fast) for fast in (False, True))
+    emitters = {node.op_type for node in in_codes.graph if "counted_by" in node.attributes}
+    assert emitters == ({"StepCodes", "SoftmaxStepCodes"} if many == 1 else set())
     assert_alike(in_codes, in_floats, tiny.images(4, seed=1))
 
 

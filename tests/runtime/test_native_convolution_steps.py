@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from counted import defined_counts
 from layers import LAYERS, Layer, sums
 from native import run_operator
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {li
 LEVELS = {"negative_levels": 5, "positive_levels": 7}
 ZERO = 100
 QUANTA = {1: [1.0], 3: [0.5, 0.25, 0.125]}
-OPTIONAL = ("map", "others", "reciprocal", "rest", "quanta", "finest", "zero", "before")
+OPTIONAL = ("map", "others", "reciprocal", "rest", "quanta", "finest", "zero", "before", "reached")
 
 
 class Made:
@@ -80,7 +81,7 @@ class Made:
             name if name in self.further else f"none_{name}": self.further.get(name, np.empty(0)) for name in OPTIONAL
         }
         inputs = {"codes": self.codes, **layer, **further}
-        constant = [name for name in inputs if name not in ("codes", "others", "before")]
+        constant = [name for name in inputs if name not in ("codes", "others", "before", "reached")]
         flags = {
             "steps": self.steps,
             "maps": int("map" in self.further),
@@ -159,26 +160,35 @@ COUNTED = LAYERS | {
 }
 
 
-@pytest.mark.parametrize("positions", [0, 1])
+@pytest.mark.parametrize("threads", [1, 2, 20])  # 20: not every one has a share of its own
+@pytest.mark.parametrize("by_map", [False, True])
 @pytest.mark.parametrize("name", COUNTED)
-def test_what_is_emitted_is_counted_as_its_spikes_are(name, positions):
+def test_what_is_emitted_is_counted(name, by_map, threads):
     made = Made(COUNTED[name], steps=1)
     made.add_neurons(before=False)
     made.further["finest"] = np.ones(1, np.float32)
-    emitted, counts = made.run(values=False, counted=1 + positions)
+    places = int(np.prod(made.once[1:-1]))
+    synapses = np.random.default_rng(0).integers(0, 5000, places).astype(np.int32) if by_map else None
+    made.further |= {"reached": synapses} if by_map else {}
+    emitted, counts = made.run(values=False, counted=1, threads=threads)
     np.testing.assert_array_equal(emitted, made.run(values=False)[0])
-    spikes = np.moveaxis(emitted.astype(np.float32) - ZERO, -1, 1)
-    (expected,) = run_operator(
-        "SpikeCounts", {"spikes": spikes}, {"counts": "float32"}, axis=1, positions=positions, **LEVELS
-    )
-    np.testing.assert_array_equal(counts, expected)
+    levels = LEVELS["negative_levels"], LEVELS["positive_levels"]
+    np.testing.assert_array_equal(counts, defined_counts(emitted, ZERO, emitted.ndim - 1, levels, synapses))
+
+
+def test_maps_of_another_size_are_refused():
+    made = Made(Layer(outputs=16), steps=1)
+    made.add_neurons(before=False)
+    made.further["reached"] = np.ones(3, np.int32)
+    with pytest.raises(Exception, match=r"a map of shape .* does not fit"):
+        made.run(values=False, counted=1)
 
 
 def test_no_images_give_no_counts():
     made = Made(Layer(outputs=16), steps=1)
     made.add_neurons(before=False)
     made.codes = made.codes[:0]
-    emitted, counts = made.run(values=False, counted=2)
+    emitted, counts = made.run(values=False, counted=1)
     assert len(emitted) == len(counts) == 0
 
 

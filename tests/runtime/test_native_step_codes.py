@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from counted import defined_counts
 from native import run_operator
 
 from pmsm_cli.runtime.library import find_library, library_status
@@ -110,13 +111,16 @@ def attention(shape: tuple[int, ...], heads: int, *, steps: int) -> dict[str, np
     }
 
 
-def attention_codes(feeds: dict[str, np.ndarray], quanta: np.ndarray, *, threads: int = 2) -> list[np.ndarray]:
+def attention_codes(
+    feeds: dict[str, np.ndarray], quanta: np.ndarray, *, threads: int = 2, **options: int
+) -> list[np.ndarray]:
     before = {"before": (feeds["before"] * 8 + ZERO).astype(np.uint8)} if "before" in feeds else {}
     numbers = {"quanta": quanta, "finest": FINEST.reshape(1), "zero": np.array([ZERO], np.uint8)}
     inputs = {name: feeds[name] for name in ("scores", "factor", "threshold")} | numbers | before
     constant = ("factor", "threshold", *numbers)
-    results = {"codes": "uint8", "sums": "float32"}
-    return run_operator("SoftmaxStepCodes", inputs, results, constant=constant, threads=threads, axis=-3, **LEVELS)
+    results = {"codes": "uint8", "sums": "float32"} | ({"counts": "float32"} if options else {})
+    options |= LEVELS
+    return run_operator("SoftmaxStepCodes", inputs, results, constant=constant, threads=threads, axis=-3, **options)
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -149,3 +153,53 @@ def test_scores_of_too_few_steps_are_refused():
     feeds = attention((1, 3, 4, 4), 1, steps=3)
     with pytest.raises(Exception, match="are not those of 3 steps"):
         attention_codes(feeds | {"scores": feeds["scores"][:2]}, QUANTA)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 20])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((2, 5, 3), 2), ((2, 7, 4, 4), 1), ((2, 197, 40), 2), ((2, 120, 600), 2), ((2, 120, 600), 1), ((3, 40000), 0)],
+)
+def test_what_is_emitted_at_a_single_step_is_counted(shape, axis, threads):
+    feeds = made(shape, (), steps=1)
+    inputs = {name: feeds[name] for name in ("value", "threshold", "rest")}
+    one = np.ones(1, np.float32)
+    inputs |= {"quanta": one, "finest": np.array(1, np.float32), "zero": np.array(ZERO, np.uint8)}
+    outputs = {"emitted": "uint8", "counts": "float32"}
+    emitted, counts = run_operator("StepCodes", inputs, outputs, threads=threads, counted_by=axis, **LEVELS)
+    np.testing.assert_array_equal(emitted, run_operator("StepCodes", inputs, {"emitted": "uint8"}, **LEVELS)[0])
+    np.testing.assert_array_equal(counts, defined_counts(emitted, ZERO, axis, (7, 7)))
+
+
+def test_several_steps_are_not_counted():
+    feeds = made((2, 5, 3), (3,), steps=3)
+    inputs = {name: feeds[name] for name in ("value", "threshold", "rest")}
+    inputs |= {"quanta": QUANTA, "finest": FINEST, "zero": np.array(ZERO, np.uint8)}
+    inputs |= {"before": np.full((2, 5, 3), ZERO, np.uint8)}
+    with pytest.raises(Exception, match="what is counted is emitted at one step"):
+        run_operator("StepCodes", inputs, {"emitted": "uint8", "counts": "float32"}, counted_by=2, **LEVELS)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("shape", "axis"), [((2, 3, 65, 65), 1), ((1, 3, 90, 200), 0), ((2, 3, 40, 300), 3)])
+def test_attention_weights_are_counted(shape, axis, threads):
+    feeds = attention(shape, 1, steps=1)
+    del feeds["before"]
+    one = np.ones(1, np.float32)
+    plain = attention_codes(feeds, one, threads=threads)
+    *rest, counts = attention_codes(feeds, one, threads=threads, counted_by=axis)
+    for each, other in zip(rest, plain, strict=True):
+        np.testing.assert_array_equal(each, other)
+    np.testing.assert_array_equal(counts, defined_counts(plain[0], ZERO, axis, (7, 7)))
+
+
+def test_attention_weights_of_several_steps_are_not_counted():
+    with pytest.raises(Exception, match="what is counted is emitted at one step"):
+        attention_codes(attention((1, 3, 4, 4), 1, steps=3), QUANTA, counted_by=1)
+
+
+def test_channels_across_the_rows_of_scores_are_not_counted_there():
+    feeds = attention((1, 3, 4, 4), 1, steps=1)
+    del feeds["before"]
+    with pytest.raises(Exception, match="shape"):
+        attention_codes(feeds, np.ones(1, np.float32), counted_by=7)

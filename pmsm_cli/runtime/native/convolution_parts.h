@@ -4,11 +4,11 @@
 #define PMSM_CONVOLUTION_PARTS_H
 
 #include <algorithm>
-#include <atomic>
 
 #include "convolution.h"
 #include "convolution_rows.h"
 #include "convolution_tiles.h"
+#include "operators.h"
 #include "packed_weights.h"
 #include "tensors.h"
 
@@ -32,7 +32,7 @@ class Parts {
     const size_t wanted = std::clamp<size_t>(work / kWorkPerPart, 1, kMostParts);
     // Whichever is larger is read by few threads: the weights, or the codes. Threads that write to neighbouring channels
     // of the same places are in each other's way.
-    const bool heavy = !layer.depthwise && layer.weights.size() > map.images * map.height * map.width * map.channels;
+    const bool heavy = !layer.depthwise && layer.weights.size() > (1u << 20) && layer.weights.size() > map.images * map.height * map.width * map.channels;
     const size_t cuts = heavy ? std::min(blocks_, wanted) : 1;
     blocks_each_ = Quotient(blocks_, cuts);
     // Codes of a place that no other reads.
@@ -64,25 +64,8 @@ class Parts {
 // Calls work(task, part) for all parts, on the session's threads where there are several.
 template <typename Task, void (*work)(const Task&, const Part&)>
 void RunParts(const Ort& ort, OrtKernelContext* context, const Task& task, const Parts& parts) {
-  struct All {
-    const Task& task;
-    const Parts& parts;
-    std::atomic<bool> failed{false};
-  } all{task, parts};
-  const auto one = [](void* pointer, size_t index) {
-    All& each = *static_cast<All*>(pointer);
-    try {  // nothing may leave through onnxruntime's threads
-      work(each.task, each.parts.At(index));
-    } catch (...) {
-      each.failed = true;
-    }
-  };
-  if (parts.Count() == 1) {
-    one(&all, 0);
-  } else {
-    Check(ort.KernelContext_ParallelFor(context, one, parts.Count(), 0, &all));
-  }
-  if (all.failed) throw Failure("there is not enough memory");
+  if (parts.Count() == 1) return work(task, parts.At(0));
+  OnThreads(ort, context, parts.Count(), [&](size_t index) { work(task, parts.At(index)); });
 }
 
 }  // namespace pmsm

@@ -2,7 +2,7 @@
 // at hand.
 //
 //   ConvolutionSteps(codes, weights, padding, factor, bias, low, high, [map], [others],
-//                    [reciprocal, rest, quanta, finest, zero], [before]) -> [values], [emitted], [counts]
+//                    [reciprocal, rest, quanta, finest, zero], [before], [reached]) -> [values], [emitted], [counts]
 //
 // `codes` is [steps x images, height, width, channels], step by step along its first axis, and where a window is one place,
 // moved by one, with any axes in the place of height and width; `weights` int8 as ONNX lays them out, [outputs, channels or 1,
@@ -21,7 +21,7 @@
 // Attributes are those of a window, `group`, the neurons' levels, and whether there is a map (`maps`), and neurons (`fires`);
 // `steps` says how many there are. Where `sliced` is set, `weights` has three rows of slices, [3 x outputs, ...], for weights
 // that are (first x 256 + second) x 256 + third, as exact as float32; and so are their sums, in float32. Where `counted` is set
-// there is one step, and `counts` is what SpikeCounts (spike_counts.cpp) makes of what is emitted: by positions where it is 2.
+// there is one step, and `counts` says what is emitted (emitted_counts.h); `reached`, [height x width] of the values, is its map.
 
 #include <algorithm>
 #include <cstdint>
@@ -54,7 +54,7 @@ size_t PlacesAtOnce(size_t steps) {
 
 struct StepsInputs {
   enum : size_t { kCodes, kWeights, kPadding, kFactor, kBias, kLow, kHigh, kMap, kOthers, kReciprocal, kRest, kQuanta,
-                  kFinest, kZero, kBefore };
+                  kFinest, kZero, kBefore, kReached };
 };
 
 struct StepsLayer : PackedWeights {
@@ -64,7 +64,7 @@ struct StepsLayer : PackedWeights {
   std::vector<int32_t> nothing;  // [slices apart, slots], what the padding code sums up to, taken off
   uint8_t padding;
   StepEnding ending;
-  bool counted, positions;
+  bool counted;
 
   StepsLayer(const Ort& ort, const OrtKernelInfo* info)
       : PackedWeights(ort, info, IntegerAttribute(ort, info, "sliced") ? kSlices : 1) {
@@ -75,7 +75,6 @@ struct StepsLayer : PackedWeights {
     const Levels levels(ort, info);
     padding = ConstantAt<uint8_t>(ort, info, In::kPadding).at(0);
     counted = IntegerAttribute(ort, info, "counted") != 0;
-    positions = IntegerAttribute(ort, info, "counted") == 2;
     ending.factor = floats(In::kFactor);
     ending.bias = floats(In::kBias);
     ending.low = number(In::kLow);
@@ -118,7 +117,7 @@ struct Task {
   Map map;
   Runs runs;
   StepTensors tensors;
-  EmittedCounts* counts;  // null: nobody asks, or they are counted afterwards
+  EmittedCounts* counts;  // null: nobody asks
 };
 
 void WorkByRuns(const Task& task, const Part& part) {
@@ -231,24 +230,27 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   float* values = OptionalOutputAt(ort, context, 0, all);
   uint8_t* emitted = OptionalOutputAt<uint8_t>(ort, context, 1, all);
   std::unique_ptr<EmittedCounts> counts;
+  bool share = false;
   if (layer.counted) {
-    counts.reset(new EmittedCounts(map.images, places_of_image, layer.outputs, layer.positions,
-                                   Limits(layer.ending.zero, layer.ending.lowest, layer.ending.highest)));
-    counts->WriteTo(OutputAt(ort, context, 2, {static_cast<int64_t>(map.images), static_cast<int64_t>(counts->Width())}));
+    const auto reached = OptionalInputAt<int32_t>(ort, context, In::kReached);
+    if (reached.there && reached.Count() != places_of_image) throw Failure("a map of shape " + Text(reached.shape) + " does not fit");
+    share = places * layer.outputs >= kCodesToShare;
+    const Limits limits(layer.ending.zero, layer.ending.lowest, layer.ending.highest);
+    counts.reset(new EmittedCounts(map.images, places_of_image, layer.outputs, reached.there ? reached.data : nullptr, limits, share));
   }
-  if (places == 0) {
-    if (counts) counts->Finish();
-    return;
-  }
-  if (layer.ending.fires && !emitted) throw Failure("the codes of what fires are asked for by nobody");
+  if (layer.ending.fires && places && !emitted) throw Failure("the codes of what fires are asked for by nobody");
   const Task task{Call(), layer, map, layer.RunsOfWindow(),
                   {places, places_of_image, layer.outputs, others.data, others.shape != all,
                    layer.ending.fires ? before.data : nullptr, values, emitted},
-                  counts && places * layer.outputs >= kCodesToShare ? counts.get() : nullptr};
-  const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / (steps * layer.slices)) : places;
-  RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
-  if (counts && !task.counts) counts->Add(emitted, 0, places, 0, layer.outputs);
-  if (counts) counts->Finish();
+                  share ? counts.get() : nullptr};
+  if (places) {
+    const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / (steps * layer.slices)) : places;
+    RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
+  }
+  if (!counts) return;
+  if (!share) counts->Add(emitted, 0, places, 0, layer.outputs);
+  float* counted = OutputAt(ort, context, 2, {static_cast<int64_t>(map.images), static_cast<int64_t>(counts->Width())});
+  for (size_t image = 0; image < map.images; ++image) counts->Put(image, counted + image * counts->Width());
 }
 
 Operator MakeConvolution(const OrtApi* api) {
@@ -256,7 +258,8 @@ Operator MakeConvolution(const OrtApi* api) {
       api, "ConvolutionSteps",
       {kUint8, kInt8, kUint8, kFloat, kFloat, kFloat, kFloat,  // the layer
        kFloat, kFloat,                                         // what is added
-       kFloat, kFloat, kFloat, kFloat, kUint8, kUint8},        // neurons
+       kFloat, kFloat, kFloat, kFloat, kUint8, kUint8,         // neurons
+       kInt32},                                                // counts
       {kFloat, kUint8, kFloat});
   op.InferOutputShapeFn = nullptr;  // the output has another shape than the first input
   op.required_inputs = StepsInputs::kMap;

@@ -32,14 +32,26 @@ struct Counted {
   }
 };
 
-// Where rows of channels are counted: each row's sums, unless nobody asks, and each channel's, which are added to.
-struct CodeSums {
-  float *sizes, *firing;             // [rows]; null: nobody asks
-  uint32_t *of_channels, *at_limit;  // [channels], whose neurons fire, and are at the limit
+// What rows are counted by: how many synapses a neuron of each reaches, and how many of each channel fire and are at the limit,
+// which is added to.
+struct OfRows {
+  const int32_t* map;                // [rows]; null: nobody asks
+  uint32_t *of_channels, *at_limit;  // [channels]
 };
 
-// Rows of `channels` codes, each `stride` behind the one before; how large their spikes are together.
-int64_t CountRows(const uint8_t* codes, size_t rows, size_t channels, size_t stride, const Limits& limits, const CodeSums& sums);
+// How large spikes are together, and how many synapses they reach, each as often as its size says (`reached`), or once.
+struct RowSums {
+  int64_t sizes = 0, reached = 0, events = 0;
+
+  void operator+=(const RowSums& more) {
+    sizes += more.sizes;
+    reached += more.reached;
+    events += more.events;
+  }
+};
+
+// Rows of `channels` codes, each `stride` behind the one before.
+RowSums CountRows(const uint8_t* codes, size_t rows, size_t channels, size_t stride, const Limits& limits, const OfRows& of);
 
 Counted CountRun(const uint8_t* codes, size_t length, const Limits& limits);
 

@@ -4,13 +4,16 @@
 #define PMSM_EMITTED_COUNTS_H
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
 #include "counted_codes.h"
+#include "tensors.h"
 
 namespace pmsm {
 
@@ -31,92 +34,177 @@ class Briefly {
   std::atomic_flag& taken_;
 };
 
-// Of codes [images, places, channels]; any thread may add some places and channels, each of them once.
+// Of codes [images, places, channels]; any thread may add some places and channels, each of them once. For each image: how large
+// spikes are together and how many neurons fire; where there is a map, which says how many synapses a neuron of a place reaches,
+// also how many these spikes, and these neurons, reach; all of them as two numbers. Then, of each channel, how many neurons fire,
+// and how many are at their limit.
 class EmittedCounts {
  public:
-  EmittedCounts(size_t images, size_t places, size_t channels, bool positions, const Limits& limits)
-      : images_(images), places_(places), channels_(channels), positions_(positions), limits_(limits), sizes_(images),
-        of_channels_(images * 2 * channels) {}
-
-  size_t Width() const { return BeforeChannels() + 2 * channels_; }
-
-  // Where counts are to go, [images, Width()].
-  void WriteTo(float* counts) {
-    counts_ = counts;
-    if (positions_) std::fill_n(counts, images_ * Width(), 0.0f);
+  // `map`: [places]; null: there is none.
+  EmittedCounts(size_t images, size_t places, size_t channels, const int32_t* map, const Limits& limits, bool shared)
+      : images_(images), places_(places), channels_(channels), map_(map), limits_(limits) {
+    if (shared) shared_.reset(new std::array<Share, 16>);
   }
+
+  size_t Width() const { return (map_ ? 8 : 4) + 2 * channels_; }
 
   // The places from begin to before end, of all images in a row, and the channels from first to before last.
   void Add(const uint8_t* codes, size_t begin, size_t end, size_t first, size_t last) {
-    while (begin < end) {
-      const size_t image = begin / places_, until = std::min(end, (image + 1) * places_);
-      AddOfImage(codes + begin * channels_ + first, image, begin % places_, until - begin, first, last - first);
-      begin = until;
-    }
-  }
-
-  // Neighbouring codes of one channel.
-  void AddRun(const uint8_t* codes, size_t length, size_t image, size_t channel) {
-    const Counted counted = CountRun(codes, length, limits_);
-    const Briefly alone(taken_);
-    uint32_t* of_channels = of_channels_.data() + image * 2 * channels_ + channel;
-    sizes_[image] += counted.sizes;
-    of_channels[0] += static_cast<uint32_t>(counted.firing);
-    of_channels[channels_] += static_cast<uint32_t>(counted.limited);
-  }
-
-  void Finish() {
-    for (size_t image = 0; image < images_; ++image) {
-      float* counts = counts_ + image * Width();
-      const uint32_t* sums = of_channels_.data() + image * 2 * channels_;
-      int64_t firing = 0;
-      for (size_t i = 0; i < 2 * channels_; ++i) {
-        counts[BeforeChannels() + i] = static_cast<float>(sums[i]);
-        if (i < channels_) firing += sums[i];
+    WithOwn([&](Share& own) {
+      for (size_t at = begin, until = 0; at < end; at = until) {
+        const size_t image = at / places_;
+        until = std::min(end, (image + 1) * places_);
+        uint32_t* of_channels = own.of_channels.data() + image * 2 * channels_ + first;
+        const OfRows of{map_ ? map_ + at % places_ : nullptr, of_channels, of_channels + channels_};
+        own.sums[image] += CountRows(codes + at * channels_ + first, until - at, last - first, channels_, limits_, of);
       }
-      if (!positions_) PutInTwo(firing, PutInTwo(sizes_[image], counts));
-    }
+    });
+  }
+
+  // Neighbouring codes of one channel; there is no map.
+  void AddRun(const uint8_t* codes, size_t length, size_t image, size_t channel) {
+    WithOwn([&](Share& own) {
+      const Counted counted = CountRun(codes, length, limits_);
+      uint32_t* of_channels = own.of_channels.data() + image * 2 * channels_ + channel;
+      own.sums[image].sizes += counted.sizes;
+      of_channels[0] += static_cast<uint32_t>(counted.firing);
+      of_channels[channels_] += static_cast<uint32_t>(counted.limited);
+    });
+  }
+
+  // When no thread adds any more: where an image's counts are to go, [Width()].
+  void Put(size_t image, float* counts) {
+    static thread_local std::vector<uint32_t> of_channels;
+    of_channels.assign(2 * channels_, 0);
+    RowSums sums;
+    ForAll([&](const Share& share) {
+      if (share.sums.empty()) return;
+      sums += share.sums[image];
+      const uint32_t* more = share.of_channels.data() + image * 2 * channels_;
+      for (size_t i = 0; i < 2 * channels_; ++i) of_channels[i] += more[i];
+    });
+    int64_t firing = 0;
+    for (size_t i = 0; i < channels_; ++i) firing += of_channels[i];
+    counts = PutInTwo(firing, PutInTwo(sums.sizes, counts));
+    if (map_) counts = PutInTwo(sums.events, PutInTwo(sums.reached, counts));
+    for (size_t i = 0; i < 2 * channels_; ++i) counts[i] = static_cast<float>(of_channels[i]);
   }
 
  private:
-  size_t BeforeChannels() const { return positions_ ? 2 * places_ : 4; }
+  // What a thread has counted: numbers that several write to would go to and fro between their caches, and a lock would wait
+  // for all that is stored.
+  struct alignas(64) Share {
+    std::atomic<size_t> owner{0};
+    std::vector<RowSums> sums;          // [images]
+    std::vector<uint32_t> of_channels;  // [images, 2, channels]
+  };
 
-  void AddOfImage(const uint8_t* codes, size_t image, size_t place, size_t rows, size_t first, size_t channels) {
-    static thread_local std::vector<uint32_t> sums;
-    static thread_local std::vector<float> of_rows;
-    sums.assign(2 * channels, 0);
-    float* places = positions_ ? counts_ + image * Width() + place : nullptr;
-    const bool shared = positions_ && channels != channels_;  // with threads that have other channels of these places
-    CodeSums counted = {nullptr, nullptr, sums.data(), sums.data() + channels};
-    if (shared) {
-      of_rows.resize(2 * rows);
-      counted.sizes = of_rows.data();
-      counted.firing = of_rows.data() + rows;
-    } else if (positions_) {
-      counted.sizes = places;
-      counted.firing = places + places_;
+  // A number for each thread, above 0.
+  static size_t Self() {
+    static std::atomic<size_t> threads{0};
+    static thread_local const size_t self = ++threads;
+    return self;
+  }
+
+  // Calls function(share) with the thread's own; those that come too late for one have the first together, as all where
+  // nothing is shared.
+  template <typename Function>
+  void WithOwn(Function&& function) {
+    const size_t self = Self();
+    const auto with = [&](Share& share) {
+      if (share.sums.empty()) {
+        share.of_channels.resize(images_ * 2 * channels_);
+        share.sums.resize(images_);
+      }
+      function(share);
+    };
+    for (size_t i = 0; shared_ && i < shared_->size(); ++i) {
+      Share& share = (*shared_)[i];
+      size_t owner = share.owner.load(std::memory_order_relaxed);
+      if (owner == self || (owner == 0 && share.owner.compare_exchange_strong(owner, self))) return with(share);
     }
-    const int64_t all = CountRows(codes, rows, channels, channels_, limits_, counted);
     const Briefly alone(taken_);
-    sizes_[image] += all;
-    uint32_t* of_channels = of_channels_.data() + image * 2 * channels_ + first;
-    for (size_t i = 0; i < channels; ++i) {
-      of_channels[i] += sums[i];
-      of_channels[channels_ + i] += sums[channels + i];
-    }
-    for (size_t row = 0; shared && row < rows; ++row) {
-      places[row] += counted.sizes[row];
-      places[places_ + row] += counted.firing[row];
+    with(first_);
+  }
+
+  template <typename Function>
+  void ForAll(Function&& function) {
+    function(first_);
+    if (!shared_) return;
+    for (Share& share : *shared_) {
+      if (share.owner.load(std::memory_order_relaxed)) function(share);
     }
   }
 
   size_t images_, places_, channels_;
-  bool positions_;
+  const int32_t* map_;
   Limits limits_;
-  float* counts_ = nullptr;
   std::atomic_flag taken_ = ATOMIC_FLAG_INIT;
-  std::vector<int64_t> sizes_;
-  std::vector<uint32_t> of_channels_;
+  Share first_;
+  std::unique_ptr<std::array<Share, 16>> shared_;
+};
+
+// The same of codes of any shape, whose channels are on any axis. A line is what lies behind the channels, or where nothing does,
+// the channels.
+class LaidOutCodes {
+ public:
+  // `axis`: of the channels, 0 where there are none. With more than `of_part` codes several threads add lines.
+  LaidOutCodes(const uint8_t* codes, const Shape& shape, int64_t axis, const int32_t* map, const Limits& limits, size_t of_part)
+      : codes_(codes), images_(shape.empty() ? 0 : static_cast<size_t>(shape[0])), rows_(Size(shape, 1, axis)),
+        channels_(axis > 0 ? Size(shape, axis, axis + 1) : 1), run_(Size(shape, axis + 1, static_cast<int64_t>(shape.size()))),
+        counts_(images_, rows_, channels_, map, limits, Count() > of_part) {
+    const int64_t rank = static_cast<int64_t>(shape.size());
+    if (axis < 0 || axis >= rank) throw Failure("codes of shape " + Text(shape));
+    if (map && (axis == 0 || axis + 1 != rank)) {
+      throw Failure("positions are before channels, which are on axis " + std::to_string(axis) + " of " + Text(shape));
+    }
+  }
+
+  size_t Images() const { return images_; }
+  size_t Positions() const { return rows_; }
+  size_t Lines() const { return images_ * rows_ * (run_ == 1 ? 1 : channels_); }
+  size_t Count() const { return images_ * rows_ * channels_ * run_; }
+  // What belongs together: codes of channels, where these are last.
+  size_t Step() const { return run_ == 1 ? channels_ : 1; }
+  // Of about so many codes each.
+  size_t Parts(size_t of_part) const { return std::max<size_t>(1, std::min(Lines(), Count() / of_part)); }
+  // When all are there: a tensor of the node's.
+  void PutInto(const Ort& ort, OrtKernelContext* context, size_t output) {
+    float* counts = OutputAt(ort, context, output, {static_cast<int64_t>(images_), static_cast<int64_t>(counts_.Width())});
+    for (size_t image = 0; image < images_; ++image) counts_.Put(image, counts + image * counts_.Width());
+  }
+  EmittedCounts& Counts() { return counts_; }
+
+  // Any thread may add some lines, each of them once.
+  void AddLines(size_t begin, size_t end) {
+    if (run_ == 1) return counts_.Add(codes_, begin, end, 0, channels_);
+    for (size_t line = begin; line < end; ++line) {
+      counts_.AddRun(codes_ + line * run_, run_, line / (rows_ * channels_), line % channels_);
+    }
+  }
+
+  // The same of codes from begin to before end, both of them whole steps.
+  void AddCodes(size_t begin, size_t end) {
+    if (run_ == 1) return AddLines(begin / channels_, end / channels_);
+    while (begin < end) {
+      const size_t line = begin / run_, until = std::min(end, (line + 1) * run_);
+      counts_.AddRun(codes_ + begin, until - begin, line / (rows_ * channels_), line % channels_);
+      begin = until;
+    }
+  }
+
+ private:
+  static size_t Size(const Shape& shape, int64_t begin, int64_t end) {
+    size_t size = 1;
+    for (int64_t axis = std::max<int64_t>(begin, 0); axis < std::min(end, static_cast<int64_t>(shape.size())); ++axis) {
+      size *= static_cast<size_t>(shape[static_cast<size_t>(axis)]);
+    }
+    return size;
+  }
+
+  const uint8_t* codes_;
+  size_t images_, rows_, channels_, run_;
+  EmittedCounts counts_;
 };
 
 }  // namespace pmsm

@@ -35,7 +35,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 9; }
+PMSM_EXPORT int pmsm_library_version() { return 10; }
 
 // Whether convolutions of codes are worth taking from onnxruntime on this processor.
 PMSM_EXPORT int pmsm_multiplies_fast() { return pmsm::MultipliesFast() ? 1 : 0; }
@@ -60,7 +60,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
       pmsm::AddConvolutionSteps(ort, api, made);
       pmsm::AddImageCodes(ort, api, made);
       pmsm::AddSpikeCounts(ort, api, made);
-      pmsm::AddCodeCounts(ort, api, made);
+      pmsm::AddSiteCounts(ort, api, made);
       return made;
     }();
     pmsm::Check(ort.AddCustomOpDomain(options, domain));

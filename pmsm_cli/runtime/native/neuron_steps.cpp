@@ -1,7 +1,7 @@
 // The neurons of a site at several timesteps, one after the other while their state is in the nearest cache.
 //
 //   PolarityNeuronSteps(value, threshold, rest, before, horizons, quanta) -> emitted
-//   StepCodes(value, threshold, rest, quanta, finest, zero, [before]) -> codes
+//   StepCodes(value, threshold, rest, quanta, finest, zero, [before]) -> (codes, [counts])
 //
 // `value` holds the running values of the steps, step by step along its first axis; or those of one step alone, which are
 // then the same at every one. Neurons read what lies above `rest`. A step adds
@@ -14,7 +14,8 @@
 // PolarityNeuronStep, in the same order, each operation rounded once: the spikes are the same bit for bit.
 //
 // StepCodes is the same for integer kernels: horizons are 1 and quanta powers of two, no smaller than `finest`; counts are
-// there as codes, count / finest + zero. Without `before` there is a single step, and it begins with nothing.
+// there as codes, count / finest + zero. Without `before` there is a single step, and it begins with nothing. Where `counted_by` is
+// there, the axis of the channels or 0, there is one step, and `counts` says what is emitted (emitted_counts.h).
 
 #include <algorithm>
 #include <cmath>
@@ -24,6 +25,7 @@
 
 #include "codes.h"
 #include "emission.h"
+#include "emitted_counts.h"
 #include "operators.h"
 #include "tensors.h"
 #include "vectors.h"
@@ -181,6 +183,18 @@ PMSM_WIDER_VECTORS void Work(const Task<AsCodes>& task, size_t begin, size_t end
   else EmitRange<false>(task, begin, end);
 }
 
+// A single step whose codes are counted.
+struct CountedCodes {
+  const Task<AsCodes>& task;
+  LaidOutCodes& codes;
+};
+
+void WorkOnSteps(const CountedCodes& counted, size_t begin, size_t end) {
+  const size_t step = counted.codes.Step();
+  Work(counted.task, begin * step, end * step);
+  counted.codes.AddCodes(begin * step, end * step);
+}
+
 // Numbers of the first three inputs, laid along neurons of the shape of one step.
 struct Read {
   Input<float> value, threshold, rest;
@@ -239,7 +253,13 @@ Input<float> Scaled(Input<float> numbers, float power, std::vector<float>& kept)
   return numbers;
 }
 
-void ComputeCodes(const Ort& ort, const Levels& levels, OrtKernelContext* context) {
+struct OfCodes : Levels {
+  int64_t counted_by;  // below 0: not
+
+  OfCodes(const Ort& ort, const OrtKernelInfo* info) : Levels(ort, info), counted_by(IntegerAttribute(ort, info, "counted_by", -1)) {}
+};
+
+void ComputeCodes(const Ort& ort, const OfCodes& levels, OrtKernelContext* context) {
   Read read(ort, context);
   std::vector<float> thresholds, steps_quanta;
   const float finest = ScalarAt(ort, context, 4, "finest");
@@ -256,7 +276,13 @@ void ComputeCodes(const Ort& ort, const Levels& levels, OrtKernelContext* contex
   const Shape all = read.LayOutFor(task, quanta, step, levels);
   const bool once = steps == 1 && !before.there && *quanta.data == 1.0f;
   task.form = {before.data, *zero.data, OutputAt<uint8_t>(ort, context, 0, all), once};
-  WorkInParallel(ort, context, task);
+  if (levels.counted_by < 0) return WorkInParallel(ort, context, task);
+  if (steps != 1) throw Failure("what is counted is emitted at one step");
+  LaidOutCodes codes(task.form.emitted, all, levels.counted_by, nullptr, Limits(*zero.data, levels.lowest, levels.highest),
+                     kElementsPerThread);
+  InParallel<CountedCodes, &WorkOnSteps>(ort, context, {task, codes}, task.count / codes.Step(),
+                                    std::max<size_t>(1, kElementsPerThread / codes.Step()));
+  codes.PutInto(ort, context, 1);
 }
 
 Operator MakeNeurons(const OrtApi* api) {
@@ -268,9 +294,10 @@ Operator MakeNeurons(const OrtApi* api) {
 }
 
 Operator MakeCodes(const OrtApi* api) {
-  Operator made = MakeOperator<Levels, &ComputeCodes>(
-      api, "StepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8});
+  Operator made = MakeOperator<OfCodes, &ComputeCodes>(
+      api, "StepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8, kFloat});
   made.required_inputs = 6;
+  made.required_outputs = 1;
   return made;
 }
 

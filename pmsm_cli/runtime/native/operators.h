@@ -4,6 +4,7 @@
 #define PMSM_OPERATORS_H
 
 #include <algorithm>
+#include <atomic>
 #include <climits>
 #include <utility>
 #include <vector>
@@ -18,13 +19,14 @@ constexpr ElementType kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr ElementType kUint8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr ElementType kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 constexpr ElementType kInt32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+constexpr ElementType kAny = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 
 // One operator and the interface that made it.
 struct Operator : OrtCustomOp {
   const char* name;
   std::vector<ElementType> inputs, outputs;
   size_t required_inputs, required_outputs;  // a node may lack those behind them
-  bool variadic = false;                     // a node may repeat the last ones
+  bool variadic = false;                     // a node may repeat the last input, each time with another type
   const OrtApi* api;
 };
 
@@ -65,13 +67,12 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
     return index < Self(self).required_inputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
   op.GetOutputCharacteristic = [](const OrtCustomOp* self, size_t index) {
-    if (Self(self).variadic && index + 1 == Self(self).outputs.size()) return INPUT_OUTPUT_VARIADIC;
     return index < Self(self).required_outputs ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
   };
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-  // Asked only of operators with variadic inputs or outputs.
-  op.GetVariadicInputMinArity = op.GetVariadicOutputMinArity = [](const OrtCustomOp*) { return 1; };
-  op.GetVariadicInputHomogeneity = op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 1; };
+  // Asked only of operators with variadic inputs.
+  op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
+  op.GetVariadicInputHomogeneity = [](const OrtCustomOp*) { return 0; };
   op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* table, const OrtKernelInfo* info, void** kernel) {
     const Ort ort(table);
     return Guard(ort, [&] { *kernel = new Kernel<Attributes>{ort, Attributes(ort, info)}; });
@@ -105,6 +106,13 @@ inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const
   return value;
 }
 
+// Where a node may lack the attribute.
+inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const char* name, int64_t otherwise) {
+  OrtStatus* status = ort.KernelInfoGetAttribute_int64(info, name, &otherwise);
+  if (status) ort.ReleaseStatus(status);
+  return otherwise;
+}
+
 // The counts between which a neuron's spikes stay.
 struct Levels {
   float lowest, highest;
@@ -114,6 +122,25 @@ struct Levels {
         highest(static_cast<float>(IntegerAttribute(ort, info, "positive_levels"))) {}
 };
 
+// Calls work(0) ... work(count - 1) on the session's threads, through which nothing may be thrown.
+template <typename Function>
+void OnThreads(const Ort& ort, const OrtKernelContext* context, size_t count, const Function& work) {
+  struct All {
+    const Function& work;
+    std::atomic<bool> failed{false};
+  } all{work};
+  const auto one = [](void* pointer, size_t index) {
+    All& each = *static_cast<All*>(pointer);
+    try {
+      each.work(index);
+    } catch (...) {
+      each.failed = true;
+    }
+  };
+  Check(ort.KernelContext_ParallelFor(context, one, count, 0, &all));
+  if (all.failed) throw Failure("there is not enough memory");
+}
+
 // Work on elements begin to end of a task, cut into parts for the session's threads where there is enough of it.
 template <typename Task, void (*work)(const Task&, size_t, size_t)>
 void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& task, size_t count, size_t per_thread) {
@@ -122,16 +149,11 @@ void InParallel(const Ort& ort, const OrtKernelContext* context, const Task& tas
     if (count) work(task, 0, count);
     return;
   }
-  struct Cut {
-    const Task& task;
-    size_t count, size;
-  } cut{task, count, (count + parts - 1) / parts};
-  const auto part = [](void* pointer, size_t index) {
-    const Cut& all = *static_cast<const Cut*>(pointer);
-    const size_t begin = std::min(all.count, index * all.size);
-    work(all.task, begin, std::min(all.count, begin + all.size));
-  };
-  Check(ort.KernelContext_ParallelFor(context, part, parts, 0, &cut));
+  const size_t size = (count + parts - 1) / parts;
+  OnThreads(ort, context, parts, [&](size_t index) {
+    const size_t begin = std::min(count, index * size);
+    work(task, begin, std::min(count, begin + size));
+  });
 }
 
 // The operators of each file, put into the domain.
@@ -144,7 +166,7 @@ void AddConvolutions(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domai
 void AddConvolutionSteps(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddImageCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 void AddSpikeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
-void AddCodeCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
+void AddSiteCounts(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domain);
 
 }  // namespace pmsm
 

@@ -40,6 +40,7 @@ struct OrtApiBase {
 enum OrtErrorCode : int { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
 enum OrtMemType : int { OrtMemTypeDefault = 0 };
 enum ONNXTensorElementDataType : int {
+  ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED = 0,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT = 1,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 = 2,
   ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 = 3,
@@ -104,6 +105,9 @@ class Ort {
 
   OrtStatus* GetTensorMutableData(OrtValue* value, void** out) const {
     return At<OrtStatus*(OrtValue*, void**)>(51)(value, out);
+  }
+  OrtStatus* GetTensorElementType(const OrtTensorTypeAndShapeInfo* info, ONNXTensorElementDataType* out) const {
+    return At<OrtStatus*(const OrtTensorTypeAndShapeInfo*, ONNXTensorElementDataType*)>(60)(info, out);
   }
   OrtStatus* GetDimensionsCount(const OrtTensorTypeAndShapeInfo* info, size_t* out) const {
     return At<OrtStatus*(const OrtTensorTypeAndShapeInfo*, size_t*)>(61)(info, out);

@@ -6,10 +6,10 @@
 // codes    = round(weights / their row's largest / threshold) + zero, within lowest and highest
 // sums     = the row's counts (codes - zero), added up
 //
-//   SoftmaxStepCodes(scores, factor, threshold, quanta, finest, zero, [before]) -> (codes, sums)
+//   SoftmaxStepCodes(scores, factor, threshold, quanta, finest, zero, [before]) -> (codes, sums, [counts])
 //
 // The same at several timesteps, step by step along the first axis: `codes` are what StepCodes emits on weights / their
-// row's largest, and `sums` the row's counts, in thresholds.
+// row's largest, `sums` the row's counts, in thresholds, and `counts`, where the attribute `counted_by` is there, StepCodes' own.
 //
 // A softmax over its largest value is exp(score - largest score): what softmax divides by drops out. Everything behind the
 // scores but `before` is constant, factor and threshold (zero, lowest, highest) with one element for all or one for each
@@ -19,10 +19,12 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "codes.h"
+#include "emitted_counts.h"
 #include "operators.h"
 #include "tensors.h"
 #include "vectors.h"
@@ -139,7 +141,7 @@ struct SoftmaxStepCodes {
   std::vector<float> quanta;
   uint8_t zero;
   Levels levels;
-  int64_t axis;
+  int64_t axis, counted_by;  // below 0: not
 
   SoftmaxStepCodes(const Ort& ort, const OrtKernelInfo* info)
       : channels(ChannelsOf({SizeAt<float>(ort, info, 1), SizeAt<float>(ort, info, 2)})),
@@ -149,8 +151,10 @@ struct SoftmaxStepCodes {
         quanta(Times(ConstantAt<float>(ort, info, 3), 1.0f / finest)),
         zero(ConstantAt<uint8_t>(ort, info, 5).at(0)),
         levels(ort, info),
-        axis(IntegerAttribute(ort, info, "axis")) {
+        axis(IntegerAttribute(ort, info, "axis")),
+        counted_by(IntegerAttribute(ort, info, "counted_by", -1)) {
     if (quanta.empty()) throw Failure("quanta of no step");
+    if (counted_by >= 0 && quanta.size() > 1) throw Failure("what is counted is emitted at one step");
   }
 
  private:
@@ -167,6 +171,7 @@ struct StepRows {
   uint8_t* codes;
   float* sums;
   size_t rows, columns, channels, inner;  // rows: of a step
+  LaidOutCodes* counts;                   // null: nobody asks
 };
 
 PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row) {
@@ -195,8 +200,13 @@ PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row) {
   }
 }
 
-PMSM_WIDER_VECTORS void Work(const StepRows& task, size_t begin, size_t end) {
+PMSM_WIDER_VECTORS void WorkOnRows(const StepRows& task, size_t begin, size_t end) {
   for (size_t row = begin; row < end; ++row) WorkOnRow(task, row);
+}
+
+void Work(const StepRows& task, size_t begin, size_t end) {
+  WorkOnRows(task, begin, end);
+  if (task.counts) task.counts->AddCodes(begin * task.columns, end * task.columns);
 }
 
 void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelContext* context) {
@@ -217,10 +227,17 @@ void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelConte
   once.back() = 1;
   const Layout layout = LayOut(once, kernel.axis, kernel.channels);
   const size_t columns = static_cast<size_t>(scores.shape.back());
+  std::unique_ptr<LaidOutCodes> counts;
+  if (kernel.counted_by >= 0) {
+    const Limits limits(kernel.zero, kernel.levels.lowest, kernel.levels.highest);
+    counts.reset(new LaidOutCodes(codes, scores.shape, kernel.counted_by, nullptr, limits, kElementsPerThread));
+    if (columns % counts->Step()) throw Failure("channels that are counted are not on the axis of scores " + Text(scores.shape));
+  }
   const StepRows task{kernel,  scores.data,     before.data, codes, added, layout.count, columns, layout.channels,
-                      std::max<size_t>(1, layout.inner)};
+                      std::max<size_t>(1, layout.inner), counts.get()};
   const size_t in_row = kernel.quanta.size() * (columns + 1);
   InParallel<StepRows, &Work>(ort, context, task, layout.count, std::max<size_t>(1, kElementsPerThread / in_row));
+  if (counts) counts->PutInto(ort, context, 2);
 }
 
 }  // namespace
@@ -230,8 +247,9 @@ void AddSoftmaxCodes(const Ort& ort, const OrtApi* api, OrtCustomOpDomain* domai
       api, "SoftmaxCodes", {kFloat, kFloat, kFloat, kUint8, kUint8, kUint8}, {kUint8, kFloat});
   static const Operator steps = [api] {
     Operator made = MakeOperator<SoftmaxStepCodes, &ComputeSteps>(
-        api, "SoftmaxStepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8, kFloat});
+        api, "SoftmaxStepCodes", {kFloat, kFloat, kFloat, kFloat, kFloat, kUint8, kUint8}, {kUint8, kFloat, kFloat});
     made.required_inputs = 6;
+    made.required_outputs = 2;
     return made;
   }();
   Check(ort.CustomOpDomain_Add(domain, &op));

@@ -68,25 +68,29 @@ struct Input {
   size_t Count() const { return Product(shape, 0, shape.size()); }
 };
 
+// `type`, where it is wanted: what the elements are.
 template <typename Element>
-Input<Element> InputOf(const Ort& ort, const OrtValue* value) {
+Input<Element> InputOf(const Ort& ort, const OrtValue* value, ONNXTensorElementDataType* type = nullptr) {
   void* data = nullptr;
   Check(ort.GetTensorMutableData(const_cast<OrtValue*>(value), &data));  // only the interface asks for mutable
   OrtTensorTypeAndShapeInfo* info = nullptr;
   Check(ort.GetTensorTypeAndShape(value, &info));
   Shape shape;
-  OrtStatus* status = Guard(ort, [&] { shape = ShapeOf(ort, info); });
+  OrtStatus* status = Guard(ort, [&] {
+    shape = ShapeOf(ort, info);
+    if (type) Check(ort.GetTensorElementType(info, type));
+  });
   ort.ReleaseTensorTypeAndShapeInfo(info);
   Check(status);
   return {static_cast<const Element*>(data), std::move(shape), true};
 }
 
 template <typename Element = float>
-Input<Element> InputAt(const Ort& ort, const OrtKernelContext* context, size_t index) {
+Input<Element> InputAt(const Ort& ort, const OrtKernelContext* context, size_t index, ONNXTensorElementDataType* type = nullptr) {
   const OrtValue* value = nullptr;
   Check(ort.KernelContext_GetInput(context, index, &value));
   if (!value) throw Failure("input " + std::to_string(index) + " is missing");
-  return InputOf<Element>(ort, value);
+  return InputOf<Element>(ort, value, type);
 }
 
 // Not there where the node does not have the input.
