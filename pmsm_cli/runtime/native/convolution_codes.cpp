@@ -38,7 +38,7 @@ struct Task {
 };
 
 void WorkByRuns(const Task& task, const Part& part) {
-  const TilesInUse tiles;
+  const TilesInUse tiles(task.runs.OnTiles());
   static thread_local Rows rows;
   const Layer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);

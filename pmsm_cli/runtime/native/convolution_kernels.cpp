@@ -116,15 +116,16 @@ struct InterleavedToSums {
   }
 };
 
-// `kTaps` of 0: as many as the tile says.
+// `kTaps` of 0: as many as the tile says. The places from begin to before end, so many at a time, which lie side by side.
 template <size_t kTaps, bool kWhole, typename Taker>
-PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_t* bias, const Taker& take) {
-  const size_t all = kTaps ? kTaps : tile.count_of_taps, count = tile.count, step = tile.step;
-  const size_t channels = kWhole ? kBlock : tile.block.channels;
+PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_t* bias, const Taker& take, size_t begin,
+                                         size_t end, size_t together) {
+  const size_t all = kTaps ? kTaps : tile.count_of_taps, step = tile.step * together;
   const uint8_t* first_place[kTaps ? kTaps : 1];
   for (size_t tap = 0; tap < kTaps; ++tap) first_place[tap] = tile.taps[tap] + tile.block.channel;
-  size_t at = 0;
-  for (size_t place = 0; place < count; ++place, at += step) {
+  size_t at = begin * tile.step;
+  for (size_t place = begin; place < end; place += together, at += step) {
+    const size_t channels = kWhole ? kBlock : std::min(together, end - place) * tile.block.channels;
     const int8_t* weights = tile.weights;
     __m512i sums[kVectors];
     for (size_t n = 0; n < kVectors; ++n) sums[n] = _mm512_loadu_si512(bias + n * kLanes);
@@ -146,21 +147,27 @@ PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_
 }
 
 template <typename Taker>
-PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_t* bias, const Taker& take) {
-  const bool whole = tile.block.channels == kBlock, three_by_three = tile.count_of_taps == 9;
-  if (three_by_three && whole) DepthwiseVnni<9, true>(tile, bias, take);
-  else if (three_by_three) DepthwiseVnni<9, false>(tile, bias, take);
-  else if (whole) DepthwiseVnni<0, true>(tile, bias, take);
-  else DepthwiseVnni<0, false>(tile, bias, take);
+PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_t* bias, const Taker& take, size_t together) {
+  const bool three_by_three = tile.count_of_taps == 9;
+  const size_t whole = tile.block.channels * together == kBlock ? tile.count / together * together : 0;
+  if (three_by_three) {
+    DepthwiseVnni<9, true>(tile, bias, take, 0, whole, together);
+    DepthwiseVnni<9, false>(tile, bias, take, whole, tile.count, together);
+  } else {
+    DepthwiseVnni<0, true>(tile, bias, take, 0, whole, together);
+    DepthwiseVnni<0, false>(tile, bias, take, whole, tile.count, together);
+  }
 }
 
 PMSM_VNNI void DepthwiseVnni(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
   const BecomingOf here(becoming, results, tile.block, tile.place);
-  DepthwiseVnni(tile, becoming.bias.data() + tile.block.slot, InterleavedToCodes{here});
+  const bool side_by_side = tile.step == tile.block.channels && results.channels == tile.block.channels;
+  const size_t together = side_by_side ? PlacesOfBlock(tile.block) : 1;
+  DepthwiseVnni(tile, becoming.bias.data() + tile.block.slot, InterleavedToCodes{here}, together);
 }
 
 PMSM_VNNI void DepthwiseSumsVnni(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums) {
-  DepthwiseVnni(tile, bias, InterleavedToSums{sums});
+  DepthwiseVnni(tile, bias, InterleavedToSums{sums}, 1);
 }
 
 #endif  // PMSM_VNNI
@@ -178,7 +185,7 @@ bool MultipliesFast() {
 }
 
 void Dense(const DenseTile& tile, const Becoming& becoming, const Results& results) {
-  if (HasTiles()) return DenseOnTiles(tile, becoming, results);
+  if (tile.panels) return DenseOnTiles(tile, becoming, results);
 #ifdef PMSM_VNNI
   if (MultipliesFast() && becoming.tame) {
     switch (tile.block.Vectors()) {
@@ -202,7 +209,7 @@ void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Result
 }
 
 void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
-  if (HasTiles()) return DenseSumsOnTiles(tile, bias, sums);
+  if (tile.panels) return DenseSumsOnTiles(tile, bias, sums);
 #ifdef PMSM_VNNI
   if (MultipliesFast()) {
     switch (tile.block.Vectors()) {

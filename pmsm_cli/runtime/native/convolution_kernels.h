@@ -13,7 +13,7 @@ struct DenseTile {
   const uint8_t* const* rows;  // the first run of the first place
   size_t stride;               // from one run's pointers to the next one's
   size_t runs, words;
-  const Panel* panels;    // of the first place, where this processor has tiles
+  const Panel* panels;    // of the first place, where tiles multiply them, else null
   const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord], or in tiles
   Block block;
   size_t place, count;  // the first one, and how many
@@ -28,6 +28,9 @@ struct DepthwiseTile {
   Block block;
   size_t place, count;
 };
+
+// How many places a vector of codes holds where all channels are one block of few: what is kept for it is there once for each.
+inline size_t PlacesOfBlock(const Block& block) { return kBlock / block.channels; }
 
 // Which channel of a block is in a lane of a vector once four taps of 64 channels are shuffled into words.
 inline size_t InterleavedChannel(size_t vector, size_t lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }

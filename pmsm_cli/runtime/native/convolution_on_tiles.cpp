@@ -190,12 +190,12 @@ bool HasTiles() {
   return has;
 }
 
-TilesInUse::TilesInUse() {
-  if (HasTiles()) Take();
+TilesInUse::TilesInUse(bool wanted) : wanted_(wanted) {
+  if (wanted_) Take();
 }
 
 TilesInUse::~TilesInUse() {
-  if (HasTiles()) Release();
+  if (wanted_) Release();
 }
 
 void Panels::Find(const uint8_t* const* rows, size_t stride, size_t runs, size_t bytes, size_t places) {
@@ -234,7 +234,7 @@ void DenseSumsOnTiles(const DenseTile& tile, const int32_t* bias, int32_t* sums)
 #else
 
 bool HasTiles() { return false; }
-TilesInUse::TilesInUse() {}
+TilesInUse::TilesInUse(bool wanted) : wanted_(wanted) {}
 TilesInUse::~TilesInUse() {}
 void Panels::Find(const uint8_t* const*, size_t, size_t, size_t, size_t) {}
 void DenseOnTiles(const DenseTile&, const Becoming&, const Results&) {}

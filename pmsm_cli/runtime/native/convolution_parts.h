@@ -38,7 +38,7 @@ class Parts {
     // Codes of a place that no other reads.
     const size_t reads = steps * layer.window.stride_y * layer.window.stride_x * map.channels;
     const size_t share = std::min(Quotient(places, Quotient(wanted, cuts)), kCodesOfPart / reads);
-    places_each_ = std::min(most, UpTo(HasTiles() ? kPlacesTogether : kFewestPlacesOfPart, std::max<size_t>(1, share)));
+    places_each_ = std::min(most, UpTo(runs.OnTiles() ? kPlacesTogether : kFewestPlacesOfPart, std::max<size_t>(1, share)));
   }
 
   size_t Count() const { return PartsOfPlaces() * Quotient(blocks_, blocks_each_); }

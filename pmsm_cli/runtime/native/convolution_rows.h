@@ -35,6 +35,8 @@ struct Runs {
         bytes(taps * channels) {}
 
   size_t Padded() const { return UpTo(kWord, bytes); }
+  // Whether tiles multiply them: few bytes leave most of a tile empty, and words of them are no more work.
+  bool OnTiles() const { return HasTiles() && bytes > kTileBytes / 2; }
 };
 
 // Neighbouring places of an output row. `top` and `left` are where the first one's window begins in the padded input;
@@ -147,7 +149,8 @@ class Rows {
       const uint8_t** row = pointers_.data() + run * stride_;
       std::fill(row + (end - begin), row + stride_, row[end - begin - 1]);
     }
-    if (HasTiles()) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), end - begin);
+    on_tiles_ = runs.OnTiles();
+    if (on_tiles_) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), end - begin);
     call_ = call;
     begin_ = begin;
     end_ = end;
@@ -156,8 +159,8 @@ class Rows {
   // Of the first run; those of the next one are `Stride` further on.
   const uint8_t* const* Pointers() const { return pointers_.data(); }
   size_t Stride() const { return stride_; }
-  // Those of a place, which is a multiple of kPlacesTogether.
-  const Panel* PanelsAt(size_t place) const { return HasTiles() ? panels_.At(place) : nullptr; }
+  // Those of a place, which is a multiple of kPlacesTogether; null where tiles do not multiply them.
+  const Panel* PanelsAt(size_t place) const { return on_tiles_ ? panels_.At(place) : nullptr; }
 
  private:
   // What is written before it is read needs no zeros.
@@ -185,13 +188,14 @@ class Rows {
   std::vector<const uint8_t*> pointers_;
   std::vector<uint8_t> copies_, nothing_;
   Panels panels_;
+  bool on_tiles_ = false;
   Call call_;
   size_t stride_ = 0, begin_ = 0, end_ = 0;
 };
 
 // So many places whose rows are worth being found together, with those of further steps.
 inline size_t MostPlaces(const Runs& runs, size_t steps) {
-  return HasTiles() ? Panels::MostPlaces(steps * runs.count * UpTo(kTileBytes, runs.Padded())) : ~size_t{0} / 2;
+  return runs.OnTiles() ? Panels::MostPlaces(steps * runs.count * UpTo(kTileBytes, runs.Padded())) : ~size_t{0} / 2;
 }
 
 // Stretches of windows whose taps are read each on its own, and pointers to the taps of the first place of each.

@@ -47,8 +47,8 @@ constexpr size_t kCodesToShare = 65536;     // below which one thread counts the
 constexpr size_t kMostPlacesOfTaps = 192;   // of kernels of each channel, for all steps and slices: in the nearest cache, too
 
 // Places of each step whose sums stay in the nearest cache, or hardly leave it.
-size_t PlacesAtOnce(size_t steps) {
-  if (HasTiles()) return kPlacesTogether;
+size_t PlacesAtOnce(const Runs& runs, size_t steps) {
+  if (runs.OnTiles()) return kPlacesTogether;
   return steps > 1 ? 12 : 24;  // what kernels take at a time divides them
 }
 
@@ -121,12 +121,12 @@ struct Task {
 };
 
 void WorkByRuns(const Task& task, const Part& part) {
-  const TilesInUse tiles;
+  const TilesInUse tiles(task.runs.OnTiles());
   static thread_local std::vector<Rows> rows;
   static thread_local std::vector<int32_t> sums;
   const StepsLayer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);
-  const size_t steps = layer.ending.Steps(), at_once = PlacesAtOnce(steps), most = MostPlaces(task.runs, steps);
+  const size_t steps = layer.ending.Steps(), at_once = PlacesAtOnce(task.runs, steps), most = MostPlaces(task.runs, steps);
   const size_t slices_apart = layer.slices > 1 ? kLanes : 0;
   rows.resize(std::max(rows.size(), steps));
   sums.resize(steps * at_once * kBlock);

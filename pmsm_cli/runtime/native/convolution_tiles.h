@@ -20,13 +20,16 @@ constexpr size_t kPlacesTogether = 2 * kTilePlaces;
 // Whether the processor has tiles, and the operating system lets this process use them.
 bool HasTiles();
 
-// While there is one, the thread may multiply tiles. Taking them up is not worth it for a few places.
+// While there is one that is wanted, the thread may multiply tiles. Taking them up is not worth it for a few places.
 class TilesInUse {
  public:
-  TilesInUse();
+  explicit TilesInUse(bool wanted);
   ~TilesInUse();
   TilesInUse(const TilesInUse&) = delete;
   TilesInUse& operator=(const TilesInUse&) = delete;
+
+ private:
+  bool wanted_;
 };
 
 // A run's codes at 16 places: tiles that lie `next` apart, rows `row` apart; and what is left of less than 64 bytes, with

@@ -100,7 +100,7 @@ class PackedWeights {
     for (const Block& block : blocks) {
       weights_at.push_back(weights.size());
       if (depthwise) PackByTap(all, block);  // slice by slice
-      else if (HasTiles()) PackByTile(all, block);
+      else if (RunsOfWindow().OnTiles()) PackByTile(all, block);
       else PackByRun(all, block);
     }
   }
@@ -121,14 +121,17 @@ class PackedWeights {
     std::vector<size_t> channels(blocks.size() * kBlock, kNone);
     for (const Block& block : blocks) {
       for (size_t slot = 0; slot < kBlock; ++slot) {
-        const size_t channel = as_summed && depthwise ? InterleavedChannel(slot / kLanes, slot % kLanes) : slot;
-        if (channel < block.channels) channels[block.slot + slot] = block.channel + channel;
+        const size_t lane = as_summed && depthwise ? InterleavedChannel(slot / kLanes, slot % kLanes) : slot;
+        if (lane < Lanes(block)) channels[block.slot + slot] = block.channel + lane % block.channels;
       }
     }
     return channels;
   }
 
  private:
+  // How many of a block's lanes are in use: those of few kernels, one for each channel, serve several places at once.
+  size_t Lanes(const Block& block) const { return block.channels * (depthwise ? PlacesOfBlock(block) : 1); }
+
   // As even as can be, so that none is left with few channels; kernels of each channel want whole blocks, which may overlap.
   void CutIntoBlocks() {
     if (slices > 1 && !depthwise) {
@@ -206,10 +209,10 @@ class PackedWeights {
     for (size_t row = block.channel; row < all.outputs; row += outputs) {
       for (size_t first = 0; first < all.taps; first += kWord) {
         for (size_t slot = 0; slot < kBlock; ++slot) {
-          const size_t channel = InterleavedChannel(slot / kLanes, slot % kLanes);
+          const size_t lane = InterleavedChannel(slot / kLanes, slot % kLanes);
           for (size_t tap = first; tap < first + kWord; ++tap) {
-            const bool there = channel < block.channels && tap < all.taps;
-            weights.push_back(there ? all.At(row + channel, 0, tap) : 0);
+            const bool there = lane < Lanes(block) && tap < all.taps;
+            weights.push_back(there ? all.At(row + lane % block.channels, 0, tap) : 0);
           }
         }
       }
