@@ -43,7 +43,8 @@ void Dense(const DenseTile& tile, const Becoming& becoming, const Results& resul
 void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Results& results);
 
 // The sums themselves, [places, kBlock] in the order of channels. `bias` is the block's, in the order of what else is kept
-// for it. What is behind a block's last vector is undefined.
+// for it. What is behind a block's last vector is undefined, and so are places up to the next multiple of kPlacesTogether, for
+// which there has to be room.
 void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums);
 void DepthwiseSums(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums);
 

@@ -124,7 +124,21 @@ PMSM_TILES void SumUpBlock(const DenseTile& tile, const Panel* panels, const int
   if (kOfBlock % 2) SumUp<kTwoPlaces, false>(tile, panels, weights, bias + last * kLanes, sums + last * kLanes);
 }
 
-// The sums of a block at all places, to whatever takes them.
+template <size_t kOfBlock>
+PMSM_TILES void SumUpBlock(const DenseTile& tile, const Panel* panels, size_t places, const int32_t* bias, int32_t* sums) {
+  places > kTilePlaces ? SumUpBlock<true, kOfBlock>(tile, panels, bias, sums)
+                       : SumUpBlock<false, kOfBlock>(tile, panels, bias, sums);
+}
+
+// The sums of a block at all places, to where they are wanted, or to whatever takes them.
+template <size_t kOfBlock>
+PMSM_TILES void ToSums(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
+  const Panel* panels = tile.panels;
+  for (size_t place = 0; place < tile.count; place += kPlacesTogether, panels += 2 * tile.runs) {
+    SumUpBlock<kOfBlock>(tile, panels, std::min(kPlacesTogether, tile.count - place), bias, sums + place * kBlock);
+  }
+}
+
 template <size_t kOfBlock, typename Taker>
 PMSM_TILES void OnTiles(const DenseTile& tile, const int32_t* bias, const Taker& take) {
   alignas(kCacheLine) int32_t sums[kPlacesTogether * kBlock];
@@ -132,8 +146,7 @@ PMSM_TILES void OnTiles(const DenseTile& tile, const int32_t* bias, const Taker&
   for (size_t place = 0; place < tile.count; place += kPlacesTogether, panels += 2 * tile.runs) {
     const size_t wanted = std::min(kPlacesTogether, tile.count - place);
     take.Expect(place, place + wanted);
-    wanted > kTilePlaces ? SumUpBlock<true, kOfBlock>(tile, panels, bias, sums)
-                         : SumUpBlock<false, kOfBlock>(tile, panels, bias, sums);
+    SumUpBlock<kOfBlock>(tile, panels, wanted, bias, sums);
     for (size_t m = 0; m < wanted; ++m) {
       __m512i vectors[kOfBlock];
       for (size_t n = 0; n < kOfBlock; ++n) vectors[n] = _mm512_load_si512(sums + m * kBlock + n * kLanes);
@@ -224,10 +237,10 @@ void DenseOnTiles(const DenseTile& tile, const Becoming& becoming, const Results
 
 void DenseSumsOnTiles(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
   switch (tile.block.Vectors()) {
-    case 1: return OnTiles<1>(tile, bias, VectorsToSums<1>{sums});
-    case 2: return OnTiles<2>(tile, bias, VectorsToSums<2>{sums});
-    case 3: return OnTiles<3>(tile, bias, VectorsToSums<3>{sums});
-    default: return OnTiles<4>(tile, bias, VectorsToSums<4>{sums});
+    case 1: return ToSums<1>(tile, bias, sums);
+    case 2: return ToSums<2>(tile, bias, sums);
+    case 3: return ToSums<3>(tile, bias, sums);
+    default: return ToSums<4>(tile, bias, sums);
   }
 }
 

@@ -139,8 +139,8 @@ void WorkByRuns(const Task& task, const Part& part) {
       const Block& block = layer.blocks[i];
       for (size_t place = begin; place < end; place += at_once) {
         const size_t count = std::min(at_once, end - place);
-        FetchForFinish(task.tensors, steps, block, place, count);
         for (size_t step = 0; step < steps; ++step) {
+          FetchForFinish(task.tensors, step, block, place, count);
           DenseSums({rows[step].Pointers() + (place - begin), rows[step].Stride(), task.runs.count,
                      task.runs.Padded() / kWord, rows[step].PanelsAt(place - begin),
                      layer.weights.data() + layer.weights_at[i], block, 0, count},

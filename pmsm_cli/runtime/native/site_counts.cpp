@@ -28,7 +28,7 @@ namespace pmsm {
 namespace {
 
 // Below this many codes waking another thread costs more than it saves.
-constexpr size_t kCodesPerThread = 262144;
+constexpr size_t kCodesPerThread = 131072;
 constexpr size_t kCodesOfUnit = 131072;  // what a thread takes on at a time, at most twice as many: a small site is one thread's
 constexpr size_t kLanes = 8;
 

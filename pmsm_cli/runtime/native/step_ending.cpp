@@ -188,20 +188,17 @@ void Finish(const StepEnding& ending, const StepTensors& tensors, const StepSums
   for (size_t index = 0; index < sums.count; ++index) FinishAnywhere(ending, tensors, sums, index);
 }
 
-void FetchForFinish(const StepTensors& tensors, size_t steps, const Block& block, size_t place, size_t count) {
+void FetchForFinish(const StepTensors& tensors, size_t step, const Block& block, size_t place, size_t count) {
   constexpr size_t kLine = 64;
   const size_t size = block.channels * sizeof(float);
-  for (size_t step = 0; step < steps; ++step) {
-    for (size_t i = 0; i < count; ++i) {
-      const size_t once = (place + i) * tensors.channels + block.channel, at = once + step * tensors.Step();
-      for (size_t line = 0; line < size; line += kLine) {
-        if (tensors.others) {
-          PMSM_FETCH(reinterpret_cast<const char*>(tensors.others + (tensors.others_once ? once : at)) + line, 0);
-        }
-        if (tensors.values) PMSM_FETCH(reinterpret_cast<char*>(tensors.values + at) + line, 1);
-      }
-      if (tensors.emitted) PMSM_FETCH(tensors.emitted + at, 1);
+  for (size_t i = 0; i < count; ++i) {
+    const size_t once = (place + i) * tensors.channels + block.channel, at = once + step * tensors.Step();
+    const float* others = tensors.others ? tensors.others + (tensors.others_once ? once : at) : nullptr;
+    for (size_t line = 0; line < size; line += kLine) {
+      if (others) PMSM_FETCH(reinterpret_cast<const char*>(others) + line, 0);
+      if (tensors.values && tensors.values + at != others) PMSM_FETCH(reinterpret_cast<char*>(tensors.values + at) + line, 1);
     }
+    if (tensors.emitted) PMSM_FETCH(tensors.emitted + at, 1);
   }
 }
 

@@ -53,8 +53,8 @@ struct StepSums {
 
 void Finish(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums);
 
-// What finishing will read and write is on its way while the sums are made.
-void FetchForFinish(const StepTensors& tensors, size_t steps, const Block& block, size_t place, size_t count);
+// What finishing will read and write of a step is on its way while its sums are made.
+void FetchForFinish(const StepTensors& tensors, size_t step, const Block& block, size_t place, size_t count);
 
 }  // namespace pmsm
 
