@@ -11,6 +11,7 @@ import typer
 from pmsm_cli import __version__
 from pmsm_cli.cli import commands, comparing, console, converting, diffing, racing, running, tuning
 from pmsm_cli.errors import PmsmError, SetupError
+from pmsm_cli.runtime.library import unusable_library
 
 INTERRUPTED = 130
 _HELP = """Turn pretrained image networks into spiking networks that work at the first timestep.
@@ -71,6 +72,14 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; errors that are not the user's keep their traceback."""
+    try:
+        return _run(arguments)
+    finally:
+        if library := unusable_library():
+            console.warn(f"the native library is left aside, which takes longer: {library.path}: {library.reason}")
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="pmsm", standalone_mode=False)
     except PmsmError as error:

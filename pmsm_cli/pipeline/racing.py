@@ -13,7 +13,7 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, open_sample, source_remarks
 from pmsm_cli.runtime.fit import check_comparable
-from pmsm_cli.runtime.library import find_library, library_status
+from pmsm_cli.runtime.library import find_library, library_status, unusable_library
 from pmsm_cli.runtime.processor import processor_name
 from pmsm_cli.runtime.race import Racer, Timing, race
 from pmsm_cli.runtime.session import model_bytes, open_session
@@ -106,7 +106,7 @@ def _checkpoint_forms(checkpoint: Checkpoint, batch: int, folder: Path) -> tuple
     """The file as it is and the forms that `pmsm run` may take, from the slowest to the fastest."""
     racers, warnings = [Racer(name=PORTABLE, path=Path(checkpoint.subject))], []
     library, at_one_timestep = find_library() is not None, checkpoint.manifest.timesteps == 1
-    if not library:
+    if not library and not unusable_library():  # of which every command warns
         warnings.append(f"the native library cannot be used: {library_status().reason}")
     forms = {}
     if at_one_timestep:

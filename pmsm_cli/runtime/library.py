@@ -62,6 +62,14 @@ def library_status() -> LibraryStatus:
     return _status_beside_this_module()
 
 
+def unusable_library() -> LibraryStatus | None:
+    """A file that is there but was no use, where somebody has asked for a library by now; None otherwise."""
+    if not _status_beside_this_module.cache_info().currsize:
+        return None
+    status = _status_beside_this_module()
+    return status if status.path is not None and not status.available else None
+
+
 def inspect_library(path: Path) -> LibraryStatus:
     """Load the file and see whether onnxruntime takes it as a library of ours."""
     reason = _why_unusable(path)
