@@ -21,7 +21,7 @@ from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 SITE_COUNTS = "SiteCounts"
 # What SiteCounts is told of a site behind how many rows an image has: how many positions differ in what they reach, 0
 # of them or -1 where that is counted already; and of codes where channels are, and which code stands for what.
-ALIKE, COUNTED = 0, -1
+_ALIKE, _COUNTED = 0, -1
 NO_CODES = (0, 0, 0, 0)
 _POSITIONS, _CODES = 1, slice(2, None)
 # Who emits codes and can count them: by which output, and the attribute that asks for it.
@@ -58,7 +58,7 @@ def _count_together(graph: ir.Graph, node: ir.Node) -> bool:
             changed, site[_CODES] = True, counting.numbers
             counts = counting.where_they_are_emitted(graph, reached)
             if counts is not None:
-                site[_POSITIONS:] = COUNTED if len(reached) else ALIKE, *NO_CODES
+                site[_POSITIONS:] = _COUNTED if len(reached) else _ALIKE, *NO_CODES
                 reached = reached[:0]
             node.replace_input_with(index, counting.codes if counts is None else counts)
         kept.append(reached)

@@ -43,7 +43,6 @@
 namespace pmsm {
 namespace {
 
-constexpr size_t kCodesToShare = 65536;     // below which one thread counts them all in less time than all take to put theirs together
 constexpr size_t kMostPlacesOfTaps = 192;   // of kernels of each channel, for all steps and slices: in the nearest cache, too
 
 // Places of each step whose sums stay in the nearest cache, or hardly leave it.
@@ -230,27 +229,22 @@ void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context)
   float* values = OptionalOutputAt(ort, context, 0, all);
   uint8_t* emitted = OptionalOutputAt<uint8_t>(ort, context, 1, all);
   std::unique_ptr<EmittedCounts> counts;
-  bool share = false;
   if (layer.counted) {
     const auto reached = OptionalInputAt<int32_t>(ort, context, In::kReached);
     if (reached.there && reached.Count() != places_of_image) throw Failure("a map of shape " + Text(reached.shape) + " does not fit");
-    share = places * layer.outputs >= kCodesToShare;
     const Limits limits(layer.ending.zero, layer.ending.lowest, layer.ending.highest);
-    counts.reset(new EmittedCounts(map.images, places_of_image, layer.outputs, reached.there ? reached.data : nullptr, limits, share));
+    counts.reset(new EmittedCounts(map.images, places_of_image, layer.outputs, reached.there ? reached.data : nullptr, limits, true));
   }
   if (layer.ending.fires && places && !emitted) throw Failure("the codes of what fires are asked for by nobody");
   const Task task{Call(), layer, map, layer.RunsOfWindow(),
                   {places, places_of_image, layer.outputs, others.data, others.shape != all,
                    layer.ending.fires ? before.data : nullptr, values, emitted},
-                  share ? counts.get() : nullptr};
+                  counts.get()};
   if (places) {
     const size_t most = layer.depthwise ? std::max<size_t>(1, kMostPlacesOfTaps / (steps * layer.slices)) : places;
     RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, steps, most));
   }
-  if (!counts) return;
-  if (!share) counts->Add(emitted, 0, places, 0, layer.outputs);
-  float* counted = OutputAt(ort, context, 2, {static_cast<int64_t>(map.images), static_cast<int64_t>(counts->Width())});
-  for (size_t image = 0; image < map.images; ++image) counts->Put(image, counted + image * counts->Width());
+  if (counts) counts->PutInto(ort, context, 2);
 }
 
 Operator MakeConvolution(const OrtApi* api) {

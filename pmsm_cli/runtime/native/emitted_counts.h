@@ -72,7 +72,13 @@ class EmittedCounts {
     });
   }
 
-  // When no thread adds any more: where an image's counts are to go, [Width()].
+  // When no thread adds any more: an output of the node's, [images, Width()].
+  void PutInto(const Ort& ort, OrtKernelContext* context, size_t output) {
+    float* counts = OutputAt(ort, context, output, {static_cast<int64_t>(images_), static_cast<int64_t>(Width())});
+    for (size_t image = 0; image < images_; ++image) Put(image, counts + image * Width());
+  }
+
+  // The same of one image.
   void Put(size_t image, float* counts) {
     static thread_local std::vector<uint32_t> of_channels;
     of_channels.assign(2 * channels_, 0);
@@ -144,48 +150,31 @@ class EmittedCounts {
   std::unique_ptr<std::array<Share, 16>> shared_;
 };
 
-// The same of codes of any shape, whose channels are on any axis. A line is what lies behind the channels, or where nothing does,
-// the channels.
+// The same of codes of any shape, whose channels are on any axis.
 class LaidOutCodes {
  public:
   // `axis`: of the channels, 0 where there are none. With more than `of_part` codes several threads add lines.
   LaidOutCodes(const uint8_t* codes, const Shape& shape, int64_t axis, const int32_t* map, const Limits& limits, size_t of_part)
-      : codes_(codes), images_(shape.empty() ? 0 : static_cast<size_t>(shape[0])), rows_(Size(shape, 1, axis)),
-        channels_(axis > 0 ? Size(shape, axis, axis + 1) : 1), run_(Size(shape, axis + 1, static_cast<int64_t>(shape.size()))),
+      : codes_(codes), axis_(AxisOf(shape, axis)), images_(Product(shape, 0, 1)), rows_(axis_ ? Product(shape, 1, axis_) : 1),
+        channels_(axis_ ? Product(shape, axis_, axis_ + 1) : 1), run_(Product(shape, axis_ + 1, shape.size())),
         counts_(images_, rows_, channels_, map, limits, Count() > of_part) {
-    const int64_t rank = static_cast<int64_t>(shape.size());
-    if (axis < 0 || axis >= rank) throw Failure("codes of shape " + Text(shape));
-    if (map && (axis == 0 || axis + 1 != rank)) {
+    if (map && (axis_ == 0 || axis_ + 1 != shape.size())) {
       throw Failure("positions are before channels, which are on axis " + std::to_string(axis) + " of " + Text(shape));
     }
   }
 
   size_t Images() const { return images_; }
   size_t Positions() const { return rows_; }
-  size_t Lines() const { return images_ * rows_ * (run_ == 1 ? 1 : channels_); }
   size_t Count() const { return images_ * rows_ * channels_ * run_; }
   // What belongs together: codes of channels, where these are last.
   size_t Step() const { return run_ == 1 ? channels_ : 1; }
-  // Of about so many codes each.
-  size_t Parts(size_t of_part) const { return std::max<size_t>(1, std::min(Lines(), Count() / of_part)); }
-  // When all are there: a tensor of the node's.
-  void PutInto(const Ort& ort, OrtKernelContext* context, size_t output) {
-    float* counts = OutputAt(ort, context, output, {static_cast<int64_t>(images_), static_cast<int64_t>(counts_.Width())});
-    for (size_t image = 0; image < images_; ++image) counts_.Put(image, counts + image * counts_.Width());
-  }
+  size_t Steps() const { return Step() ? Count() / Step() : 0; }
   EmittedCounts& Counts() { return counts_; }
 
-  // Any thread may add some lines, each of them once.
-  void AddLines(size_t begin, size_t end) {
-    if (run_ == 1) return counts_.Add(codes_, begin, end, 0, channels_);
-    for (size_t line = begin; line < end; ++line) {
-      counts_.AddRun(codes_ + line * run_, run_, line / (rows_ * channels_), line % channels_);
-    }
-  }
-
-  // The same of codes from begin to before end, both of them whole steps.
-  void AddCodes(size_t begin, size_t end) {
-    if (run_ == 1) return AddLines(begin / channels_, end / channels_);
+  // The codes from begin to before end, both of them whole steps.
+  void Add(size_t begin, size_t end) {
+    if (begin == end) return;
+    if (run_ == 1) return counts_.Add(codes_, begin / channels_, end / channels_, 0, channels_);
     while (begin < end) {
       const size_t line = begin / run_, until = std::min(end, (line + 1) * run_);
       counts_.AddRun(codes_ + begin, until - begin, line / (rows_ * channels_), line % channels_);
@@ -194,16 +183,13 @@ class LaidOutCodes {
   }
 
  private:
-  static size_t Size(const Shape& shape, int64_t begin, int64_t end) {
-    size_t size = 1;
-    for (int64_t axis = std::max<int64_t>(begin, 0); axis < std::min(end, static_cast<int64_t>(shape.size())); ++axis) {
-      size *= static_cast<size_t>(shape[static_cast<size_t>(axis)]);
-    }
-    return size;
+  static size_t AxisOf(const Shape& shape, int64_t axis) {
+    if (axis < 0 || axis >= static_cast<int64_t>(shape.size())) throw Failure("codes of shape " + Text(shape));
+    return static_cast<size_t>(axis);
   }
 
   const uint8_t* codes_;
-  size_t images_, rows_, channels_, run_;
+  size_t axis_, images_, rows_, channels_, run_;
   EmittedCounts counts_;
 };
 

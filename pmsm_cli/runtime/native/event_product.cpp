@@ -103,10 +103,6 @@ using Integers = Task<uint8_t, int8_t, int32_t>;
 PMSM_WIDER_VECTORS void Work(Floats& task, size_t part) { AddUp(task, part); }
 PMSM_WIDER_VECTORS void Work(Integers& task, size_t part) { AddUp(task, part); }
 
-struct Nothing {
-  Nothing(const Ort&, const OrtKernelInfo*) {}
-};
-
 // `scale` has one element, or one for each output.
 template <typename AnyTask>
 void Finish(const Ort& ort, OrtKernelContext* context, AnyTask& task, const float* scale, size_t scales,
@@ -117,12 +113,11 @@ void Finish(const Ort& ort, OrtKernelContext* context, AnyTask& task, const floa
                     std::to_string(task.outputs) + " outputs");
     }
   }
-  const auto part = [](void* pointer, size_t index) { Work(*static_cast<AnyTask*>(pointer), index); };
   float* y = OutputAt(ort, context, 0, {static_cast<int64_t>(task.rows), static_cast<int64_t>(task.outputs)});
   if (task.parts == 1) {
-    part(&task, 0);
+    Work(task, 0);
   } else {
-    Check(ort.KernelContext_ParallelFor(context, part, task.parts, 0, &task));
+    OnThreads(ort, context, task.parts, [&](size_t index) { Work(task, index); });
   }
   const size_t all = task.rows * task.outputs;
   for (size_t index = 1; index < task.parts; ++index) {

@@ -192,7 +192,7 @@ struct CountedCodes {
 void WorkOnSteps(const CountedCodes& counted, size_t begin, size_t end) {
   const size_t step = counted.codes.Step();
   Work(counted.task, begin * step, end * step);
-  counted.codes.AddCodes(begin * step, end * step);
+  counted.codes.Add(begin * step, end * step);
 }
 
 // Numbers of the first three inputs, laid along neurons of the shape of one step.
@@ -280,9 +280,9 @@ void ComputeCodes(const Ort& ort, const OfCodes& levels, OrtKernelContext* conte
   if (steps != 1) throw Failure("what is counted is emitted at one step");
   LaidOutCodes codes(task.form.emitted, all, levels.counted_by, nullptr, Limits(*zero.data, levels.lowest, levels.highest),
                      kElementsPerThread);
-  InParallel<CountedCodes, &WorkOnSteps>(ort, context, {task, codes}, task.count / codes.Step(),
-                                    std::max<size_t>(1, kElementsPerThread / codes.Step()));
-  codes.PutInto(ort, context, 1);
+  InParallel<CountedCodes, &WorkOnSteps>(ort, context, {task, codes}, codes.Steps(),
+                                    std::max<size_t>(1, kElementsPerThread / std::max<size_t>(1, codes.Step())));
+  codes.Counts().PutInto(ort, context, 1);
 }
 
 Operator MakeNeurons(const OrtApi* api) {

@@ -113,6 +113,11 @@ inline int64_t IntegerAttribute(const Ort& ort, const OrtKernelInfo* info, const
   return otherwise;
 }
 
+// What an operator keeps that reads nothing beforehand.
+struct Nothing {
+  Nothing(const Ort&, const OrtKernelInfo*) {}
+};
+
 // The counts between which a neuron's spikes stay.
 struct Levels {
   float lowest, highest;

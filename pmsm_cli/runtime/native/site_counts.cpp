@@ -37,11 +37,6 @@ struct Settings {
   int32_t rows, positions, axis, negative, positive, zero;
 };
 
-// Whatever holds for all sites.
-struct Nothing {
-  Nothing(const Ort&, const OrtKernelInfo*) {}
-};
-
 // A site has codes, or counts [lines, ...]: by position where there is a map.
 struct Site {
   size_t lines = 0, rows = 1, width = 0;  // of its counts here
@@ -51,7 +46,7 @@ struct Site {
   size_t positions = 0;  // of the map
 };
 
-// Some lines of a site's codes.
+// Some of a site's codes.
 struct Unit {
   LaidOutCodes& codes;
   size_t begin, end;
@@ -128,13 +123,14 @@ void CountCodes(const Ort& ort, OrtKernelContext* context, std::vector<Site>& si
   size_t codes = 0;
   for (Site& site : sites) {
     if (!site.codes) continue;
-    const size_t lines = site.codes->Lines(), parts = site.codes->Parts(kCodesOfUnit);
+    const size_t step = site.codes->Step(), steps = site.codes->Steps();
+    const size_t parts = std::max<size_t>(1, std::min(steps, site.codes->Count() / kCodesOfUnit));
     for (size_t part = 0; part < parts; ++part) {
-      units.push_back({*site.codes, lines * part / parts, lines * (part + 1) / parts});
+      units.push_back({*site.codes, steps * part / parts * step, steps * (part + 1) / parts * step});
     }
     codes += site.codes->Count();
   }
-  const auto count = [&](size_t index) { units[index].codes.AddLines(units[index].begin, units[index].end); };
+  const auto count = [&](size_t index) { units[index].codes.Add(units[index].begin, units[index].end); };
   if (codes < 2 * kCodesPerThread) {
     for (size_t index = 0; index < units.size(); ++index) count(index);
   } else {

@@ -206,7 +206,7 @@ PMSM_WIDER_VECTORS void WorkOnRows(const StepRows& task, size_t begin, size_t en
 
 void Work(const StepRows& task, size_t begin, size_t end) {
   WorkOnRows(task, begin, end);
-  if (task.counts) task.counts->AddCodes(begin * task.columns, end * task.columns);
+  if (task.counts) task.counts->Add(begin * task.columns, end * task.columns);
 }
 
 void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelContext* context) {
@@ -237,7 +237,7 @@ void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelConte
                       std::max<size_t>(1, layout.inner), counts.get()};
   const size_t in_row = kernel.quanta.size() * (columns + 1);
   InParallel<StepRows, &Work>(ort, context, task, layout.count, std::max<size_t>(1, kElementsPerThread / in_row));
-  if (counts) counts->PutInto(ort, context, 2);
+  if (counts) counts->Counts().PutInto(ort, context, 2);
 }
 
 }  // namespace

@@ -286,11 +286,10 @@ void Count(const Ort& ort, OrtKernelContext* context, Task& task, const Shape& s
   task.parts = std::max<size_t>(1, std::min(wanted, task.images * task.tiles));
   task.of_rows.resize(task.parts * 2 * task.Lines());
   task.sizes.resize(task.parts * task.images);
-  const auto part = [](void* pointer, size_t index) { Work(*static_cast<Task*>(pointer), index); };
   if (task.parts == 1) {
-    part(&task, 0);
+    Work(task, 0);
   } else {
-    Check(ort.KernelContext_ParallelFor(context, part, task.parts, 0, &task));
+    OnThreads(ort, context, task.parts, [&](size_t index) { Work(task, index); });
   }
   for (size_t image = 0; image < task.images; ++image) {
     AddUpChannels(task, shape, image);

@@ -153,7 +153,6 @@ struct VectorsToSums {
   PMSM_VNNI PMSM_INLINE void operator()(const __m512i* sums, size_t place) const {
     for (size_t n = 0; n < kOfBlock; ++n) _mm512_storeu_si512(to + place * kBlock + n * kLanes, sums[n]);
   }
-  PMSM_VNNI PMSM_INLINE void Expect(size_t, size_t) const {}
 };
 
 }  // namespace pmsm
