@@ -45,7 +45,7 @@ void WorkByRuns(const Task& task, const Part& part) {
   const size_t most = MostPlaces(task.runs, 1);
   for (size_t begin = part.begin; begin < part.end; begin += most) {
     const size_t end = std::min(part.end, begin + most);
-    rows.Find(windows, begin, end, task.call);
+    rows.Find(windows, begin, end, {1, 0, most}, task.call);
     for (size_t i = part.first; i < part.last; ++i) {
       Dense({rows.Pointers(), rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(0),
              layer.weights.data() + layer.weights_at[i], layer.blocks[i], begin, end - begin},

@@ -118,24 +118,46 @@ class Call {
   uint64_t number_;
 };
 
-// Pointers to the runs of windows, [runs, places]. Behind the last place it is repeated, for kernels that take up to
-// kMostPlaces at once. Runs that are not as they lie in the input are copies.
+// In what order places of several steps follow one another: so many of each step, whose places lie `between` apart, and then
+// as many further ones. What is left of a step's places then fills vectors and tiles together with that of others.
+struct StepOrder {
+  size_t steps, between, at_once;
+
+  // Calls visit(begin, end) for neighbouring places, in order.
+  template <typename Visit>
+  void InTurn(size_t begin, size_t end, Visit&& visit) const {
+    for (size_t place = begin; place < end; place += std::min(at_once, end - place)) {
+      for (size_t step = 0; step < steps; ++step) {
+        visit(step * between + place, step * between + place + std::min(at_once, end - place));
+      }
+    }
+  }
+};
+
+// Pointers to the runs of windows, [runs, places of all steps]. Behind the last place it is repeated, for kernels that take up
+// to kMostPlaces at once. Runs that are not as they lie in the input are copies.
 class Rows {
  public:
-  void Find(const Windows& windows, size_t begin, size_t end, const Call& call) {
+  // From the first step's place `begin` to before its `end`, and those of other steps.
+  void Find(const Windows& windows, size_t begin, size_t end, const StepOrder& order, const Call& call) {
     if (call == call_ && begin == begin_ && end == end_) return;  // for other channels
     begin_ = end_ = 0;  // nothing holds until all is found: memory may not suffice
     const Runs& runs = windows.runs();
-    stride_ = end - begin + kMostPlaces;
+    const size_t places = order.steps * (end - begin);
+    const auto in_stretches = [&](auto&& visit) {
+      order.InTurn(begin, end, [&](size_t from, size_t to) { windows.InStretches(from, to, visit); });
+    };
+    stride_ = places + kMostPlaces;
     size_t at_edges = 0;
-    windows.InStretches(begin, end, [&](const Stretch& stretch) { at_edges += !stretch.inside; });
+    in_stretches([&](const Stretch& stretch) { at_edges += !stretch.inside; });
     Grow(pointers_, runs.count * stride_);
     Grow(copies_, at_edges * runs.count * runs.Padded());
     nothing_.assign(runs.Padded(), windows.map().padding);
     uint8_t* copy = copies_.data();
-    windows.InStretches(begin, end, [&](const Stretch& stretch) {
+    size_t at = 0;
+    in_stretches([&](const Stretch& stretch) {
       for (size_t run = 0; run < runs.count; ++run) {
-        const uint8_t** row = pointers_.data() + run * stride_ + stretch.place - begin;
+        const uint8_t** row = pointers_.data() + run * stride_ + at;
         if (stretch.inside) {
           const uint8_t* codes = windows.Tap(stretch, run * runs.taps);
           for (size_t i = 0; i < stretch.count; ++i) row[i] = codes + i * windows.Step();
@@ -144,13 +166,14 @@ class Rows {
           copy += runs.Padded();
         }
       }
+      at += stretch.count;
     });
     for (size_t run = 0; run < runs.count; ++run) {
       const uint8_t** row = pointers_.data() + run * stride_;
-      std::fill(row + (end - begin), row + stride_, row[end - begin - 1]);
+      std::fill(row + places, row + stride_, row[places - 1]);
     }
     on_tiles_ = runs.OnTiles();
-    if (on_tiles_) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), end - begin);
+    if (on_tiles_) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), places);
     call_ = call;
     begin_ = begin;
     end_ = end;

@@ -121,31 +121,29 @@ struct Task {
 
 void WorkByRuns(const Task& task, const Part& part) {
   const TilesInUse tiles(task.runs.OnTiles());
-  static thread_local std::vector<Rows> rows;
+  static thread_local Rows rows;
   static thread_local std::vector<int32_t> sums;
   const StepsLayer& layer = task.layer;
   const Windows windows(task.map, layer.window, task.runs);
   const size_t steps = layer.ending.Steps(), at_once = PlacesAtOnce(task.runs, steps), most = MostPlaces(task.runs, steps);
   const size_t slices_apart = layer.slices > 1 ? kLanes : 0;
-  rows.resize(std::max(rows.size(), steps));
+  const StepOrder order{steps, task.tensors.places, at_once};
   sums.resize(steps * at_once * kBlock);
   for (size_t begin = part.begin; begin < part.end; begin += most) {
     const size_t end = std::min(part.end, begin + most);
-    for (size_t step = 0; step < steps; ++step) {
-      rows[step].Find(windows, step * task.tensors.places + begin, step * task.tensors.places + end, task.call);
-    }
+    rows.Find(windows, begin, end, order, task.call);
     for (size_t i = part.first; i < part.last; ++i) {
       const Block& block = layer.blocks[i];
       for (size_t place = begin; place < end; place += at_once) {
-        const size_t count = std::min(at_once, end - place);
-        for (size_t step = 0; step < steps; ++step) {
-          FetchForFinish(task.tensors, step, block, place, count);
-          DenseSums({rows[step].Pointers() + (place - begin), rows[step].Stride(), task.runs.count,
-                     task.runs.Padded() / kWord, rows[step].PanelsAt(place - begin),
-                     layer.weights.data() + layer.weights_at[i], block, 0, count},
-                    layer.nothing.data() + block.slot, sums.data() + step * at_once * kBlock);
+        const size_t count = std::min(at_once, end - place), of_steps = steps * count;
+        for (size_t at = 0, step = 0; at < of_steps; at += at_once) {
+          const size_t here = std::min(at_once, of_steps - at), row = steps * (place - begin) + at;
+          for (; step * count < at + here; ++step) FetchForFinish(task.tensors, step, block, place, count);
+          DenseSums({rows.Pointers() + row, rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(row),
+                     layer.weights.data() + layer.weights_at[i], block, 0, here},
+                    layer.nothing.data() + block.slot, sums.data() + at * kBlock);
         }
-        Finish(layer.ending, task.tensors, {sums.data(), at_once * kBlock, slices_apart, block, place, count});
+        Finish(layer.ending, task.tensors, {sums.data(), count * kBlock, slices_apart, block, place, count});
       }
     }
   }
