@@ -1,6 +1,6 @@
 """One operator of the native library as a network of its own."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnxruntime
@@ -19,7 +19,7 @@ _KINDS = {
 def run_operator(
     op_type: str,
     inputs: Mapping[str, np.ndarray],
-    outputs: Mapping[str, str],
+    outputs: Mapping[str, str] | Sequence[tuple[str, str]],
     *,
     constant: Collection[str] = (),
     threads: int = 2,
@@ -29,15 +29,16 @@ def run_operator(
 
     Inputs whose names begin with "none" are left out, and so are outputs without a name.
     """
+    results = list(outputs.items()) if isinstance(outputs, Mapping) else outputs
     order = ["" if name.startswith("none") else name for name in inputs]
     inputs = {name: array for name, array in inputs.items() if name in order}
     fed = {name: array for name, array in inputs.items() if name not in constant}
     given = [helper.make_tensor_value_info(name, _KINDS[str(array.dtype)], None) for name, array in fed.items()]
     graph = helper.make_graph(
-        [helper.make_node(op_type, order, list(outputs), domain="ai.pmsm", **attributes)],
+        [helper.make_node(op_type, order, [name for name, _ in results], domain="ai.pmsm", **attributes)],
         "one",
         given,
-        [helper.make_tensor_value_info(name, _KINDS[kind], None) for name, kind in outputs.items() if name],
+        [helper.make_tensor_value_info(name, _KINDS[kind], None) for name, kind in results if name],
         [numpy_helper.from_array(inputs[name], name) for name in constant if name in inputs],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.pmsm", 1)]

@@ -41,6 +41,7 @@ from pmsm_cli.lowering.slices import sliced_weights
 from pmsm_cli.lowering.step_codes import steps_to_codes
 from pmsm_cli.lowering.step_convolutions import convolutions_of_steps
 from pmsm_cli.lowering.step_products import products_of_steps
+from pmsm_cli.lowering.steps_together import steps_together
 
 # In this order: each finds what those before it have left.
 PATTERNS: tuple[Pattern, ...] = (
@@ -92,6 +93,7 @@ IN_CODES: tuple[Pattern, ...] = (
     averages_scaled_before,
     attention_weights_of_steps_to_native,
     neurons_before_moves,
+    steps_together,
 )
 
 

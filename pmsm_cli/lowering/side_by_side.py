@@ -26,6 +26,7 @@ from pmsm_cli.lowering.rows_apart import Rows
 from pmsm_cli.neuron.coding import later_negative_levels
 from pmsm_cli.neuron.onnx_function import DOMAIN, NEURON
 
+LATER_STEPS = "later_steps"  # how what is there for all of them is named after what there is for the first step
 REPEATED = "/repeated_0"  # how a value that is there once for each step, along the first axis, is named after it
 _MOST_STEPS = 8  # memory for the activations grows with them
 # Where the number of images is left open, shapes are looked at for so many: a prime, which is in the sizes of rows.
@@ -176,10 +177,10 @@ class _LaterSteps:
         axis: int,
         domain: str = "",
     ) -> None:
-        outputs = [_many_rows(output, axis, "later_steps") for output in node.outputs]
+        outputs = [_many_rows(output, axis, LATER_STEPS) for output in node.outputs]
         for output, later in zip(node.outputs, outputs, strict=True):
             self._know(output, later, axis)
-        name = f"{node.name}/later_steps"
+        name = f"{node.name}/{LATER_STEPS}"
         self.nodes.append(ir.Node(domain, op_type, inputs, attributes, outputs=outputs, name=name))
 
     def _know(self, value: ir.Value, later: ir.Value, axis: int) -> None:
@@ -200,6 +201,6 @@ def _many_rows(value: ir.Value, axis: int, suffix: str) -> ir.Value:
     if sizes:
         size = sizes[axis]
         name = str(size) if isinstance(size, int) else size.value
-        sizes[axis] = ir.SymbolicDim(f"{name}/later_steps" if name else None)
+        sizes[axis] = ir.SymbolicDim(f"{name}/{LATER_STEPS}" if name else None)
     shape = None if value.shape is None else ir.Shape(sizes)
     return ir.Value(name=f"{value.name}/{suffix}", type=value.type, shape=shape)

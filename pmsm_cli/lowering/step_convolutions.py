@@ -171,7 +171,7 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     following = Following.behind(node, channels)
     value, name = following.value, f"{node.name}/steps"
     neurons = next((user for user, _ in value.uses() if read(user, 0) is value and _fires_by_channel(user)), None)
-    others, steps = (None, 1) if following.others is None else _once(following.others)
+    others = None if following.others is None else _once(following.others)
     inputs: list[ir.Value | None] = [turned.last(code.value), whole_weights(graph, node, own)]
     inputs += numbers_of(graph, name, own, code, following)
     inputs.append(None if following.map is None else _map_last(graph, name, following.map))
@@ -179,9 +179,8 @@ def _replace(graph: ir.Graph, node: ir.Node, own: Int8Weights, code: Code, turne
     levels = dict.fromkeys(LEVELS, 0)
     if neurons is not None:
         inputs += _neurons(graph, name, neurons, channels, turned)
-        steps = constant(read(neurons, STEP_QUANTA)).size
         levels = {kind: neurons.attributes[kind].as_int() for kind in LEVELS}
-    flags = {"steps": steps, "maps": int(following.map is not None), "fires": int(neurons is not None)}
+    flags = {"maps": int(following.map is not None), "fires": int(neurons is not None)}
     flags |= {"sliced": int(own.slices > 1), "counted": 0}
     attributes = {**window_attributes(node), **flags, **levels}
     kept = neurons is None or len(list(value.uses())) > 1 or value.is_graph_output()
@@ -231,12 +230,12 @@ def _map_last(graph: ir.Graph, name: str, values: Floats) -> ir.Value:
     return add_constant(graph, f"{name}/map", np.ascontiguousarray(values.transpose(TO_LAST), np.float32))
 
 
-def _once(value: ir.Value) -> tuple[ir.Value, int]:
-    """What a value repeats for all steps, and how often: the library does that by itself."""
+def _once(value: ir.Value) -> ir.Value:
+    """What a value repeats for all steps: the library does that by itself."""
     node = value.producer()
     if is_op(node, "Concat") and (node.name or "").endswith(REPEATED):
-        return read(node, 0), len(node.inputs)
-    return value, 1
+        return read(node, 0)
+    return value
 
 
 def _fires_by_channel(node: ir.Node) -> bool:

@@ -38,7 +38,6 @@ def products_of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bo
         inputs = [code.value, whole_weights(graph, node, own), *numbers, None, others]  # no map
         attributes = {
             **ONE_PLACE,
-            "steps": 1,
             "maps": 0,
             "fires": 0,
             "sliced": 1,

@@ -4,95 +4,12 @@ import numpy as np
 import pytest
 from counted import defined_counts
 from layers import LAYERS, Layer, sums
-from native import run_operator
+from step_layers import LEVELS, ZERO, Made
 
 from pmsm_cli.runtime.library import find_library, library_status
 
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
-
-LEVELS = {"negative_levels": 5, "positive_levels": 7}
-ZERO = 100
-QUANTA = {1: [1.0], 3: [0.5, 0.25, 0.125]}
-OPTIONAL = ("map", "others", "reciprocal", "rest", "quanta", "finest", "zero", "before", "reached")
-
-
-class Made:
-    """A layer's inputs: numbers that float32 holds exactly, so that there is one right answer."""
-
-    def __init__(self, layer: Layer, *, steps: int, images: int = 2, padding: int = 77) -> None:
-        random = np.random.default_rng((layer.channels, layer.outputs, steps))
-        outputs, inputs = layer.outputs, 1 if layer.depthwise else layer.channels
-        self.layer, self.steps = layer, steps
-        self.codes = random.integers(0, 256, (steps * images, *layer.image, layer.channels)).astype(np.uint8)
-        self.weights = random.integers(-127, 128, (outputs, inputs, *layer.kernel)).astype(np.int8)
-        self.padding = np.array([padding], np.uint8)
-        self.factor = 2.0 ** -random.integers(8, 11, outputs).astype(np.float32)
-        self.bias = random.integers(-40, 40, outputs).astype(np.float32) / 4
-        self.sums = sums(layer, self.codes, self.weights, padding)
-        self.once = (images, *self.sums.shape[1:])
-        self.further: dict[str, np.ndarray] = {}
-        self.low, self.high = -np.inf, np.inf
-        self._random = random
-
-    def add_map(self) -> None:
-        self.further["map"] = self._quarters(1, *self.once[1:])
-
-    def add_others(self, *, once: bool) -> None:
-        self.further["others"] = self._quarters(*(self.once if once else self.sums.shape))
-
-    def add_neurons(self, *, before: bool) -> None:
-        outputs = self.layer.outputs
-        self.further |= {
-            "reciprocal": 2.0 ** -self._random.integers(0, 4, outputs).astype(np.float32),
-            "rest": self._random.integers(-3, 4, outputs).astype(np.float32),
-            "quanta": np.array(QUANTA[self.steps], np.float32),
-            "finest": np.array([0.125], np.float32),
-            "zero": np.array([ZERO], np.uint8),
-        }
-        if before:
-            self.further["before"] = self._random.integers(ZERO - 40, ZERO + 56, self.once).astype(np.uint8)
-
-    def _quarters(self, *shape: int) -> np.ndarray:
-        return self._random.integers(-40, 40, shape).astype(np.float32) / 4
-
-    def values(self) -> np.ndarray:
-        values = self.sums * self.factor.astype(np.float64) + self.bias + self.further.get("map", 0)
-        by_step = values.reshape(self.steps, *self.once)
-        others = self.further.get("others", np.zeros(()))
-        whole = by_step + (others.reshape(by_step.shape) if others.shape == values.shape else others)
-        return np.clip(whole, self.low, self.high).reshape(values.shape)
-
-    def emitted(self) -> np.ndarray:
-        counted = (self.further["before"].astype(float) - ZERO) / 8 if "before" in self.further else 0.0
-        codes = []
-        for quantum, value in zip(QUANTA[self.steps], self.values().reshape(self.steps, *self.once), strict=True):
-            above = value * self.further["reciprocal"] - self.further["rest"]
-            wanted = np.clip(np.round((above - counted) / quantum), -5, 7)
-            counted = counted + quantum * wanted
-            codes.append(counted * 8 + ZERO)
-        return np.concatenate(codes)
-
-    def run(self, *, values: bool, threads: int = 2, **attributes: int) -> list[np.ndarray]:
-        fires = "zero" in self.further
-        limits = {name: np.array([limit], np.float32) for name, limit in (("low", self.low), ("high", self.high))}
-        layer = {"weights": self.weights, "padding": self.padding, "factor": self.factor, "bias": self.bias, **limits}
-        further = {
-            name if name in self.further else f"none_{name}": self.further.get(name, np.empty(0)) for name in OPTIONAL
-        }
-        inputs = {"codes": self.codes, **layer, **further}
-        constant = [name for name in inputs if name not in ("codes", "others", "before", "reached")]
-        flags = {
-            "steps": self.steps,
-            "maps": int("map" in self.further),
-            "fires": int(fires),
-            "sliced": 0,
-            "counted": 0,
-        }
-        outputs = {"values" if values else "": "float32"} | ({"emitted": "uint8"} if fires else {})
-        outputs |= {"counts": "float32"} if attributes.get("counted") else {}
-        every = self.layer.attributes | LEVELS | flags | attributes
-        return run_operator("ConvolutionSteps", inputs, outputs, constant=constant, threads=threads, **every)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -239,12 +156,12 @@ def test_no_image_gives_nothing(name):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"codes": np.zeros((3, 6, 7, 5), np.uint8)}, "do not have 3 steps of 16 channels last"),
-        ({"codes": np.zeros((4, 6, 7, 16), np.uint8)}, "do not have 3 steps of 16 channels last"),
+        ({"codes": np.zeros((3, 6, 7, 5), np.uint8)}, "do not have 16 channels last"),
+        ({"codes": np.zeros((4, 6, 7, 16), np.uint8)}, "are not 3 steps of the same images"),
         ({"before": np.zeros((6, 6, 7, 16), np.uint8)}, "what was emitted before has shape"),
         ({"others": np.zeros((2, 6, 6, 16), np.float32)}, "what is added has shape"),
         ({"map": np.zeros((1, 6, 6, 16), np.float32)}, "a map of 576 numbers does not fit"),
-        ({"quanta": np.ones(2, np.float32)}, "quanta do not have a number for each step"),
+        ({"quanta": np.ones(2, np.float32)}, "what is added has shape"),
     ],
 )
 def test_what_does_not_fit_is_said(wrong, message):

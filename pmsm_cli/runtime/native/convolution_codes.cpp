@@ -41,11 +41,11 @@ void WorkByRuns(const Task& task, const Part& part) {
   const TilesInUse tiles(task.runs.OnTiles());
   static thread_local Rows rows;
   const Layer& layer = task.layer;
-  const Windows windows(task.map, layer.window, task.runs);
   const size_t most = MostPlaces(task.runs, 1);
+  const StepWindows input{Windows(task.map, layer.window, task.runs), 1};
   for (size_t begin = part.begin; begin < part.end; begin += most) {
     const size_t end = std::min(part.end, begin + most);
-    rows.Find(windows, begin, end, {1, 0, most}, task.call);
+    rows.Find({&input, 1, 0, most}, begin, end, task.call);
     for (size_t i = part.first; i < part.last; ++i) {
       Dense({rows.Pointers(), rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(0),
              layer.weights.data() + layer.weights_at[i], layer.blocks[i], begin, end - begin},
@@ -95,7 +95,7 @@ void Compute(const Ort& ort, const Layer& layer, OrtKernelContext* context) {
   const size_t places = Product(shape, 0, 3);
   if (places == 0) return;
   const Task task{Call(), layer, map, {others, codes, neurons, layer.outputs}, layer.RunsOfWindow()};
-  RunParts<Task, &Work>(ort, context, task, Parts(layer, map, task.runs, places, 1, places));
+  RunParts<Task, &Work>(ort, context, task, Parts(layer, map.Count(), task.runs, places, 1, places));
 }
 
 Operator MakeConvolution(const OrtApi* api) {

@@ -23,8 +23,8 @@ struct Part {
 
 class Parts {
  public:
-  // Of `places` to a step, whose windows lie in a map of all steps. None has more than `most` places.
-  Parts(const PackedWeights& layer, const Map& map, const Runs& runs, size_t places, size_t steps, size_t most)
+  // Of `places` to a step, that read so many codes at all steps. None has more than `most` places.
+  Parts(const PackedWeights& layer, size_t codes, const Runs& runs, size_t places, size_t steps, size_t most)
       : places_(places), blocks_(layer.blocks.size()) {
     // A kernel of each channel does about as much beside a multiply-accumulate as others do in sixteen.
     const size_t work =
@@ -32,11 +32,11 @@ class Parts {
     const size_t wanted = std::clamp<size_t>(work / kWorkPerPart, 1, kMostParts);
     // Whichever is larger is read by few threads: the weights, or the codes. Threads that write to neighbouring channels
     // of the same places are in each other's way.
-    const bool heavy = !layer.depthwise && layer.weights.size() > (1u << 20) && layer.weights.size() > map.images * map.height * map.width * map.channels;
+    const bool heavy = !layer.depthwise && layer.weights.size() > std::max<size_t>(1u << 20, codes);
     const size_t cuts = heavy ? std::min(blocks_, wanted) : 1;
     blocks_each_ = Quotient(blocks_, cuts);
     // Codes of a place that no other reads.
-    const size_t reads = steps * layer.window.stride_y * layer.window.stride_x * map.channels;
+    const size_t reads = steps * layer.window.stride_y * layer.window.stride_x * layer.inputs;
     const size_t share = std::min(Quotient(places, Quotient(wanted, cuts)), kCodesOfPart / reads);
     places_each_ = std::min(most, UpTo(runs.OnTiles() ? kPlacesTogether : kFewestPlacesOfPart, std::max<size_t>(1, share)));
   }

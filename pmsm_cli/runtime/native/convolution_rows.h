@@ -22,7 +22,8 @@ struct Map {
   const uint8_t* At(size_t image, size_t y, size_t x) const {
     return codes + ((image * height + y) * width + x) * channels;
   }
-  const uint8_t* End() const { return At(images, 0, 0); }
+  size_t Count() const { return images * height * width * channels; }
+  const uint8_t* End() const { return codes + Count(); }
 };
 
 // A window as runs of bytes: taps that lie side by side in the input are one run.
@@ -118,17 +119,33 @@ class Call {
   uint64_t number_;
 };
 
+// Windows over an input that holds one step or several, one behind the other.
+struct StepWindows {
+  Windows windows;
+  size_t steps;
+};
+
 // In what order places of several steps follow one another: so many of each step, whose places lie `between` apart, and then
 // as many further ones. What is left of a step's places then fills vectors and tiles together with that of others.
 struct StepOrder {
-  size_t steps, between, at_once;
+  const StepWindows* inputs;
+  size_t count;  // of inputs
+  size_t between, at_once;
 
-  // Calls visit(begin, end) for neighbouring places, in order.
+  size_t Steps() const {
+    size_t steps = 0;
+    for (size_t i = 0; i < count; ++i) steps += inputs[i].steps;
+    return steps;
+  }
+
+  // Calls visit(windows, begin, end) for neighbouring places, in order.
   template <typename Visit>
   void InTurn(size_t begin, size_t end, Visit&& visit) const {
     for (size_t place = begin; place < end; place += std::min(at_once, end - place)) {
-      for (size_t step = 0; step < steps; ++step) {
-        visit(step * between + place, step * between + place + std::min(at_once, end - place));
+      for (size_t i = 0; i < count; ++i) {
+        for (size_t step = 0; step < inputs[i].steps; ++step) {
+          visit(inputs[i].windows, step * between + place, step * between + place + std::min(at_once, end - place));
+        }
       }
     }
   }
@@ -139,23 +156,25 @@ struct StepOrder {
 class Rows {
  public:
   // From the first step's place `begin` to before its `end`, and those of other steps.
-  void Find(const Windows& windows, size_t begin, size_t end, const StepOrder& order, const Call& call) {
+  void Find(const StepOrder& order, size_t begin, size_t end, const Call& call) {
     if (call == call_ && begin == begin_ && end == end_) return;  // for other channels
     begin_ = end_ = 0;  // nothing holds until all is found: memory may not suffice
-    const Runs& runs = windows.runs();
-    const size_t places = order.steps * (end - begin);
+    const Runs& runs = order.inputs->windows.runs();
+    const size_t places = order.Steps() * (end - begin);
     const auto in_stretches = [&](auto&& visit) {
-      order.InTurn(begin, end, [&](size_t from, size_t to) { windows.InStretches(from, to, visit); });
+      order.InTurn(begin, end, [&](const Windows& windows, size_t from, size_t to) {
+        windows.InStretches(from, to, [&](const Stretch& stretch) { visit(windows, stretch); });
+      });
     };
     stride_ = places + kMostPlaces;
     size_t at_edges = 0;
-    in_stretches([&](const Stretch& stretch) { at_edges += !stretch.inside; });
+    in_stretches([&](const Windows&, const Stretch& stretch) { at_edges += !stretch.inside; });
     Grow(pointers_, runs.count * stride_);
     Grow(copies_, at_edges * runs.count * runs.Padded());
-    nothing_.assign(runs.Padded(), windows.map().padding);
+    nothing_.assign(runs.Padded(), order.inputs->windows.map().padding);
     uint8_t* copy = copies_.data();
     size_t at = 0;
-    in_stretches([&](const Stretch& stretch) {
+    in_stretches([&](const Windows& windows, const Stretch& stretch) {
       for (size_t run = 0; run < runs.count; ++run) {
         const uint8_t** row = pointers_.data() + run * stride_ + at;
         if (stretch.inside) {

@@ -88,14 +88,14 @@ Operator MakeOperator(const OrtApi* api, const char* name, std::vector<ElementTy
   return op;
 }
 
-// Lets onnxruntime give the first output the memory of an input, where they are of one size.
-template <int input = 0>
+// Lets onnxruntime give the first output the memory of an input, where they are of one size; and another output that of another.
+template <int input = 0, int another = -1, int output_of_another = -1>
 void MayTakeMemory(Operator& op) {
   op.GetMayInplace = [](int** from, int** to) -> size_t {
-    static int taken[] = {input}, output[] = {0};
+    static int taken[] = {input, another}, output[] = {0, output_of_another};
     *from = taken;
     *to = output;
-    return 1;
+    return another < 0 ? 1 : 2;
   };
   op.ReleaseMayInplace = [](int*, int*) {};
 }

@@ -17,7 +17,7 @@ void FinishAnywhere(const StepEnding& ending, const StepTensors& tensors, const 
   for (size_t i = 0; i < given.block.channels; ++i) {
     const size_t slot = given.block.slot + i;
     float counted = tensors.before ? static_cast<float>(tensors.before[at + i] - ending.zero) : 0.0f;
-    for (size_t step = 0; step < ending.Steps(); ++step) {
+    for (size_t step = 0; step < tensors.steps; ++step) {
       const size_t later = step * tensors.Step();
       const int32_t* sums = given.sums + step * given.between + index * kBlock + i;
       float sum = static_cast<float>(sums[0]);
@@ -76,7 +76,6 @@ struct Lanes {
 struct EndingOf {
   const float *factor, *bias, *reciprocal, *rest, *map;
   const float *quanta, *finer;
-  size_t steps;
   __m512 low, high, lowest, highest, zero;
   __m512i zero_code;
 
@@ -84,7 +83,6 @@ struct EndingOf {
       : factor(all.factor.data() + slot), bias(all.bias.data() + slot),
         reciprocal(all.fires ? all.reciprocal.data() + slot : nullptr), rest(all.fires ? all.rest.data() + slot : nullptr),
         map(all.map.empty() ? nullptr : all.map.data()), quanta(all.quanta.data()), finer(all.finer.data()),
-        steps(all.Steps()),
         low(_mm512_set1_ps(all.low)), high(_mm512_set1_ps(all.high)), lowest(_mm512_set1_ps(all.lowest)),
         highest(_mm512_set1_ps(all.highest)), zero(_mm512_set1_ps(static_cast<float>(all.zero))),
         zero_code(_mm512_set1_epi32(all.zero)) {}
@@ -111,7 +109,7 @@ PMSM_VNNI PMSM_INLINE void FinishVector(const EndingOf& ending, const StepTensor
     if (tensors.before) counted = _mm512_sub_ps(lanes.LoadCodes(tensors.before + at), ending.zero);
   }
   size_t later = at;
-  const size_t steps = kFiring == Firing::kOnce ? 1 : ending.steps;
+  const size_t steps = kFiring == Firing::kOnce ? 1 : tensors.steps;
   for (size_t step = 0; step < steps; ++step, sums += between, later += tensors.Step()) {
     __m512 sum = _mm512_cvtepi32_ps(lanes.LoadSums(sums + of_block));
     if (kSliced) {
@@ -161,9 +159,8 @@ PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, co
 
 template <bool kSliced, bool kOthers, bool kValues>
 PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
-  const bool once = ending.Steps() == 1 && ending.quanta[0] == 1.0f && !tensors.before;
   if (!ending.fires) FinishVectors<kSliced, kOthers, kValues, Firing::kNone>(ending, tensors, sums);
-  else if (once) FinishVectors<kSliced, kOthers, kValues, Firing::kOnce>(ending, tensors, sums);
+  else if (tensors.steps == 1 && ending.quanta[0] == 1.0f && !tensors.before) FinishVectors<kSliced, kOthers, kValues, Firing::kOnce>(ending, tensors, sums);
   else FinishVectors<kSliced, kOthers, kValues, Firing::kSteps>(ending, tensors, sums);
 }
 

@@ -25,13 +25,11 @@ struct StepEnding {
   std::vector<float> quanta, finer;  // finer: what takes a count in units of the finest quantum to the step's own
   float lowest, highest;
   uint8_t zero;
-
-  size_t Steps() const { return quanta.size(); }
 };
 
 // [steps, places, channels] each, but for what was emitted before and others that are the same at every step.
 struct StepTensors {
-  size_t places, places_of_image, channels;
+  size_t steps, places, places_of_image, channels;
   const float* others;  // null: nothing is added
   bool others_once;
   const uint8_t* before;  // null: nothing
