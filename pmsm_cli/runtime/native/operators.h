@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <climits>
+#include <exception>
 #include <utility>
 #include <vector>
 
@@ -127,23 +128,24 @@ struct Levels {
         highest(static_cast<float>(IntegerAttribute(ort, info, "positive_levels"))) {}
 };
 
-// Calls work(0) ... work(count - 1) on the session's threads, through which nothing may be thrown.
+// Calls work(0) ... work(count - 1) on the session's threads. Nothing may be thrown through these; what one throws comes here.
 template <typename Function>
 void OnThreads(const Ort& ort, const OrtKernelContext* context, size_t count, const Function& work) {
   struct All {
     const Function& work;
-    std::atomic<bool> failed{false};
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
+    std::exception_ptr first = nullptr;
   } all{work};
   const auto one = [](void* pointer, size_t index) {
     All& each = *static_cast<All*>(pointer);
     try {
       each.work(index);
     } catch (...) {
-      each.failed = true;
+      if (!each.failed.test_and_set()) each.first = std::current_exception();
     }
   };
   Check(ort.KernelContext_ParallelFor(context, one, count, 0, &all));
-  if (all.failed) throw Failure("there is not enough memory");
+  if (all.first) std::rethrow_exception(all.first);
 }
 
 // Work on elements begin to end of a task, cut into parts for the session's threads where there is enough of it.
