@@ -150,7 +150,7 @@ def _compare(source: Path, ours: dict[int, Path], test: Batches, train: Batches,
 def _open(path: Path, batch: int, threads: int) -> Run:
     form = form_of(open_checkpoint(path), batch=batch)
     options = {"native": form.native, "integers": form.integers}
-    session = open_session(form.model, subject=str(path), threads=threads, patient=True, **options)
+    session = open_session(form.model, subject=str(path), threads=threads, **options)
     return lambda inputs: session.run(inputs)[0]
 
 

@@ -146,9 +146,7 @@ def _run_lane(lane: Connection, racer: Racer, shape: tuple[int, ...], threads: i
 
 
 def _open(racer: Racer, threads: int | None) -> Session:
-    return open_session(
-        racer.path, subject=racer.name, threads=threads, native=racer.native, integers=racer.integers, patient=True
-    )
+    return open_session(racer.path, subject=racer.name, threads=threads, native=racer.native, integers=racer.integers)
 
 
 def _memory(kind: str) -> int:

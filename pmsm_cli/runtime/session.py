@@ -81,12 +81,9 @@ def open_session(
     threads: int | None = None,
     native: bool = True,
     integers: bool = False,
-    patient: bool = False,
     stacked: Iterable[str] = (),
 ) -> Session:
     """A session on the CPU; `native=False` leaves the library aside and runs the function bodies.
-
-    With `patient` threads sleep as soon as there is no work, and cost others none.
 
     `integers` says that `pmsm_cli.lowering` made the graph: what it has in integers is all that shall be.
 
@@ -107,8 +104,8 @@ def open_session(
         if products_may_overflow():
             # The kernels that do not are several times slower, also where these do not either.
             options.add_session_config_entry("session.x64quantprecision", "1")
-    if patient:
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads that wait for more by spinning would take the processor from other sessions and from who decodes images.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     library = find_library() if native else None
     if library:
         register(options, library)
