@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.statistics import SiteStatistics
 from pmsm_cli.neuron.parameters import NeuronParameters
 
@@ -41,24 +43,30 @@ class Adequacy:
 
 
 def compare_halves(
-    statistics: Mapping[str, SiteStatistics], choose: Callable[[str, SiteStatistics], NeuronParameters]
+    statistics: Mapping[str, SiteStatistics],
+    choose: Callable[[str, SiteStatistics], NeuronParameters],
+    *,
+    threads: int | None = None,
 ) -> Adequacy | None:
     """The differences between the thresholds that `choose` makes of either half of each site, by its name.
 
     Of a site with many channels an evenly spaced part is compared. Channels that are constant in one half are left out:
-    there is nothing to choose by. None where nothing is left, or where the images were not told apart.
+    there is nothing to choose by. None where nothing is left, or where the images were not told apart. `threads`: how
+    many sites at a time.
     """
-    differences = {}
-    for name, site in statistics.items():
-        halves = site.halves
+
+    def differences_of(name: str) -> npt.NDArray[np.float64] | None:
+        halves = statistics[name].halves
         if halves is None:
-            continue
+            return None
         halves = (_spaced(halves[0]), _spaced(halves[1]))
         one, other = (np.atleast_1d(choose(name, half).threshold).astype(np.float64) for half in halves)
         alive = (halves[0].highest > halves[0].lowest) & (halves[1].highest > halves[1].lowest)
-        if alive.any():
-            alive = np.broadcast_to(alive, one.shape) if len(alive) == len(one) else np.ones(one.shape, bool)
-            differences[name] = (200 * np.abs(one - other) / (one + other))[alive]
+        alive = alive if len(alive) == len(one) else np.full(one.shape, alive.any())
+        return np.asarray((200 * np.abs(one - other) / (one + other))[alive], np.float64)
+
+    found = by_site(differences_of, statistics, threads=threads)
+    differences = {name: values for name, values in found.items() if values is not None and values.size}
     if not differences:
         return None
     sites = tuple(

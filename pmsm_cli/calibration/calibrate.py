@@ -7,6 +7,7 @@ import numpy as np
 
 from pmsm_cli.calibration.adequacy import Adequacy, compare_halves
 from pmsm_cli.calibration.allocation import Allocation
+from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality, assess, assess_channels
 from pmsm_cli.calibration.statistics import Floats, SiteStatistics
@@ -80,6 +81,7 @@ def calibrate(
     found: Mapping[str, NeuronParameters] | None = None,
     expected: Mapping[str, SiteStatistics] | None = None,
     centres: Mapping[str, Floats] | None = None,
+    threads: int | None = None,
 ) -> Calibration:
     """Choose every site's threshold and levels, each site on its own.
 
@@ -89,7 +91,8 @@ def calibrate(
     another value than 0 (averages over steps do without). `found` are neurons that were chosen already, to be recorded;
     between the halves of the images thresholds for even levels are then compared. `expected` is what further images are
     expected to show, which thresholds are chosen for (None: no more than was seen); what is recorded of them is
-    measured on `statistics`. `centres` are what was taken off tensors before, to be recorded.
+    measured on `statistics`. `centres` are what was taken off tensors before, to be recorded. `threads`: how many sites
+    at a time.
     """
 
     def choose(name: str, site_statistics: SiteStatistics) -> NeuronParameters:
@@ -98,22 +101,20 @@ def calibrate(
         fine = choose_parameters(site_statistics, method, most, may_rest=may_rest)
         return _for_horizon(fine, horizon) if horizon > 1 else fine
 
-    sites = []
-    for name, site_statistics in statistics.items():
+    def calibrated(name: str) -> SiteCalibration:
         parameters = found[name] if found else choose(name, (expected or statistics)[name])
-        channels = assess_channels(site_statistics, parameters)
-        quality = assess(site_statistics, parameters, channels)
+        channels = assess_channels(statistics[name], parameters)
+        quality = assess(statistics[name], parameters, channels)
         centre = (centres or {}).get(name)
-        sites.append(
-            SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels, centre=centre)
-        )
+        return SiteCalibration(name=name, parameters=parameters, quality=quality, channels=channels, centre=centre)
+
     return Calibration(
         source_sha256=source_sha256,
         method=method,
         levels=levels,
         images=images,
-        sites=tuple(sites),
-        adequacy=compare_halves(statistics, choose),
+        sites=tuple(by_site(calibrated, statistics, threads=threads).values()),
+        adequacy=compare_halves(statistics, choose, threads=threads),
     )
 
 

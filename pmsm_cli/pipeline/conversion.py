@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from pmsm_cli import __version__
 from pmsm_cli.calibration import objectives
+from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.calibrate import Calibration, Images, calibrate
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.record import calibration_from_json, calibration_to_json
@@ -193,7 +194,11 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     if settings.data is not None and settings.method is Method.ENTROPY and seen.images >= FEWEST_IMAGES:
         # Where levels are stated what is clipped counts more than once, but not what is only expected to be.
         weight = 1 / objectives.CLIPPED_COUNTS if settings.levels else 1.0
-        expected = {name: with_unseen(each, weight=weight, levels=settings.levels) for name, each in statistics.items()}
+
+        def as_expected(name: str) -> SiteStatistics:
+            return with_unseen(statistics[name], weight=weight, levels=settings.levels)
+
+        expected = by_site(as_expected, statistics, threads=settings.threads)
     resting = resting_sites(loaded.network, loaded.plan, loaded.shapes)
     found, allocation = None, None
     if finds_levels and whole is not None:
@@ -219,6 +224,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         found=found,
         expected=expected,
         centres=centres,
+        threads=settings.threads,
         method=settings.method,
         source_sha256=loaded.source.sha256,
         images=Images(

@@ -16,6 +16,7 @@ from pmsm_cli.calibration.allocation import (
     rate_table,
     smoothed_loss,
 )
+from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.emission import (
     Neurons,
     Spread,
@@ -194,7 +195,9 @@ class _Search:
         """Measure the allocation that is predicted to give this error of the output."""
         setting = self._setting
         price = price_for(costs, error)
-        neurons = {name: neurons_at(setting.statistics[name], cost, price) for name, cost in costs.items()}
+        neurons = by_site(
+            lambda name: neurons_at(setting.statistics[name], costs[name], price), costs, threads=setting.threads
+        )
         measured = self._evaluate(neurons)
         self._measure, drop = _loss(measured, self._classes, by_error=self.by_error)
         point = _point(setting, neurons, measured)
@@ -302,7 +305,11 @@ def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[
     more than its share, which would lead spikes to where they are not needed.
     """
     sites, matched = setting.plan.sites, _with_matched_means(setting)
-    probes = {site.name: _probe(setting, site.name, means_matched=site.name in matched) for site in sites}
+    probes = by_site(
+        lambda name: _probe(setting, name, means_matched=name in matched),
+        (site.name for site in sites),
+        threads=setting.threads,
+    )
     inputs = np.concatenate([batch.inputs for batch in _batches(setting, probed)])
     progress.start("Finding levels: what each tensor's error does to the output", len(sites))
     errors = output_errors(
