@@ -3,6 +3,7 @@
 Memory does not grow with the number of images: only paths are kept, and two batches are decoded ahead.
 """
 
+import errno
 import os
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
@@ -305,10 +306,31 @@ def _open_folder(folder: Path) -> ImageFiles:
 
 def _image_paths(folder: Path, *, recursive: bool) -> list[Path]:
     """Hidden files and folders hold thumbnails and remains of other systems, never images of the set."""
-    found = folder.rglob("*") if recursive else folder.glob("*")
-    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if recursive:  # of what it cannot open a search says nothing
-        closed = [path for path in (folder, *shown) if path.is_dir() and not os.access(path, os.R_OK | os.X_OK)]
-        if closed:
-            raise DataError("cannot be read (Permission denied)", subject=str(closed[0]))
-    return sorted(path for path in shown if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    found = list[tuple[str, ...]]()
+    folders: list[tuple[str, ...]] = [()]  # below this one
+    while folders:
+        above = folders.pop()
+        inside = folder.joinpath(*above)
+        if recursive and not os.access(inside, os.R_OK | os.X_OK):
+            raise DataError("cannot be read (Permission denied)", subject=str(inside))
+        with os.scandir(inside) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or _leads_nowhere(entry):
+                    continue
+                if recursive and entry.is_dir():
+                    if not entry.is_symlink():
+                        folders.append((*above, entry.name))
+                elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES and entry.is_file():
+                    found.append((*above, entry.name))
+    return [folder.joinpath(*parts) for parts in sorted(found)]
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a link in a circle."""
+    try:
+        entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return True
+        raise
+    return False

@@ -135,6 +135,18 @@ def test_loose_images_have_no_labels(tmp_path: Path):
     assert found.class_names == ()
 
 
+def test_links_to_images_count_and_those_to_folders_or_in_a_circle_do_not(tmp_path: Path):
+    image(tmp_path / "a" / "one.png")
+    image(tmp_path / "elsewhere" / "deep" / "two.png")
+    images = tmp_path / "images"
+    (images / "a").mkdir(parents=True)
+    (images / "a" / "linked.png").symlink_to(tmp_path / "a" / "one.png")
+    (images / "a" / "gone.png").symlink_to(tmp_path / "a" / "none.png")
+    (images / "a" / "circle.png").symlink_to("circle.png")
+    (images / "a" / "folder").symlink_to(tmp_path / "elsewhere")
+    assert names(open_images(images), images) == ["a/linked.png"]
+
+
 def test_hidden_files_and_folders_are_left_aside(tmp_path: Path):
     image(tmp_path / "a" / "1.png")
     image(tmp_path / "a" / ".thumbnails" / "1.png")
