@@ -42,6 +42,7 @@ from pmsm_cli.runtime.match import match_moments, open_moments
 from pmsm_cli.runtime.remembered import Remembered
 from pmsm_cli.runtime.sensitivity import output_errors
 from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.spiking import open_tried
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
 from pmsm_cli.sources.preprocessing import Preprocessing
 
@@ -274,7 +275,7 @@ class _Search:
             spiking = apply_corrections(spiking, corrections, fold=True)
         self._progress.start(f"Finding levels: measuring point {number}", len(self._images))
         return evaluate(
-            open_session(spiking, subject=setting.network.subject, threads=setting.threads),
+            open_tried(spiking, subject=setting.network.subject, batch=_batch_size(setting), threads=setting.threads),
             _batches(setting, self._images),
             timesteps=1,
             scores=class_scores(setting.network.model),
@@ -284,7 +285,11 @@ class _Search:
 
 
 def _batches(setting: Setting, images: ImageSet) -> Iterator[Batch]:
-    return read_batches(images, setting.preprocessing, batch_size(setting.plan, setting.network.image.batch))
+    return read_batches(images, setting.preprocessing, _batch_size(setting))
+
+
+def _batch_size(setting: Setting) -> int:
+    return batch_size(setting.plan, setting.network.image.batch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

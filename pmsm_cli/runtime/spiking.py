@@ -1,5 +1,6 @@
 """Opening checkpoints to run them: on integer kernels where that is exact, or their weights are integers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -29,20 +30,39 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
     """
     sites = checkpoint.manifest.calibration.sites
     firing = {site.name: site.quality.firing for site in sites if site.quality is not None}
-    found = find_library() if native else None
-    library = Use(batch=batch, firing=firing, multiplies_fast=found.multiplies_fast) if found else None
+    library = _library(batch, firing) if native else None
     if checkpoint.manifest.timesteps > 1:
         image = checkpoint.manifest.preprocessing.shape
         weights = checkpoint.int8_weights if integers else None
         model = tidy_steps(checkpoint.model, library, image, weights)[0] if library else checkpoint.model
         return Form(model=model, integers=has_codes(model), native=bool(library))
     if not (integers and checkpoint.int8_weights):
-        model, _ = tidy(checkpoint.model, library, slices=integers)
-        return Form(model=model, integers=library is None or has_codes(model), native=bool(library))
+        return _with_float_weights(checkpoint.model, library, slices=integers)
     model, lowered = lower(checkpoint.model, checkpoint.int8_weights)
     if library:
         model, _ = lower_further(model, library)
     return Form(model=model, integers=lowered, native=bool(library))
+
+
+def _library(batch: int, firing: Mapping[str, float]) -> Use | None:
+    found = find_library()
+    return Use(batch=batch, firing=firing, multiplies_fast=found.multiplies_fast) if found else None
+
+
+def _with_float_weights(model: ir.Model, library: Use | None, *, slices: bool) -> Form:
+    tidied, _ = tidy(model, library, slices=slices)
+    return Form(model=tidied, integers=library is None or has_codes(tidied), native=bool(library))
+
+
+def open_tried(model: ir.Model, *, subject: str, batch: int, threads: int | None = None) -> Session:
+    """A graph of one timestep with float weights that is no checkpoint yet, in the form that a checkpoint would have.
+
+    Raises:
+        UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
+        SetupError: there is not enough memory.
+    """
+    form = _with_float_weights(model, _library(batch, {}), slices=True)
+    return open_session(form.model, subject=subject, threads=threads, native=form.native, integers=form.integers)
 
 
 def has_codes(model: ir.Model) -> bool:
