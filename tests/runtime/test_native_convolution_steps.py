@@ -161,7 +161,9 @@ def test_no_image_gives_nothing(name):
         ({"before": np.zeros((6, 6, 7, 16), np.uint8)}, "what was emitted before has shape"),
         ({"others": np.zeros((2, 6, 6, 16), np.float32)}, "what is added has shape"),
         ({"map": np.zeros((1, 6, 6, 16), np.float32)}, "a map of 576 numbers does not fit"),
+        ({"others": np.zeros((), np.float32)}, r"what is added has shape \[\]"),
         ({"quanta": np.ones(2, np.float32)}, "what is added has shape"),
+        ({"quanta": np.ones(0, np.float32)}, "there is no quantum"),
     ],
 )
 def test_what_does_not_fit_is_said(wrong, message):

@@ -101,6 +101,7 @@ StepEnding EndingAt(const Ort& ort, const OrtKernelInfo* info, const PackedWeigh
   ending.reciprocal = in_units(floats(In::kReciprocal));
   ending.rest = in_units(floats(In::kRest));
   ending.quanta = in_units(ConstantAt<float>(ort, info, at.Input(In::kQuanta)));
+  if (ending.quanta.empty()) throw Failure("there is no quantum");
   for (const float quantum : ending.quanta) ending.finer.push_back(1.0f / quantum);
   ending.zero = ConstantAt<uint8_t>(ort, info, at.Input(In::kZero)).at(0);
   return ending;
@@ -264,7 +265,7 @@ Pass PassOf(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context, 
   }
   const Map map{given.data, size(0), last == 3 ? size(1) : 1, Product(given.shape, last == 3 ? 2 : 1, last), layer.inputs,
                 layer.padding};
-  const size_t images = first ? first->map.images : others.there ? static_cast<size_t>(others.shape.at(0)) : 0;
+  const size_t images = first ? first->map.images : others.shape.empty() ? 0 : static_cast<size_t>(others.shape[0]);
   const size_t steps = ending.fires ? ending.quanta.size() : images && map.images >= images ? map.images / images : 1;
   const bool fits = !first || (map.images == steps * images && map.height == first->map.height && map.width == first->map.width);
   if (!fits || map.images % steps) {
