@@ -34,8 +34,9 @@ from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.image_remarks import level_remarks, value_remarks
 from pmsm_cli.pipeline.inputs import SILENT, Progress, batch_size, open_network
-from pmsm_cli.pipeline.levels import Setting, find_levels
+from pmsm_cli.pipeline.levels import find_levels
 from pmsm_cli.pipeline.remarks import remarks
+from pmsm_cli.pipeline.site_costs import Setting
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
 from pmsm_cli.report.summary import ConversionSummary, summary_of
 from pmsm_cli.runtime.centre import mean_keys

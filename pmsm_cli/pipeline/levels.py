@@ -1,6 +1,6 @@
 """Finding levels: thresholds that cost as few spikes as a stated loss of accuracy allows, by measurement."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,50 +8,33 @@ import numpy as np
 from pmsm_cli.calibration.allocation import (
     Allocation,
     Point,
-    RateTable,
     SiteCost,
     neurons_at,
-    neurons_of_precision,
     price_for,
-    rate_table,
     smoothed_loss,
 )
 from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.emission import (
-    Neurons,
-    Spread,
-    distortion,
-    emit,
     expected_spikes,
-    mean_error,
-    mean_square,
 )
-from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.errors import UsageError
-from pmsm_cli.graph.gains import noise_gains
 from pmsm_cli.graph.insert import insert_neurons
-from pmsm_cli.graph.matching import apply_corrections, matched_readers
-from pmsm_cli.graph.network import Network, Shape
+from pmsm_cli.graph.matching import apply_corrections
 from pmsm_cli.graph.scores import class_count, class_scores
-from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import NeuronParameters
-from pmsm_cli.pipeline.inputs import Progress, batch_size
+from pmsm_cli.pipeline.inputs import Progress
+from pmsm_cli.pipeline.site_costs import Setting, site_costs
 from pmsm_cli.runtime.evaluate import Evaluation, beats_chance, evaluate
 from pmsm_cli.runtime.fit import check_labels
 from pmsm_cli.runtime.match import match_moments, open_moments
 from pmsm_cli.runtime.remembered import Remembered
-from pmsm_cli.runtime.sensitivity import output_errors
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.runtime.spiking import open_tried
-from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
-from pmsm_cli.sources.preprocessing import Preprocessing
+from pmsm_cli.sources.images import ImageSet, sample_images
 
 DEFAULT_DROP = 0.5  # points of top-1, or of agreement where there are no labels
 DEFAULT_ERROR = 5.0  # percent of the output, where classes cannot be compared: none, or too few images in the time
 
-# The ratio of signal to distortion, in mean squares, at which each site's share in the output's error is measured:
-# errors add up there.
-_PROBED_AT = 300.0
 # Predicted errors of the output that are tried, from coarse to fine, and how often the step between is halved. Where an
 # output further off than a fifth keeps its class on some hundred images, it does by luck.
 _ERRORS = (0.2, 0.14, 0.1, 0.07, 0.05, 0.035, 0.025, 0.0175)
@@ -74,22 +57,6 @@ _NEAR = 4  # times the target: points that lose more say little about it, each b
 _SURE = 0.8
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Setting:
-    """What levels are found for."""
-
-    network: Network  # the teacher: the source, or the source as batch norm statistics say that it is on real images
-    plan: SitePlan
-    shapes: Mapping[str, Shape]
-    statistics: Mapping[str, SiteStatistics]
-    resting: frozenset[str]
-    images: ImageSet  # all that there are: accuracy is measured on more of them than thresholds are set from
-    preprocessing: Preprocessing
-    match_moments: bool
-    threads: int | None
-    seed: int
-
-
 def find_levels(
     setting: Setting, *, target_drop: float | None, progress: Progress
 ) -> tuple[dict[str, NeuronParameters], Allocation]:
@@ -105,7 +72,7 @@ def find_levels(
         DataError: the labels do not fit the network's classes.
     """
     search = _Search(setting, progress, target_drop)
-    costs = _site_costs(setting, search.probed_images(), progress)
+    costs = site_costs(setting, search.probed_images(), progress)
     finest = _aim(search, costs) if search.by_error else _walk(search, costs)
     return search.result(search.coarsest_kept() or finest)
 
@@ -267,7 +234,7 @@ class _Search:
                 setting.plan,
                 spiking,
                 setting.shapes,
-                _batches(setting, self._matched),
+                setting.batches(self._matched),
                 source=self._moments,
                 threads=setting.threads,
                 on_batch=self._progress.advance,
@@ -275,99 +242,13 @@ class _Search:
             spiking = apply_corrections(spiking, corrections, fold=True)
         self._progress.start(f"Finding levels: measuring point {number}", len(self._images))
         return evaluate(
-            open_tried(spiking, subject=setting.network.subject, batch=_batch_size(setting), threads=setting.threads),
-            _batches(setting, self._images),
+            open_tried(spiking, subject=setting.network.subject, batch=setting.batch_size, threads=setting.threads),
+            setting.batches(self._images),
             timesteps=1,
             scores=class_scores(setting.network.model),
             source=self._source,
             on_batch=self._progress.advance,
         )
-
-
-def _batches(setting: Setting, images: ImageSet) -> Iterator[Batch]:
-    return read_batches(images, setting.preprocessing, _batch_size(setting))
-
-
-def _batch_size(setting: Setting) -> int:
-    return batch_size(setting.plan, setting.network.image.batch)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Probe:
-    """The neurons that show what a site's error does, and what they make of its activations; arrays [channels]."""
-
-    table: RateTable
-    neurons: NeuronParameters
-    mean_error: Floats  # 0 where nothing takes it away
-    distortion: Floats  # beyond the mean error's square
-    power: Floats
-
-
-def _site_costs(setting: Setting, probed: ImageSet, progress: Progress) -> dict[str, SiteCost]:
-    """What each site's distortion and spikes weigh: measured at the output for sites, from weights for channels.
-
-    What a mean error does is left out where matching moments takes it away: it is alike in all images and so does far
-    more than its share, which would lead spikes to where they are not needed.
-    """
-    sites, matched = setting.plan.sites, _with_matched_means(setting)
-    probes = by_site(
-        lambda name: _probe(setting, name, means_matched=name in matched),
-        (site.name for site in sites),
-        threads=setting.threads,
-    )
-    inputs = np.concatenate([batch.inputs for batch in _batches(setting, probed)])
-    progress.start("Finding levels: what each tensor's error does to the output", len(sites))
-    errors = output_errors(
-        setting.network,
-        setting.plan,
-        {name: probe.neurons for name, probe in probes.items()},
-        inputs,
-        mean_errors={name: probes[name].mean_error for name in matched},
-        threads=setting.threads,
-        on_site=progress.advance,
-    )
-    nodes = {node.name or "": node for node in setting.network.model.graph}
-    usual = float(np.median(list(errors.values())))
-    costs = {}
-    for site in sites:
-        probe, error = probes[site.name], errors[site.name]
-        gains = noise_gains(site, nodes, probe.power.astype(np.float64))
-        noise = float(gains @ probe.distortion)
-        # A tensor that the probe carries without error tells nothing; it is taken to matter as the usual one does.
-        share = (error or usual) / noise if noise > 0 else usual
-        neurons = (site.neurons or 1) / len(probe.power)
-        costs[site.name] = SiteCost(table=probe.table, error=share * gains, neurons=neurons)
-    return costs
-
-
-def _probe(setting: Setting, site: str, *, means_matched: bool) -> _Probe:
-    statistics = setting.statistics[site]
-    table = rate_table(statistics, may_rest=site in setting.resting, means_matched=means_matched)
-    parameters = neurons_of_precision(statistics, table, _PROBED_AT)
-    spread = Spread.of(statistics)
-    neurons = Neurons.of(parameters, len(spread.centres))
-    spikes = emit(spread.centres, neurons)
-    error = mean_error(spread, neurons, spikes) if means_matched else np.zeros(len(spread.centres), np.float32)
-    return _Probe(
-        table=table,
-        neurons=parameters,
-        mean_error=error,
-        distortion=distortion(spread, neurons, spikes) - error**2,
-        power=mean_square(spread),
-    )
-
-
-def _with_matched_means(setting: Setting) -> frozenset[str]:
-    """The sites all of whose readers get the source's mean back."""
-    if not setting.match_moments:
-        return frozenset()
-    readers = matched_readers(setting.network.model, setting.plan, setting.shapes)
-    matched = {reader.node for reader in readers}
-    return frozenset(
-        site.name
-        for site in setting.plan.sites
-        if site.relative_axis is None and all(reader.node in matched for reader in site.readers)
-    )
 
 
 def _loss(measured: Evaluation, classes: int | None, *, by_error: bool) -> tuple[str, float]:
