@@ -3,7 +3,8 @@
     python benchmarks/evaluation_speed.py ../shared/models/resnet20_cifar10_bn.onnx r20.onnx .cache/cifar10/test
 
 Both run over the same decoded images in turn, batch after batch, so that a noisy machine is fair to both. The spiking
-network runs twice: with the native library and with the function bodies alone.
+network runs three times: in the form that is fastest here, its file with the native library, and with the function
+bodies alone.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from machine import describe
 from pmsm_cli import pipeline
 from pmsm_cli.checkpoint.file import open_checkpoint
 from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.spiking import open_spiking
 from pmsm_cli.sources.images import read_batches
 
 
@@ -33,6 +35,7 @@ def main() -> None:
     threads = arguments.threads
     sessions = {
         "source": pipeline.open_reference(pipeline.open_network(arguments.source), threads=threads),
+        "spiking, as `pmsm eval` runs it": open_spiking(checkpoint, batch=arguments.batch, threads=threads),
         "spiking, native library": open_session(checkpoint.model, subject="native", threads=threads),
         "spiking, function bodies": open_session(checkpoint.model, subject="portable", threads=threads, native=False),
     }
