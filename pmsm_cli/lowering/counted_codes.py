@@ -15,7 +15,7 @@ from pmsm_cli.lowering.codes import Code, code_of
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, is_op, read
 from pmsm_cli.lowering.resting import SPIKE_COUNTS, STEP_CODES
-from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS
+from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS, StepsInputs, StepsOutputs
 from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
 SITE_COUNTS = "SiteCounts"
@@ -25,8 +25,11 @@ _ALIKE, _COUNTED = 0, -1
 NO_CODES = (0, 0, 0, 0)
 _POSITIONS, _CODES = 1, slice(2, None)
 # Who emits codes and can count them: by which output, and the attribute that asks for it.
-_COUNTING = {CONVOLUTION_STEPS: (2, "counted"), STEP_CODES: (1, "counted_by"), SOFTMAX_STEP_CODES: (2, "counted_by")}
-_EMITTED, _REACHED = 1, 15  # of ConvolutionSteps: an output, and an input
+_COUNTING = {
+    CONVOLUTION_STEPS: (StepsOutputs.COUNTS, "counted"),
+    STEP_CODES: (1, "counted_by"),
+    SOFTMAX_STEP_CODES: (2, "counted_by"),
+}
 _MANY = 65536  # codes of an image from which on they are counted where they are emitted
 
 
@@ -106,8 +109,8 @@ class _Counting:
         counts, old = emitter.outputs[output], self.node.outputs[0]
         counts.name, counts.type, counts.shape = f"{old.name}/of_codes", old.type, old.shape
         if len(reached):
-            emitter.resize_inputs(_REACHED + 1)
-            emitter.replace_input_with(_REACHED, add_constant(graph, f"{counts.name}/reached", reached))
+            emitter.resize_inputs(StepsInputs.REACHED + 1)
+            emitter.replace_input_with(StepsInputs.REACHED, add_constant(graph, f"{counts.name}/reached", reached))
         return counts
 
     def _can_be_counted_by(self, emitter: ir.Node, *, by_map: bool) -> bool:
@@ -117,7 +120,7 @@ class _Counting:
         if len(emitter.outputs) > _COUNTING[emitter.op_type][0]:
             return False  # it counts something already
         if emitter.op_type == CONVOLUTION_STEPS:
-            return emitter.outputs[_EMITTED] is self.codes and self.axis == len(shape) - 1
+            return emitter.outputs[StepsOutputs.EMITTED] is self.codes and self.axis == len(shape) - 1
         return emitter.outputs[0] is self.codes and not by_map
 
 

@@ -26,6 +26,20 @@ from pmsm_cli.lowering.windows import alike, is_layer, window_attributes
 from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
 CONVOLUTION_STEPS = "ConvolutionSteps"
+
+
+class StepsInputs:
+    """The operator's inputs, by what others ask for; from the factor to before `BEFORE` are the numbers of a pass."""
+
+    CODES, WEIGHTS, PADDING, FACTOR, QUANTA, BEFORE, REACHED, LATER_CODES = 0, 1, 2, 3, 11, 14, 15, 16
+
+
+class StepsOutputs:
+    """The operator's outputs."""
+
+    VALUES, EMITTED, COUNTS, LATER_VALUES, LATER_EMITTED = range(5)
+
+
 _RANK = 4
 
 

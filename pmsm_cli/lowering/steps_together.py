@@ -3,19 +3,16 @@
 Neurons of the later steps begin with what those of the first one have emitted, and need nothing else of it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from pmsm_cli.lowering.int8 import Int8Weights
 from pmsm_cli.lowering.parts import constant, read
 from pmsm_cli.lowering.side_by_side import LATER_STEPS
-from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS
+from pmsm_cli.lowering.step_convolutions import CONVOLUTION_STEPS, StepsInputs, StepsOutputs
 from pmsm_cli.neuron.onnx_function import DOMAIN, LEVELS
 
-# The operator's inputs and outputs.
-_CODES, _WEIGHTS, _PADDING, _FACTOR, _QUANTA, _BEFORE, _LATER = 0, 1, 2, 3, 11, 14, 16
-_VALUES, _EMITTED = 0, 1
 _OF_A_PASS = ("maps", *LEVELS)  # attributes
 
 
@@ -41,14 +38,14 @@ def _belong_together(first: ir.Node, later: ir.Node) -> bool:
     same = [name for name in first.attributes if name not in _OF_A_PASS]
     if any(first.attributes[name].as_int() != later.attributes[name].as_int() for name in same):
         return False
-    alike = read(first, _WEIGHTS) is read(later, _WEIGHTS)
-    alike = alike and constant(read(first, _PADDING)) == constant(read(later, _PADDING))
-    if not alike or not _are_rows(first.outputs[_VALUES], later.outputs[_VALUES]):
+    alike = read(first, StepsInputs.WEIGHTS) is read(later, StepsInputs.WEIGHTS)
+    alike = alike and constant(read(first, StepsInputs.PADDING)) == constant(read(later, StepsInputs.PADDING))
+    if not alike or not _are_rows(first.outputs[StepsOutputs.VALUES], later.outputs[StepsOutputs.VALUES]):
         return False
     if not first.attributes["fires"].as_int():
         return True
-    before = later.inputs[_BEFORE] if len(later.inputs) > _BEFORE else None
-    return constant(read(first, _QUANTA)).size == 1 and before is first.outputs[_EMITTED]
+    before = later.inputs[StepsInputs.BEFORE] if len(later.inputs) > StepsInputs.BEFORE else None
+    return constant(read(first, StepsInputs.QUANTA)).size == 1 and before is first.outputs[StepsOutputs.EMITTED]
 
 
 def _are_rows(first: ir.Value, later: ir.Value) -> bool:
@@ -60,12 +57,12 @@ def _are_rows(first: ir.Value, later: ir.Value) -> bool:
 
 
 def _join(graph: ir.Graph, first: ir.Node, later: ir.Node) -> None:
-    numbers = [*later.inputs[_FACTOR:_BEFORE]]
-    inputs = [*first.inputs[:_BEFORE], *[None] * (_LATER - len(first.inputs[:_BEFORE]))]
-    inputs += [read(later, _CODES), *numbers, *[None] * (_BEFORE - _FACTOR - len(numbers))]
+    of_both = _up_to(StepsInputs.LATER_CODES, first.inputs[: StepsInputs.BEFORE])
+    own = _up_to(StepsInputs.BEFORE - StepsInputs.FACTOR, later.inputs[StepsInputs.FACTOR : StepsInputs.BEFORE])
+    inputs = [*of_both, read(later, StepsInputs.CODES), *own]
     attributes = [*first.attributes.values(), ir.AttrInt64("later", 1)]
     attributes += [ir.AttrInt64(f"later_{name}", later.attributes[name].as_int()) for name in _OF_A_PASS]
-    old = [*first.outputs[: _EMITTED + 1], None, *later.outputs[: _EMITTED + 1]]
+    old = [*first.outputs[: StepsOutputs.EMITTED + 1], None, *later.outputs[: StepsOutputs.EMITTED + 1]]
     outputs = [
         ir.Value(name="") if each is None else ir.Value(name=each.name, type=each.type, shape=each.shape)
         for each in old
@@ -76,3 +73,8 @@ def _join(graph: ir.Graph, first: ir.Node, later: ir.Node) -> None:
         if each is not None:
             ir.convenience.replace_all_uses_with(each, new, replace_graph_outputs=True)
     graph.remove([later, first], safe=True)
+
+
+def _up_to(count: int, inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+    """So many inputs, of which the last ones may be missing."""
+    return [*inputs, *[None] * (count - len(inputs))]

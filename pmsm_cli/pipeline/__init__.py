@@ -1,13 +1,12 @@
 """The main jobs, one function a command: each reads like the list of its stages, prints nothing and writes nothing."""
 
+from pmsm_cli.pipeline.calibration_file import calibration_record, read_calibration
 from pmsm_cli.pipeline.conversion import (
     CalibrationSettings,
     InputSettings,
     calibrate_source,
-    calibration_record,
     convert,
     load_source,
-    read_calibration,
     summarise,
 )
 from pmsm_cli.pipeline.image_remarks import accuracy_remarks, image_remarks

@@ -159,8 +159,9 @@ PMSM_VNNI void FinishVectors(const StepEnding& all, const StepTensors& given, co
 
 template <bool kSliced, bool kOthers, bool kValues>
 PMSM_VNNI void FinishVectors(const StepEnding& ending, const StepTensors& tensors, const StepSums& sums) {
+  const bool once = ending.fires && tensors.steps == 1 && ending.quanta[0] == 1.0f && !tensors.before;
   if (!ending.fires) FinishVectors<kSliced, kOthers, kValues, Firing::kNone>(ending, tensors, sums);
-  else if (tensors.steps == 1 && ending.quanta[0] == 1.0f && !tensors.before) FinishVectors<kSliced, kOthers, kValues, Firing::kOnce>(ending, tensors, sums);
+  else if (once) FinishVectors<kSliced, kOthers, kValues, Firing::kOnce>(ending, tensors, sums);
   else FinishVectors<kSliced, kOthers, kValues, Firing::kSteps>(ending, tensors, sums);
 }
 
