@@ -247,7 +247,7 @@ void Work(const Task& task, const Part& part) {
   if (!task.counts) return;
   const auto behind = [&](size_t block) { return task.layer.blocks[block].channel + task.layer.blocks[block].channels; };
   const size_t first = part.first == 0 ? 0 : behind(part.first - 1);  // whole blocks may overlap
-  task.counts->Add(task.passes.front().tensors.emitted, part.begin, part.end, first, behind(part.last - 1));
+  task.counts->AddPlaces(part.begin, part.end, first, behind(part.last - 1));
 }
 
 // A pass of this call; of as many steps as its neurons have or what is there once says, else of one.
@@ -304,8 +304,8 @@ std::unique_ptr<EmittedCounts> CountsOf(const Ort& ort, OrtKernelContext* contex
     throw Failure("a map of shape " + Text(reached.shape) + " does not fit");
   }
   const Limits limits(pass.ending->zero, pass.ending->lowest, pass.ending->highest);
-  return std::unique_ptr<EmittedCounts>(new EmittedCounts(pass.map.images, tensors.places_of_image, tensors.channels,
-                                                          reached.there ? reached.data : nullptr, limits, true));
+  return std::make_unique<EmittedCounts>(LaidOutCodes(tensors.emitted, pass.map.images, tensors.places_of_image, tensors.channels,
+                                                      reached.there ? reached.data : nullptr, limits));
 }
 
 void Compute(const Ort& ort, const StepsLayer& layer, OrtKernelContext* context) {

@@ -224,4 +224,17 @@ Counted CountRun(const uint8_t* codes, size_t length, const Limits& limits) {
   return CountRunAnywhere(codes, length, limits);
 }
 
+PMSM_WIDER_VECTORS int64_t PutChannels(const uint32_t* of_channels, size_t channels, float* counts) {
+  int64_t firing = 0;
+  for (size_t i = 0; i < channels; ++i) firing += of_channels[i];
+  PMSM_INDEPENDENT
+  for (size_t i = 0; i < 2 * channels; ++i) counts[i] = static_cast<float>(static_cast<int32_t>(of_channels[i]));
+  return firing;
+}
+
+PMSM_WIDER_VECTORS void AddChannels(const uint32_t* more, size_t count, uint32_t* of_channels) {
+  PMSM_INDEPENDENT
+  for (size_t i = 0; i < count; ++i) of_channels[i] += more[i];
+}
+
 }  // namespace pmsm

@@ -55,6 +55,11 @@ RowSums CountRows(const uint8_t* codes, size_t rows, size_t channels, size_t str
 
 Counted CountRun(const uint8_t* codes, size_t length, const Limits& limits);
 
+// Counts [2, channels] as numbers; how many neurons fire, which is the sum of the first ones.
+int64_t PutChannels(const uint32_t* of_channels, size_t channels, float* counts);
+
+void AddChannels(const uint32_t* more, size_t count, uint32_t* of_channels);
+
 // A sum as two numbers, of 2^20 and of what is left; what is behind them.
 inline float* PutInTwo(int64_t sum, float* at) {
   *at++ = static_cast<float>(sum >> 20);

@@ -45,6 +45,7 @@ PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* option
   const OrtApi* api = base->GetApi(kOrtApiVersion);
   // Too old an onnxruntime: nothing is registered, and the functions in the checkpoint do the work.
   if (!api) return nullptr;
+  Ort::Meet(base);
   const Ort ort(api);
   return pmsm::Guard(ort, [&] {
     // Sessions keep pointers to the operators, so that these and their domain are made once and never released.

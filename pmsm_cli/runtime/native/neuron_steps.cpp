@@ -186,13 +186,13 @@ PMSM_WIDER_VECTORS void Work(const Task<AsCodes>& task, size_t begin, size_t end
 // A single step whose codes are counted.
 struct CountedCodes {
   const Task<AsCodes>& task;
-  LaidOutCodes& codes;
+  EmittedCounts& counts;
 };
 
 void WorkOnSteps(const CountedCodes& counted, size_t begin, size_t end) {
-  const size_t step = counted.codes.Step();
+  const size_t step = counted.counts.Codes().Step();
   Work(counted.task, begin * step, end * step);
-  counted.codes.Add(begin * step, end * step);
+  counted.counts.Add(begin * step, end * step);
 }
 
 // Numbers of the first three inputs, laid along neurons of the shape of one step.
@@ -278,11 +278,12 @@ void ComputeCodes(const Ort& ort, const OfCodes& levels, OrtKernelContext* conte
   task.form = {before.data, *zero.data, OutputAt<uint8_t>(ort, context, 0, all), once};
   if (levels.counted_by < 0) return WorkInParallel(ort, context, task);
   if (steps != 1) throw Failure("what is counted is emitted at one step");
-  LaidOutCodes codes(task.form.emitted, all, levels.counted_by, nullptr, Limits(*zero.data, levels.lowest, levels.highest),
-                     kElementsPerThread);
-  InParallel<CountedCodes, &WorkOnSteps>(ort, context, {task, codes}, codes.Steps(),
-                                    std::max<size_t>(1, kElementsPerThread / std::max<size_t>(1, codes.Step())));
-  codes.Counts().PutInto(ort, context, 1);
+  const Limits limits(*zero.data, levels.lowest, levels.highest);
+  const LaidOutCodes codes(task.form.emitted, all, levels.counted_by, nullptr, limits);
+  EmittedCounts counts(codes);
+  InParallel<CountedCodes, &WorkOnSteps>(ort, context, {task, counts}, codes.Steps(),
+                                         std::max<size_t>(1, kElementsPerThread / std::max<size_t>(1, codes.Step())));
+  counts.PutInto(ort, context, 1);
 }
 
 Operator MakeNeurons(const OrtApi* api) {

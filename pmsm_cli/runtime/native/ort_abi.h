@@ -8,6 +8,7 @@
 #ifndef PMSM_ORT_ABI_H
 #define PMSM_ORT_ABI_H
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -31,6 +32,7 @@ struct OrtTensorTypeAndShapeInfo;
 struct OrtValue;
 
 constexpr uint32_t kOrtApiVersion = 20;  // onnxruntime 1.20, the oldest that we ask for
+constexpr uint32_t kOrtApiOfShapes = 24;  // which gives a tensor's shape without making an object for it
 
 struct OrtApiBase {
   const OrtApi*(PMSM_ORT_CALL* GetApi)(uint32_t version);  // null where this onnxruntime is older than the version
@@ -88,6 +90,13 @@ class Ort {
  public:
   explicit Ort(const OrtApi* table) : functions_(reinterpret_cast<const Function*>(table)) {}
 
+  // Finds out what this onnxruntime, whose tables are all beginnings of one, has beyond the oldest version.
+  static void Meet(const OrtApiBase* base) {
+#ifndef PMSM_PORTABLE
+    shows_shapes_ = base->GetApi(kOrtApiOfShapes) != nullptr;
+#endif
+  }
+
   OrtStatus* CreateStatus(OrtErrorCode code, const char* message) const {
     return At<OrtStatus*(OrtErrorCode, const char*)>(0)(code, message);
   }
@@ -123,6 +132,13 @@ class Ort {
   }
   void ReleaseTensorTypeAndShapeInfo(OrtTensorTypeAndShapeInfo* info) const {
     At<void(OrtTensorTypeAndShapeInfo*)>(99)(info);
+  }
+
+  // Where shapes can be seen; the tensor owns what this gives out.
+  bool ShowsShapes() const { return shows_shapes_; }
+  OrtStatus* GetTensorElementTypeAndShapeDataReference(const OrtValue* value, ONNXTensorElementDataType* type,
+                                                       const int64_t** dims, size_t* rank) const {
+    return At<OrtStatus*(const OrtValue*, ONNXTensorElementDataType*, const int64_t**, size_t*)>(414)(value, type, dims, rank);
   }
 
   OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name, int64_t* out) const {
@@ -178,6 +194,7 @@ class Ort {
   }
 
   const Function* functions_;
+  inline static std::atomic<bool> shows_shapes_{false};
 };
 
 #endif

@@ -9,17 +9,17 @@
 // spike more of either sign. Where positions differ, `maps` has the synapses of each, site by site, and counts are by position,
 // which are in codes all places before the channels, on the last axis.
 //
-// `counts` [images, ...] is, site by site and row by row, what emitted_counts.h says of them.
+// `counts` [images, ...] is, site by site and row by row, what laid_out_codes.h says of them.
 
 #include <algorithm>
 #include <cstdint>
-#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "counted_codes.h"
-#include "emitted_counts.h"
+#include "laid_out_codes.h"
 #include "operators.h"
 #include "tensors.h"
 #include "vectors.h"
@@ -27,9 +27,9 @@
 namespace pmsm {
 namespace {
 
-// Below this many codes waking another thread costs more than it saves.
-constexpr size_t kCodesPerThread = 131072;
-constexpr size_t kCodesOfUnit = 131072;  // what a thread takes on at a time, at most twice as many: a small site is one thread's
+// Codes of a part: fewer take less time than waking another thread; and for each channel, than adding up its counts.
+constexpr size_t kCodesOfPart = 65536, kCodesOfChannel = 8;
+constexpr size_t kMostParts = 8;
 constexpr size_t kLanes = 8;
 
 // What is known of a site beforehand.
@@ -40,28 +40,22 @@ struct Settings {
 // A site has codes, or counts [lines, ...]: by position where there is a map.
 struct Site {
   size_t lines = 0, rows = 1, width = 0;  // of its counts here
-  std::unique_ptr<LaidOutCodes> codes;
+  std::optional<LaidOutCodes> codes;
   const float* counts = nullptr;
   const int32_t* map = nullptr;
   size_t positions = 0;  // of the map
-};
-
-// Some of a site's codes.
-struct Unit {
-  LaidOutCodes& codes;
-  size_t begin, end;
 };
 
 Site SiteOfCodes(const Input<uint8_t>& codes, const Settings& settings, const int32_t* map) {
   const Limits limits(static_cast<uint8_t>(settings.zero), -static_cast<float>(settings.negative),
                       static_cast<float>(settings.positive));
   Site site;
-  site.codes.reset(new LaidOutCodes(codes.data, codes.shape, settings.axis, map, limits, kCodesOfUnit));
-  if (map && site.codes->Positions() != static_cast<size_t>(settings.positions)) {
+  site.codes.emplace(codes.data, codes.shape, settings.axis, map, limits);
+  if (map && site.codes->Places() != static_cast<size_t>(settings.positions)) {
     throw Failure("a map of " + std::to_string(settings.positions) + " positions does not fit codes of shape " + Text(codes.shape));
   }
   site.lines = site.codes->Images();
-  site.width = site.codes->Counts().Width();
+  site.width = site.codes->Width();
   return site;
 }
 
@@ -118,25 +112,78 @@ std::vector<Site> SitesOf(const Ort& ort, OrtKernelContext* context, const Input
   return sites;
 }
 
-void CountCodes(const Ort& ort, OrtKernelContext* context, std::vector<Site>& sites) {
-  std::vector<Unit> units;
-  size_t codes = 0;
-  for (Site& site : sites) {
-    if (!site.codes) continue;
-    const size_t step = site.codes->Step(), steps = site.codes->Steps();
-    const size_t parts = std::max<size_t>(1, std::min(steps, site.codes->Count() / kCodesOfUnit));
-    for (size_t part = 0; part < parts; ++part) {
-      units.push_back({*site.codes, steps * part / parts * step, steps * (part + 1) / parts * step});
+// What is counted of all sites' codes, image by image; where these are few, of pieces of them. A thread takes the same share of
+// every site, which is much of what it has computed, and has in its cache.
+class Tallies {
+ public:
+  Tallies(const std::vector<Site>& sites, size_t images) : sites_(sites) {
+    size_t codes = 0;
+    for (const Site& site : sites) {
+      if (!site.codes) continue;
+      images_ = images;
+      codes += site.codes->Count();
+      of_image_.sums += site.rows;
+      of_image_.channels += site.rows * 2 * site.codes->Channels();
     }
-    codes += site.codes->Count();
+    const size_t wanted = std::min(kMostParts, codes / (kCodesOfPart + kCodesOfChannel * of_image_.channels));
+    while (2 * parts_ <= wanted) parts_ *= 2;  // many numbers of threads share these alike
+    pieces_ = std::max<size_t>(1, parts_ / std::max<size_t>(1, images));
+    sums_.resize(images_ * pieces_ * of_image_.sums);
+    of_channels_.resize(images_ * pieces_ * of_image_.channels);
   }
-  const auto count = [&](size_t index) { units[index].codes.Add(units[index].begin, units[index].end); };
-  if (codes < 2 * kCodesPerThread) {
-    for (size_t index = 0; index < units.size(); ++index) count(index);
-  } else {
-    OnThreads(ort, context, units.size(), count);
+
+  void Count(const Ort& ort, OrtKernelContext* context) {
+    const auto count = [&](size_t unit) { CountUnit(unit); };
+    if (parts_ > 1) return OnThreads(ort, context, images_ * pieces_, count);
+    for (size_t unit = 0; unit < images_ * pieces_; ++unit) count(unit);
   }
-}
+
+  // Site by site, when all is counted.
+  class OfImage {
+   public:
+    OfImage(Tallies& all, size_t image) : all_(all), at_(all.At(image * all.pieces_)) {}
+
+    float* PutNext(const Site& site, float* to) {
+      const size_t channels = 2 * site.codes->Channels();
+      for (size_t piece = 1; piece < all_.pieces_; ++piece) {
+        *at_.sums += at_.sums[piece * all_.of_image_.sums];
+        AddChannels(at_.of_channels + piece * all_.of_image_.channels, channels, at_.of_channels);
+      }
+      to = site.codes->Put(at_, to);
+      at_ = {at_.sums + 1, at_.of_channels + channels};
+      return to;
+    }
+
+   private:
+    const Tallies& all_;
+    Tally at_;
+  };
+
+ private:
+  Tally At(size_t unit) { return {sums_.data() + unit * of_image_.sums, of_channels_.data() + unit * of_image_.channels}; }
+
+  void CountUnit(size_t unit) {
+    const size_t image = unit / pieces_, piece = unit % pieces_;
+    Tally at = At(unit);
+    for (const Site& site : sites_) {
+      if (!site.codes) continue;
+      const size_t step = site.codes->Step(), steps = site.codes->Steps() / images_, before = image * steps;
+      const size_t begin = before + steps * piece / pieces_, end = before + steps * (piece + 1) / pieces_;
+      site.codes->AddTo(at, image * site.rows, begin * step, end * step);
+      at = {at.sums + site.rows, at.of_channels + site.rows * 2 * site.codes->Channels()};
+    }
+  }
+
+  struct Sizes {
+    size_t sums = 0, channels = 0;
+  };
+
+  const std::vector<Site>& sites_;
+  Sizes of_image_;
+  size_t images_ = 0, parts_ = 1, pieces_ = 1;  // no images where no site has codes
+  std::vector<RowSums> sums_;
+  std::vector<uint32_t> of_channels_;
+};
 
 struct Reached {
   double all, synapses;
@@ -165,34 +212,34 @@ PMSM_WIDER_VECTORS Reached SumUp(const float* counts, const int32_t* map, size_t
   return sum;
 }
 
-void PutLine(const Site& site, size_t line, float* to) {
-  if (site.codes) return site.codes->Counts().Put(line, to);
-  if (!site.map) {
-    std::copy_n(site.counts + line * site.width, site.width, to);
-    return;
-  }
+float* PutLine(const Site& site, size_t line, float* to) {
+  if (!site.map) return std::copy_n(site.counts + line * site.width, site.width, to);
   const size_t places = site.positions, channels = site.width - 8;
   const float* from = site.counts + line * (2 * places + channels);
   const Reached sizes = SumUp(from, site.map, places), firing = SumUp(from + places, site.map, places);
   for (const double sum : {sizes.all, firing.all, sizes.synapses, firing.synapses}) {
     to = PutInTwo(static_cast<int64_t>(sum), to);
   }
-  std::copy_n(from + 2 * places, channels, to);
+  return std::copy_n(from + 2 * places, channels, to);
 }
 
 void Compute(const Ort& ort, const Nothing&, OrtKernelContext* context) {
-  std::vector<Site> sites = SitesOf(ort, context, InputAt<int32_t>(ort, context, 1));
-  CountCodes(ort, context, sites);
+  const std::vector<Site> sites = SitesOf(ort, context, InputAt<int32_t>(ort, context, 1));
   const size_t images = sites.empty() ? 0 : sites[0].lines / sites[0].rows;
   size_t width = 0;
   for (const Site& site : sites) {
     if (site.lines != images * site.rows) throw Failure("sites do not have as many images");
     width += site.rows * site.width;
   }
+  Tallies tallies(sites, images);
+  tallies.Count(ort, context);
   float* counts = OutputAt(ort, context, 0, {static_cast<int64_t>(images), static_cast<int64_t>(width)});
   for (size_t image = 0; image < images; ++image) {
+    Tallies::OfImage counted(tallies, image);
     for (const Site& site : sites) {
-      for (size_t row = 0; row < site.rows; ++row, counts += site.width) PutLine(site, image * site.rows + row, counts);
+      for (size_t row = 0; row < site.rows; ++row) {
+        counts = site.codes ? counted.PutNext(site, counts) : PutLine(site, image * site.rows + row, counts);
+      }
     }
   }
 }

@@ -171,7 +171,7 @@ struct StepRows {
   uint8_t* codes;
   float* sums;
   size_t rows, columns, channels, inner;  // rows: of a step
-  LaidOutCodes* counts;                   // null: nobody asks
+  EmittedCounts* counts;                  // null: nobody asks
 };
 
 PMSM_INLINE void WorkOnRow(const StepRows& task, size_t row) {
@@ -227,17 +227,18 @@ void ComputeSteps(const Ort& ort, const SoftmaxStepCodes& kernel, OrtKernelConte
   once.back() = 1;
   const Layout layout = LayOut(once, kernel.axis, kernel.channels);
   const size_t columns = static_cast<size_t>(scores.shape.back());
-  std::unique_ptr<LaidOutCodes> counts;
+  std::unique_ptr<EmittedCounts> counts;
   if (kernel.counted_by >= 0) {
     const Limits limits(kernel.zero, kernel.levels.lowest, kernel.levels.highest);
-    counts.reset(new LaidOutCodes(codes, scores.shape, kernel.counted_by, nullptr, limits, kElementsPerThread));
-    if (columns % counts->Step()) throw Failure("channels that are counted are not on the axis of scores " + Text(scores.shape));
+    const LaidOutCodes laid_out(codes, scores.shape, kernel.counted_by, nullptr, limits);
+    counts = std::make_unique<EmittedCounts>(laid_out);
+    if (columns % laid_out.Step()) throw Failure("channels that are counted are not on the axis of scores " + Text(scores.shape));
   }
   const StepRows task{kernel,  scores.data,     before.data, codes, added, layout.count, columns, layout.channels,
                       std::max<size_t>(1, layout.inner), counts.get()};
   const size_t in_row = kernel.quanta.size() * (columns + 1);
   InParallel<StepRows, &Work>(ort, context, task, layout.count, std::max<size_t>(1, kElementsPerThread / in_row));
-  if (counts) counts->Counts().PutInto(ort, context, 2);
+  if (counts) counts->PutInto(ort, context, 2);
 }
 
 }  // namespace

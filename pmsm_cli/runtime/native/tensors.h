@@ -73,6 +73,14 @@ template <typename Element>
 Input<Element> InputOf(const Ort& ort, const OrtValue* value, ONNXTensorElementDataType* type = nullptr) {
   void* data = nullptr;
   Check(ort.GetTensorMutableData(const_cast<OrtValue*>(value), &data));  // only the interface asks for mutable
+  if (ort.ShowsShapes()) {
+    ONNXTensorElementDataType found{};
+    const int64_t* sizes = nullptr;
+    size_t rank = 0;
+    Check(ort.GetTensorElementTypeAndShapeDataReference(value, &found, &sizes, &rank));
+    if (type) *type = found;
+    return {static_cast<const Element*>(data), Shape(sizes, sizes + rank), true};
+  }
   OrtTensorTypeAndShapeInfo* info = nullptr;
   Check(ort.GetTensorTypeAndShape(value, &info));
   Shape shape;
