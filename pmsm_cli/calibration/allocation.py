@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_count, mean_error, mean_square
+from pmsm_cli.calibration.emission import Neurons, Spread, emit, error_moments, mean_count, mean_square
 from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
 from pmsm_cli.calibration.thresholds import median, resting_count, rows_of
 from pmsm_cli.neuron.parameters import NeuronParameters
@@ -28,7 +28,7 @@ MOST_LEVELS = 255  # beyond which no network seen so far gains anything
 _STEPS_AN_OCTAVE = 6
 _CANDIDATES = 1 + 8 * _STEPS_AN_OCTAVE  # thresholds from the largest activation down to a 256th of it
 _BINS = 1024
-_BINS_AT_ONCE = 2**16
+_BINS_AT_ONCE = 2**17  # of several channels, as in thresholds.py
 _POWERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0)  # of the error, that the loss may go with
 _TOLERATED = 1.02  # how much more a site may distort for having fewer levels
 
@@ -80,7 +80,7 @@ def rate_table(statistics: SiteStatistics, *, may_rest: bool, means_matched: boo
     threshold = (top[:, None] * steps[None, :]).astype(np.float32)
     usual = median(seen) if may_rest else np.zeros_like(top)
     rest = resting_count(usual[:, None], threshold, MOST_LEVELS)
-    errors, spikes = np.empty_like(threshold), np.empty_like(threshold)
+    distortion, spikes = np.empty_like(threshold), np.empty_like(threshold)
     at_once = max(1, _BINS_AT_ONCE // seen.counts.shape[1])
     for start in range(0, len(top), at_once):
         rows = np.arange(start, min(start + at_once, len(top)))
@@ -89,11 +89,10 @@ def rate_table(statistics: SiteStatistics, *, may_rest: bool, means_matched: boo
         for index in range(_CANDIDATES):
             neurons = Neurons(threshold[rows, index], rest[rows, index], MOST_LEVELS, MOST_LEVELS)
             emitted = emit(spread.centres, neurons)
-            errors[rows, index] = distortion(spread, neurons, emitted)
-            if means_matched:
-                errors[rows, index] -= mean_error(spread, neurons, emitted) ** 2
+            square, mean = error_moments(spread, neurons, emitted)
+            distortion[rows, index] = square - mean**2 if means_matched else square
             spikes[rows, index] = mean_count(emitted, spread)
-    return RateTable(threshold=threshold, rest=rest, distortion=errors, spikes=spikes)
+    return RateTable(threshold=threshold, rest=rest, distortion=distortion, spikes=spikes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

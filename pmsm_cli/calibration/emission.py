@@ -87,10 +87,12 @@ def mean_square(spread: Spread) -> Floats:
     return power
 
 
-def mean_error(spread: Spread, neurons: Neurons, spikes: Floats) -> Floats:
-    """By how much the spikes carry too much or (negative) too little on average, [channels]."""
-    error: Floats = np.einsum("cb,cb->c", carried(spikes, neurons) - spread.centres, spread.share)
-    return error
+def error_moments(spread: Spread, neurons: Neurons, spikes: Floats) -> tuple[Floats, Floats]:
+    """By how much spikes carry too much or (negative) too little: the mean of its square, and its mean, [channels]."""
+    difference = carried(spikes, neurons) - spread.centres
+    square: Floats = np.einsum("cb,cb,cb->c", difference, difference, spread.share)
+    mean: Floats = np.einsum("cb,cb->c", difference, spread.share)
+    return square, mean
 
 
 def mean_count(spikes: Floats, spread: Spread) -> Floats:

@@ -4,7 +4,9 @@ Two passes: the first finds each channel's range, the second counts into equal b
 one table a site, whatever the number of images.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +17,13 @@ MOST_BINS = 2048
 _MOST_COUNTERS = 2**22  # bins x channels of one site
 _FEWEST_BINS = 256
 _VALUES_AT_ONCE = 2**16
+_COUNTS_AT_ONCE = 2**17
 _HALVES_MERGE = 8  # bins of the whole to a bin of a half: thresholds to compare need less resolution
 
+Doubles = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
+_Kind = TypeVar("_Kind", bound=np.generic)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -47,22 +52,17 @@ class SiteStatistics:
     def _over_own_range(self, counts: Counts) -> "SiteStatistics":
         """Statistics of a part of the values, whose counts are in bins over the range of all.
 
-        The limits are known to a bin; a bin's values are taken as spread evenly over it.
+        The limits are known to a bin.
         """
         bins = counts.shape[1]
         first = (counts > 0).argmax(axis=1)
         end = bins - (counts[:, ::-1] > 0).argmax(axis=1)
         width = (self.highest - self.lowest) / np.float32(bins)
         edges = first[:, None] + (end - first)[:, None] * np.linspace(0, 1, bins + 1)
-        below = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 1)), mode="edge")
-        below[:, 0] = 0
-        whole = np.minimum(edges.astype(np.int64), bins)
-        start = np.take_along_axis(below, whole, axis=1)
-        inside = (edges - whole) * (np.take_along_axis(below, whole + 1, axis=1) - start)
         return SiteStatistics(
             lowest=np.where(first == 0, self.lowest, self.lowest + first.astype(np.float32) * width),
             highest=np.where(end == bins, self.highest, self.lowest + end.astype(np.float32) * width),
-            counts=np.diff(np.round(start + inside).astype(np.int64), axis=1),
+            counts=by_channels(counts_between, counts, edges),
         )
 
     @property
@@ -87,6 +87,32 @@ class SiteStatistics:
     def values(self) -> int:
         """How many values were counted."""
         return int(self.counts.sum())
+
+
+def counts_between(counts: Counts, edges: Doubles, *, unit: float = 1.0) -> Counts:
+    """How many values lie between neighbouring edges, [channels, edges - 1], in so many parts of a value each.
+
+    `edges` are in bins from the first one; the values of a bin are taken as spread evenly over it.
+    """
+    below = np.pad(np.cumsum(counts, axis=1), ((0, 0), (1, 1)), mode="edge")
+    below[:, 0] = 0
+    whole = np.minimum(edges.astype(np.int64), counts.shape[1])
+    start = np.take_along_axis(below, whole, axis=1)
+    inside = (edges - whole) * (np.take_along_axis(below, whole + 1, axis=1) - start)
+    return np.asarray(np.diff(np.round((start + inside) * unit).astype(np.int64), axis=1), np.int64)
+
+
+def by_channels(
+    work: Callable[..., npt.NDArray[_Kind]], counts: Counts, *others: npt.NDArray[Any]
+) -> npt.NDArray[_Kind]:
+    """`work` of counts [channels, bins] and of what else each channel has, a few channels at a time.
+
+    What is made on the way then stays in the cache. Of a whole site it would be fetched from the operating system anew
+    each time, for which threads wait for one another.
+    """
+    at_once = max(1, _COUNTS_AT_ONCE // max(counts.shape[1], 1))
+    parts = [slice(start, start + at_once) for start in range(0, max(len(counts), 1), at_once)]
+    return np.concatenate([work(counts[rows], *(each[rows] for each in others)) for rows in parts])
 
 
 class RangeObserver:

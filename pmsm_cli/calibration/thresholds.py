@@ -24,7 +24,8 @@ _COARSE = np.geomspace(0.02, 1.0, 28, dtype=np.float32)
 _ROUNDS = (0.12, 0.02, 0.004, 0.001)  # half width of each later round, relative
 _CANDIDATES_A_ROUND = 17
 _BINS_A_LEVEL = 32  # finer histograms make the search slower and its result no better
-_BINS_AT_ONCE = 2**16  # of several channels, which keeps a round's arrays in the processor's cache
+# Of several channels: as many as stay in the processor's cache, in few calls, at which threads wait for one another.
+_BINS_AT_ONCE = 2**18
 
 _SEARCHED: dict[Method, Objective] = {
     Method.ENTROPY: information_lost,

@@ -11,7 +11,7 @@ generalised Pareto distribution (J. Pickands, "Statistical inference using extre
 import numpy as np
 import numpy.typing as npt
 
-from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics
+from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics, by_channels, counts_between
 
 Doubles = npt.NDArray[np.float64]
 
@@ -97,12 +97,17 @@ def _excess(counts: Counts, bin_width: Floats, beyond: float, places: int) -> Do
 
 def _tail(counts: Counts, share: float) -> tuple[Doubles, Doubles]:
     """The quantile that ends the lower tail and the mean excess over it, in bins, [channels] each."""
-    wanted = share * counts.sum(axis=1, keepdims=True)
-    before = np.cumsum(counts, axis=1) - counts
-    in_tail = np.clip(wanted - before, 0, counts)  # as many of each bin as belong to the tail
     place = np.arange(counts.shape[1])
-    edge = np.where(in_tail > 0, place, 0).max(axis=1)
-    return edge, np.asarray(edge - (in_tail @ place) / np.maximum(wanted[:, 0], 1e-9))
+
+    def of_channels(counts: Counts) -> Doubles:
+        wanted = share * counts.sum(axis=1, keepdims=True)
+        before = np.cumsum(counts, axis=1) - counts
+        in_tail = np.clip(wanted - before, 0, counts)  # as many of each bin as belong to the tail
+        edge = np.where(in_tail > 0, place, 0).max(axis=1)
+        return np.stack([edge, edge - (in_tail @ place) / np.maximum(wanted[:, 0], 1e-9)], axis=1)
+
+    edge, excess = by_channels(of_channels, counts).T
+    return edge, excess
 
 
 def _pareto_places(places: int, shape: float) -> Doubles:
@@ -126,16 +131,15 @@ def _over_range(
     channels, bins = statistics.counts.shape
     width = (highest - lowest).astype(np.float64) / bins
     alive = (statistics.bin_width[:, 0] > 0) & (width > 0)
-    old_width = np.where(alive, statistics.bin_width[:, 0], 1)[:, None]
-    edges = lowest[:, None] + width[:, None] * np.arange(bins + 1)
-    position = np.clip((edges - statistics.lowest[:, None]) / old_width, 0, bins)
-    position[:, 0], position[:, -1] = 0, bins
-    below = np.pad(np.cumsum(statistics.counts, axis=1), ((0, 0), (1, 1)), mode="edge")
-    below[:, 0] = 0
-    whole = position.astype(np.int64)
-    start = np.take_along_axis(below, whole, axis=1)
-    inside = (position - whole) * (np.take_along_axis(below, whole + 1, axis=1) - start)
-    counts = np.diff(np.round((start + inside) * _A_VALUE).astype(np.int64), axis=1)
+    old_width = np.where(alive, statistics.bin_width[:, 0], 1)
+
+    def moved(counts: Counts, lowest: Floats, width: Doubles, old_lowest: Floats, old_width: Floats) -> Counts:
+        edges = lowest[:, None] + width[:, None] * np.arange(bins + 1)
+        position = np.clip((edges - old_lowest[:, None]) / old_width[:, None], 0, bins)
+        position[:, 0], position[:, -1] = 0, bins
+        return counts_between(counts, position, unit=_A_VALUE)
+
+    counts = by_channels(moved, statistics.counts, lowest, width, statistics.lowest, old_width)
     place = np.clip(((added - lowest[:, None]) / np.where(alive, width, 1)[:, None]).astype(np.int64), 0, bins - 1)
     np.add.at(counts, (np.arange(channels)[:, None], place), weights)
     return SiteStatistics(

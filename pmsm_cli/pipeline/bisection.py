@@ -19,7 +19,8 @@ from pmsm_cli.runtime.evaluate import Evaluation, evaluate
 from pmsm_cli.runtime.match import match_moments, open_moments
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.remembered import Remembered
-from pmsm_cli.runtime.session import Session, open_session
+from pmsm_cli.runtime.session import Session
+from pmsm_cli.runtime.spiking import open_tried
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches, sample_images
 
 FACTOR = 4  # how many times the levels a site is given where it is given more
@@ -190,6 +191,6 @@ class Trial:
                 on_batch=self._progress.advance,
             )
             model = apply_corrections(model, corrections, fold=True)
-        lost = self.evaluate(open_session(model, subject=network.subject, threads=self._threads), stage).drop
+        lost = self.evaluate(open_tried(model, subject=network.subject, threads=self._threads), stage).drop
         assert lost is not None  # there are classes: `bisect` has seen to that
         return lost

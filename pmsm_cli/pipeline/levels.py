@@ -242,7 +242,7 @@ class _Search:
             spiking = apply_corrections(spiking, corrections, fold=True)
         self._progress.start(f"Finding levels: measuring point {number}", len(self._images))
         return evaluate(
-            open_tried(spiking, subject=setting.network.subject, batch=setting.batch_size, threads=setting.threads),
+            open_tried(spiking, subject=setting.network.subject, threads=setting.threads),
             setting.batches(self._images),
             timesteps=1,
             scores=class_scores(setting.network.model),

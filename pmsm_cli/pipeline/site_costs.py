@@ -7,7 +7,7 @@ import numpy as np
 
 from pmsm_cli.calibration.allocation import RateTable, SiteCost, neurons_of_precision, rate_table
 from pmsm_cli.calibration.by_site import by_site
-from pmsm_cli.calibration.emission import Neurons, Spread, distortion, emit, mean_error, mean_square
+from pmsm_cli.calibration.emission import Neurons, Spread, emit, error_moments, mean_square
 from pmsm_cli.calibration.statistics import Floats, SiteStatistics
 from pmsm_cli.graph.gains import noise_gains
 from pmsm_cli.graph.matching import matched_readers
@@ -103,13 +103,13 @@ def _probe(setting: Setting, site: str, *, means_matched: bool) -> _Probe:
     parameters = neurons_of_precision(statistics, table, _PROBED_AT)
     spread = Spread.of(statistics)
     neurons = Neurons.of(parameters, len(spread.centres))
-    spikes = emit(spread.centres, neurons)
-    error = mean_error(spread, neurons, spikes) if means_matched else np.zeros(len(spread.centres), np.float32)
+    square, mean = error_moments(spread, neurons, emit(spread.centres, neurons))
+    error = mean if means_matched else np.zeros_like(mean)
     return _Probe(
         table=table,
         neurons=parameters,
         mean_error=error,
-        distortion=distortion(spread, neurons, spikes) - error**2,
+        distortion=square - error**2,
         power=mean_square(spread),
     )
 

@@ -18,6 +18,7 @@ from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import Correction
 from pmsm_cli.runtime.remembered import Runs
 from pmsm_cli.runtime.session import Session, open_session
+from pmsm_cli.runtime.spiking import open_tried
 from pmsm_cli.sources.images import Batch
 
 Doubles = npt.NDArray[np.float64]
@@ -45,7 +46,7 @@ def match_moments(
         return ()
     source = source or open_moments(network, plan, shapes, threads=threads)
     names = [name for reader in readers for name in reader.inputs]
-    session = open_session(add_measuring(spiking, readers), subject=network.subject, threads=threads)
+    session = open_tried(add_measuring(spiking, readers), subject=network.subject, threads=threads)
     totals: dict[str, Doubles] = {}
     count = 0
     for batch in batches:
