@@ -19,6 +19,8 @@ from pmsm_cli.runtime.processor import products_may_overflow
 Array = npt.NDArray[np.float32]
 Totals = npt.NDArray[np.float64]  # what is summed up over many of them
 _LARGEST_MODEL = 2**31 - 1  # bytes that one protobuf message can hold
+_LEFT_OUT = 1024  # bytes of a constant from which on it is handed over apart from the message
+_AS_IN_NUMPY = {ir.DataType.FLOAT, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32, ir.DataType.INT64}
 
 ort.set_default_logger_severity(4)  # what matters reaches the user as an error of ours
 
@@ -33,6 +35,7 @@ class Session:
     fixed_batch: int | None
     output_names: tuple[str, ...]
     stacked: frozenset[str]  # outputs that hold the timesteps before the images
+    held: tuple[ort.OrtValue, ...] = ()  # constants that onnxruntime reads where they are
 
     def run(self, inputs: Array, others: Mapping[str, Array] | None = None) -> list[Array]:
         """All outputs for a batch of any size; a network of fixed batch runs as often as it takes.
@@ -90,7 +93,8 @@ def open_session(
     `stacked` names outputs that hold the timesteps before the images, beside a checkpoint's own.
 
     Raises:
-        UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
+        UnsupportedGraphError: onnxruntime has no kernel for an operator, finds the graph invalid, or it is above the
+            2 GB that a file of it could hold.
         SetupError: there is not enough memory.
     """
     options = ort.SessionOptions()
@@ -109,7 +113,11 @@ def open_session(
     library = find_library() if native else None
     if library:
         register(options, library)
-    data = model_bytes(model, subject=subject) if isinstance(model, ir.Model) else model
+    data, held = model, dict[str, ort.OrtValue]()
+    if isinstance(model, ir.Model):
+        _refuse_too_large(model, subject)
+        data, held = _without_constants(model)
+        options.add_external_initializers(list(held), list(held.values()))
     try:
         runner = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -124,7 +132,22 @@ def open_session(
         fixed_batch=images if isinstance(images, int) and images > 0 else None,
         output_names=names,
         stacked=frozenset(stacked) | {f"{name}{PER_STEP}" for name in names},
+        held=tuple(held.values()),
     )
+
+
+def _without_constants(model: ir.Model) -> tuple[bytes, dict[str, ort.OrtValue]]:
+    """A model as a message without its larger constants, which would be copied again and again, and these by name."""
+    model, held = model.clone(), dict[str, ort.OrtValue]()
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < _LEFT_OUT or tensor.dtype not in _AS_IN_NUMPY or value.is_graph_input():
+            continue
+        held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
+        shape = ir.Shape(tensor.numpy().shape)
+        value.const_value = ir.ExternalTensor("held", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+    proto: Any = ir.to_proto(model)  # protobuf's own methods carry no types
+    return proto.SerializeToString(), held
 
 
 def model_bytes(model: ir.Model, *, subject: str) -> bytes:
@@ -133,12 +156,16 @@ def model_bytes(model: ir.Model, *, subject: str) -> bytes:
     Raises:
         UnsupportedGraphError: it is above the 2 GB that a message can hold.
     """
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size > _LARGEST_MODEL:
-        raise UnsupportedGraphError(f"its weights take {size / 2**30:.1f} GB; the limit is 2 GB", subject=subject)
+    _refuse_too_large(model, subject)
     proto: Any = ir.to_proto(model)  # protobuf's own methods carry no types
     data: bytes = proto.SerializeToString()
     return data
+
+
+def _refuse_too_large(model: ir.Model, subject: str) -> None:
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if size > _LARGEST_MODEL:
+        raise UnsupportedGraphError(f"its weights take {size / 2**30:.1f} GB; the limit is 2 GB", subject=subject)
 
 
 def _without_padding(output: Array, axis: int, missing: int, size: int) -> Array:

@@ -5,7 +5,7 @@ import pytest
 import tiny
 from spiking import read, seen
 
-from pmsm_cli.calibration.emission import Neurons, Spread, emit, mean_error
+from pmsm_cli.calibration.emission import Neurons, Spread, emit, error_moments
 from pmsm_cli.calibration.method import Method
 from pmsm_cli.calibration.thresholds import choose_parameters
 from pmsm_cli.graph.gains import noise_gains
@@ -69,7 +69,7 @@ def test_a_mean_error_that_is_taken_off_does_nothing_to_the_output():
     coarse = choose_parameters(statistics, Method.MSE, 3)
     spread, neurons = Spread.of(statistics), Neurons.of(coarse, 6)
     spikes = emit(spread.centres, neurons)
-    mean = mean_error(spread, neurons, spikes)
+    _, mean = error_moments(spread, neurons, spikes)
 
     def error(times: float) -> float:
         taken_off = {site.name: np.float32(times) * mean}
