@@ -39,7 +39,7 @@ setup(
             "pmsm_cli.runtime._native",
             sources=sorted(str(path) for path in NATIVE.glob("*.cpp")),
             depends=sorted(str(path) for path in NATIVE.glob("*.h")),
-            export_symbols=["RegisterCustomOps", "pmsm_library_version", "pmsm_multiplies_fast"],
+            export_symbols=["RegisterCustomOps", "pmsm_library_version", "pmsm_multiplies_fast", "pmsm_count_values"],
             language="c++",
             optional=True,  # without a compiler the checkpoint's own functions do the work, only slower
         )

@@ -6,7 +6,7 @@ one table a site, whatever the number of images.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -142,22 +142,52 @@ class RangeObserver:
         np.maximum(self.highest, highest, out=self.highest)
 
 
+class Bins(NamedTuple):
+    """Where values are counted: equal bins from each channel's lowest value on."""
+
+    lowest: Floats  # [channels]
+    per_unit: Floats  # [channels]; 0 where a channel has all its values in one bin
+    merge: int  # bins of the whole to a bin of a half
+
+
+# Adds values [channels, images, n] to counts [channels, bins]; those of images first, first + 2 ... also to those of
+# a half, unless there is none.
+CountValues = Callable[[Floats, Bins, Counts, "Counts | None", int], None]
+
+
+def count_values(values: Floats, bins: Bins, counts: Counts, even_counts: Counts | None, first: int) -> None:
+    """As `CountValues` says, by numpy."""
+    number = counts.shape[1]
+    at_once = max(1, _VALUES_AT_ONCE // max(values[0].size, 1))  # channels whose values and counters stay in cache
+    for start in range(0, len(values), at_once):
+        rows = slice(start, start + at_once)
+        above = values[rows] - bins.lowest[rows, None, None]
+        above *= bins.per_unit[rows, None, None]
+        position = above.astype(np.int32)
+        np.clip(position, 0, number - 1, out=position)
+        position += (np.arange(len(position), dtype=np.int32) * np.int32(number))[:, None, None]
+        # Adding at positions takes time by the values; np.bincount by the bins, which may be more.
+        np.add.at(counts[rows].reshape(-1), position.ravel(), 1)
+        if even_counts is not None:
+            np.add.at(even_counts[rows].reshape(-1), position[:, first::2].ravel() // bins.merge, 1)
+
+
 class HistogramObserver:
     """The second pass: counts between the limits that the first pass found."""
 
-    def __init__(self, ranges: RangeObserver) -> None:
-        """An observer over the ranges found, before any value."""
+    def __init__(self, ranges: RangeObserver, count: CountValues = count_values) -> None:
+        """An observer over the ranges found, before any value; `count` adds values to its counts."""
         channels = len(ranges.lowest)
-        self._bins = max(_FEWEST_BINS, min(MOST_BINS, _MOST_COUNTERS // channels))
-        self._lowest, self._highest = ranges.lowest, ranges.highest
-        self._counts = np.zeros((channels, self._bins), np.int64)
+        number = max(_FEWEST_BINS, min(MOST_BINS, _MOST_COUNTERS // channels))
+        self._lowest, self._highest, self._count = ranges.lowest, ranges.highest, count
+        self._counts = np.zeros((channels, number), np.int64)
         width = self._highest - self._lowest
-        spread = width > np.finfo(np.float32).tiny * self._bins  # a constant channel has all its values in one bin
-        self._bins_per_unit = np.divide(self._bins, width, out=np.zeros_like(width), where=spread)[:, None]
-        self._first_bin = (np.arange(channels, dtype=np.int32) * np.int32(self._bins))[:, None]
+        spread = width > np.finfo(np.float32).tiny * number  # a constant channel has all its values in one bin
+        per_unit = np.divide(number, width, out=np.zeros_like(width), where=spread)
         # One bin of a half is a whole number of bins, for any number of bins.
-        self._merge = _HALVES_MERGE if self._bins % _HALVES_MERGE == 0 else 1
-        self._even_counts = np.zeros((channels, self._bins // self._merge), np.int64)
+        merge = _HALVES_MERGE if number % _HALVES_MERGE == 0 else 1
+        self._bins = Bins(self._lowest, per_unit, merge)
+        self._even_counts = np.zeros((channels, number // merge), np.int64)
         self._told_apart = False
 
     def update(self, values: Floats, *, images: int | None = None, first: int = 0) -> None:
@@ -168,25 +198,8 @@ class HistogramObserver:
         """
         told_apart = images is not None and values.shape[1] % images == 0
         an_image = values.reshape(len(values), (images or 1) if told_apart else 1, -1)
-        at_once = max(1, _VALUES_AT_ONCE // max(values.shape[1], 1))  # channels whose values and counters stay in cache
-        for start in range(0, len(values), at_once):
-            rows = slice(start, start + at_once)
-            position = self._bins_of(an_image[rows], rows)
-            # Adding at positions takes time by the values; np.bincount by the bins, which may be more.
-            np.add.at(self._counts[rows].reshape(-1), position.ravel(), 1)
-            if told_apart:
-                even = position[:, first % 2 :: 2].ravel() // self._merge
-                np.add.at(self._even_counts[rows].reshape(-1), even, 1)
+        self._count(an_image, self._bins, self._counts, self._even_counts if told_apart else None, first % 2)
         self._told_apart |= told_apart
-
-    def _bins_of(self, values: Floats, rows: slice) -> npt.NDArray[np.int32]:
-        """Which of these channels' counters each value, [channels, images, values], belongs to."""
-        above = values - self._lowest[rows, None, None]
-        above *= self._bins_per_unit[rows, :, None]
-        position = above.astype(np.int32)
-        np.clip(position, 0, self._bins - 1, out=position)
-        position += self._first_bin[: len(values), :, None]
-        return position
 
     def result(self) -> SiteStatistics:
         """What was counted."""

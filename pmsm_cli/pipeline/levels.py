@@ -268,8 +268,11 @@ def _point(setting: Setting, neurons: Mapping[str, NeuronParameters], measured: 
     def mean(of: Callable[[str], float]) -> float:
         return sum(count * of(name) for name, count in counts.items()) / total
 
+    spikes = by_site(
+        lambda name: expected_spikes(setting.statistics[name], neurons[name]), counts, threads=setting.threads
+    )
     return Point(
-        spikes_per_neuron=mean(lambda name: expected_spikes(setting.statistics[name], neurons[name])),
+        spikes_per_neuron=mean(spikes.__getitem__),
         most_levels=max(max(each.positive_levels, each.negative_levels) for each in neurons.values()),
         mean_levels=mean(lambda name: neurons[name].positive_levels + neurons[name].negative_levels),
         top1=measured.snn.top1,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 # The operators that this version of the package knows how to use (`pmsm_library_version` in the C++ source).
-LIBRARY_VERSION = 11
+LIBRARY_VERSION = 12
 # Setting this environment variable to 0 turns the library off.
 SWITCH = "PMSM_NATIVE"
 # The first onnxruntime with the version of the C interface that the library asks for.

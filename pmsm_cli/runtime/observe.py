@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.statistics import Floats, HistogramObserver, RangeObserver, SiteStatistics
 from pmsm_cli.graph.network import Network
 from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.sites import Site, SitePlan
+from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.value_counts import counting_of
 from pmsm_cli.sources.images import Batch, SkippedImage
 
 PASSES = 2  # over the images: ranges, then histograms
@@ -70,16 +73,31 @@ def observe(
             for site, values in activations(batch):
                 ranges[site.name].update(values)
         on_batch(len(batch.inputs) + len(batch.skipped))
-    histograms = {site.name: HistogramObserver(ranges[site.name]) for site in plan.sites}
+    counting = counting_of(find_library())
+    histograms = {site.name: HistogramObserver(ranges[site.name], counting) for site in plan.sites}
     first = 0  # the number of a batch's first image in the stream
     for batch in batches():
         if count := len(batch.inputs):
-            for site, values in activations(batch):
-                histograms[site.name].update(_thinned(values, count), images=count, first=first)
+            carried = {site.name: values for site, values in activations(batch)}
+            _count(histograms, carried, images=count, first=first, threads=threads)
             first += count
         on_batch(len(batch.inputs) + len(batch.skipped))
     statistics = {name: histogram.result() for name, histogram in histograms.items()}
     return Observation(statistics, images, tuple(skipped), digest.hexdigest())
+
+
+def _count(
+    histograms: dict[str, HistogramObserver],
+    carried: dict[str, Floats],
+    *,
+    images: int,
+    first: int,
+    threads: int | None,
+) -> None:
+    def update(name: str) -> None:
+        histograms[name].update(_thinned(carried[name], images), images=images, first=first)
+
+    by_site(update, carried, threads=threads)
 
 
 def _as_read(values: Floats, site: Site) -> Floats:

@@ -35,7 +35,7 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 11; }
+PMSM_EXPORT int pmsm_library_version() { return 12; }
 
 // Whether convolutions of codes are worth taking from onnxruntime on this processor.
 PMSM_EXPORT int pmsm_multiplies_fast() { return pmsm::MultipliesFast() ? 1 : 0; }
