@@ -1,10 +1,9 @@
-"""What further timesteps and counting spikes cost on the native library: the second and third tables of docs/speed.md.
+"""What further timesteps cost on the native library: tables of docs/speed.md.
 
     python benchmarks/steps.py --models ../shared/models --images .cache/imagenet-sample --threads 2
 
 Each network is converted at 7 levels for 1, 2 and 4 timesteps; these run in turn, every one in a process of its own.
-With float weights that of one timestep with its spikes counted runs with them, with `--weights int8` that of four in
-floats. Large networks are timm's architectures with random weights.
+With `--weights int8` that of four in floats runs with them. Large networks are of timm, with random weights.
 """
 
 import argparse
@@ -16,18 +15,12 @@ from pathlib import Path
 from machine import describe
 
 from pmsm_cli.checkpoint.file import Checkpoint, open_checkpoint
-from pmsm_cli.runtime.count import fan_out_a_position
-from pmsm_cli.runtime.counters import add_counters
-from pmsm_cli.runtime.library import find_library
 from pmsm_cli.runtime.race import Racer, race
 from pmsm_cli.runtime.session import model_bytes
-from pmsm_cli.runtime.spiking import form_of, has_codes
-from pmsm_cli.runtime.workload import measure_shapes
+from pmsm_cli.runtime.spiking import form_of
 
 TIMESTEPS = (1, 2, 4)
-COUNTED, IN_FLOATS = "T = 1, spikes counted", "T = 4, in floats"
-# What the last column has above T = 1, with each kind of weights.
-LAST = {"float": (COUNTED, "spikes counted / not, T = 1"), "int8": (IN_FLOATS, "T = 4 in floats / T = 1")}
+IN_FLOATS = "T = 4, in floats"
 # source, how it is read
 NETWORKS = {
     "resnet50": ("timm:resnet50", ["--random-weights"]),
@@ -40,14 +33,8 @@ NETWORKS = {
 def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
+    add_options(parser)
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--samples", type=int, default=16)
-    parser.add_argument("--only", nargs="*", default=())
-    parser.add_argument("--weights", default="float", choices=("float", "int8"))
-    parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
     arguments = parser.parse_args()
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -55,35 +42,40 @@ def main() -> None:
         f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, {arguments.weights} weights; "
         f"{arguments.runs} runs in turn\n"
     )
-    print(f"| network | T = 1: ms | T = 2 / T = 1 | T = 4 / T = 1 | {LAST[arguments.weights][1]} |")
-    print("|---|--:|--:|--:|--:|")
+    with_floats = arguments.weights == "int8"
+    print("| network | T = 1: ms | T = 2 / T = 1 | T = 4 / T = 1 |", "T = 4 in floats / T = 1 |" * with_floats)
+    print("|---|--:|--:|--:|", "--:|" * with_floats)
     for name in NETWORKS:
         if not arguments.only or name in arguments.only:
             with tempfile.TemporaryDirectory() as temporary:
                 _row(name, arguments.folder or Path(temporary), arguments)
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What says which networks there are, and how they are converted and run."""
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--only", nargs="*", default=())
+    parser.add_argument("--weights", default="float", choices=("float", "int8"))
+    parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
+
+
 def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:
-    checkpoints = [_converted(name, timesteps, folder, arguments) for timesteps in TIMESTEPS]
+    checkpoints = [converted(name, timesteps, folder, arguments) for timesteps in TIMESTEPS]
     racers = [_racer(f"T = {steps}", each, folder) for steps, each in zip(TIMESTEPS, checkpoints, strict=True)]
-    checkpoint = checkpoints[0]
-    if arguments.weights == "float":
-        shapes = measure_shapes(checkpoint)
-        library, fans = find_library(), fan_out_a_position(checkpoint, shapes)
-        counted = add_counters(checkpoint, shapes, fans, library=library).model
-        path = folder / "counted.onnx"
-        path.write_bytes(model_bytes(counted, subject=name))
-        racers.append(Racer(name=COUNTED, path=path, native=library is not None, integers=has_codes(counted)))
-    else:
+    if arguments.weights == "int8":
         racers.append(_racer(IN_FLOATS, checkpoints[-1], folder, integers=False))
-    shape = (1, *checkpoint.manifest.preprocessing.shape)
+    shape = (1, *checkpoints[0].manifest.preprocessing.shape)
     timings = race(racers, shape, runs=arguments.runs, threads=arguments.threads)
     took = {timing.name: timing.median_ms for timing in timings}
-    ratios = " | ".join(f"{took[each] / took['T = 1']:.2f}" for each in ("T = 2", "T = 4", LAST[arguments.weights][0]))
+    ratios = " | ".join(f"{took[racer.name] / took['T = 1']:.2f}" for racer in racers[1:])
     print(f"| {name} | {took['T = 1']:.2f} | {ratios} |", flush=True)
 
 
-def _converted(name: str, timesteps: int, folder: Path, arguments: argparse.Namespace) -> Checkpoint:
+def converted(name: str, timesteps: int, folder: Path, arguments: argparse.Namespace) -> Checkpoint:
+    """One of the networks, from the folder where it is there."""
     source, options = NETWORKS[name]
     target = folder / f"{name}.{arguments.weights}.{timesteps}.snn.onnx"
     command = [sys.executable, "-m", "pmsm_cli", "convert", source.format(models=arguments.models), *options]
