@@ -29,7 +29,7 @@ class BuildNativeLibrary(build_ext):
         super().build_extension(ext)
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        """Only what onnxruntime and `pmsm_cli.runtime.library` look up."""
+        """Only what onnxruntime and `pmsm_cli.runtime` look up."""
         return list(ext.export_symbols)
 
 

@@ -31,14 +31,15 @@ def main() -> None:
     """Print the table as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    parser.set_defaults(weights="float")  # with int8 ones there is a further form, in which nothing is counted
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=12, help="at least 2")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a round takes")
     arguments = parser.parse_args()
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
     print(
-        f"{describe()}; {arguments.threads} thread(s), 7 levels, {arguments.weights} weights, T = 1; "
+        f"{describe()}; {arguments.threads} thread(s), 7 levels, float weights, T = 1; "
         f"{arguments.rounds} rounds of {arguments.seconds:g} s\n"
     )
     print("| network | batch | not counted: ms | counting costs | rounds |\n|---|--:|--:|--:|--:|")

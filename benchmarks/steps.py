@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--weights", default="float", choices=("float", "int8"))
     arguments = parser.parse_args()
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", nargs="*", default=())
-    parser.add_argument("--weights", default="float", choices=("float", "int8"))
     parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
 
 

@@ -28,7 +28,7 @@ MOST_LEVELS = 255  # beyond which no network seen so far gains anything
 _STEPS_AN_OCTAVE = 6
 _CANDIDATES = 1 + 8 * _STEPS_AN_OCTAVE  # thresholds from the largest activation down to a 256th of it
 _BINS = 1024
-_BINS_AT_ONCE = 2**17  # of several channels, as in thresholds.py
+_BINS_AT_ONCE = 2**17  # of several channels; thresholds.py says why
 _POWERS = (2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75, 4.0)  # of the error, that the loss may go with
 _TOLERATED = 1.02  # how much more a site may distort for having fewer levels
 

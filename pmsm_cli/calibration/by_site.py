@@ -11,8 +11,8 @@ _Result = TypeVar("_Result")
 def by_site(work: Callable[[str], _Result], names: Iterable[str], *, threads: int | None = None) -> dict[str, _Result]:
     """What `work` gives for each name, in their order; the first error is raised.
 
-    numpy's loops over a site's histograms are long, and let other threads run meanwhile. `threads` of None: one for
-    each processor.
+    Loops over a site's values and histograms, numpy's and the library's, are long and let other threads run meanwhile.
+    `threads` of None: one for each processor.
     """
     order = list(names)
     count = threads or os.cpu_count() or 1

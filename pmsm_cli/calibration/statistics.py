@@ -163,8 +163,8 @@ def count_values(values: Floats, bins: Bins, counts: Counts, even_counts: Counts
         rows = slice(start, start + at_once)
         above = values[rows] - bins.lowest[rows, None, None]
         above *= bins.per_unit[rows, None, None]
-        position = above.astype(np.int32)
-        np.clip(position, 0, number - 1, out=position)
+        # Also values that the first pass has not seen, of images that have changed since, have a bin.
+        position = np.fmin(np.fmax(above, 0), number - 1).astype(np.int32)
         position += (np.arange(len(position), dtype=np.int32) * np.int32(number))[:, None, None]
         # Adding at positions takes time by the values; np.bincount by the bins, which may be more.
         np.add.at(counts[rows].reshape(-1), position.ravel(), 1)

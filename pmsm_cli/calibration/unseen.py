@@ -9,11 +9,8 @@ generalised Pareto distribution (J. Pickands, "Statistical inference using extre
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from pmsm_cli.calibration.statistics import Counts, Floats, SiteStatistics, by_channels, counts_between
-
-Doubles = npt.NDArray[np.float64]
+from pmsm_cli.calibration.statistics import Counts, Doubles, Floats, SiteStatistics, by_channels, counts_between
 
 FEWEST_IMAGES = 8  # of fewer, halves of two or three tell more about these than about images to come
 

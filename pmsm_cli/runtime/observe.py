@@ -80,6 +80,7 @@ def observe(
         if count := len(batch.inputs):
             carried = {site.name: values for site, values in activations(batch)}
             _count(histograms, carried, images=count, first=first, threads=threads)
+            del carried  # before the next batch has its own
             first += count
         on_batch(len(batch.inputs) + len(batch.skipped))
     statistics = {name: histogram.result() for name, histogram in histograms.items()}

@@ -143,9 +143,12 @@ def _without_constants(model: ir.Model) -> tuple[bytes, dict[str, ort.OrtValue]]
         tensor = value.const_value
         if tensor is None or tensor.nbytes < _LEFT_OUT or tensor.dtype not in _AS_IN_NUMPY or value.is_graph_input():
             continue
-        held[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
-        shape = ir.Shape(tensor.numpy().shape)
-        value.const_value = ir.ExternalTensor("held", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
+        if not value.uses() and not value.is_graph_output():
+            continue  # onnxruntime drops it, and then knows nothing of that name
+        array = np.ascontiguousarray(tensor.numpy())
+        held[name] = ort.OrtValue.ortvalue_from_numpy(array)
+        shape = ir.Shape(array.shape)
+        value.const_value = ir.ExternalTensor("held", 0, array.nbytes, tensor.dtype, shape=shape, name=name)
     proto: Any = ir.to_proto(model)  # protobuf's own methods carry no types
     return proto.SerializeToString(), held
 

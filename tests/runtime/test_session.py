@@ -1,7 +1,10 @@
 """Sessions: batches of any size, fixed ones included, and onnxruntime's failures in our words."""
 
+import gc
+
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import spiking
@@ -18,6 +21,10 @@ IMAGES = tiny.images(10)
 
 def opened(proto: onnx.ModelProto):
     return open_session(ingest(proto, subject="net.onnx").model, subject="net.onnx")
+
+
+def opened_as_it_is(proto: onnx.ModelProto):
+    return open_session(ir.from_proto(proto), subject="net.onnx")
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 16])
@@ -121,3 +128,47 @@ def test_the_number_of_threads_reaches_onnxruntime(monkeypatch: pytest.MonkeyPat
     open_session(data, subject="net.onnx", threads=1)
     open_session(data, subject="net.onnx")
     assert asked == [1, 0]
+
+
+LARGE = np.arange(1024, dtype=np.float32)  # a constant that is handed over apart from the message
+
+
+def test_large_constants_outlive_the_model_that_held_them():
+    proto = tiny.model("g (float[N, 1024] x) => (float[N, 1024] y) { y = Add (x, large) }", large=LARGE)
+    session = opened_as_it_is(proto)
+    del proto
+    gc.collect()
+    (sums,) = session.run(np.ones((2, 1024), np.float32))
+    assert np.array_equal(sums, np.stack([LARGE + 1] * 2))
+
+
+def test_a_large_constant_that_nothing_reads_is_no_hindrance():
+    proto = tiny.model("g (float[N, 4] x) => (float[N, 4] y) { y = Relu (x) }", large=LARGE)
+    assert "large" in {constant.name for constant in proto.graph.initializer}
+    assert opened_as_it_is(proto).run(np.full((1, 4), -1, np.float32))[0].tolist() == [[0] * 4]
+
+
+def test_a_large_constant_that_a_branch_reads_is_there():
+    proto = tiny.model(
+        """g (float[N, 1024] x, bool first) => (float[N, 1024] y) {
+            y = If (first) <then_branch = a () => (float[N, 1024] p) { p = Add (x, large) },
+                            else_branch = b () => (float[N, 1024] q) { q = Identity (x) }>
+        }""",
+        large=LARGE,
+    )
+    session = opened_as_it_is(proto)
+    inputs = np.ones((1, 1024), np.float32)
+    assert np.array_equal(session.run(inputs, {"first": np.array(True)})[0], [LARGE + 1])
+
+
+def test_a_large_constant_that_leaves_the_network_leaves_it():
+    proto = tiny.model("g (float[1024] x) => (float[1024] y, float[1024] large) { y = Relu (x) }", large=LARGE)
+    named = opened_as_it_is(proto).run_all({"x": -LARGE})
+    assert [each.tolist() for each in named] == [[0] * 1024, LARGE.tolist()]
+
+
+def test_a_large_constant_that_may_be_given_instead_can_be():
+    proto = tiny.model("g (float[1024] x, float[1024] large) => (float[1024] y) { y = Add (x, large) }", large=LARGE)
+    session = opened_as_it_is(proto)
+    assert np.array_equal(session.run_all({"x": LARGE})[0], 2 * LARGE)
+    assert np.array_equal(session.run_all({"x": LARGE, "large": -LARGE})[0], 0 * LARGE)

@@ -60,9 +60,9 @@ def test_values_that_do_not_lie_side_by_side_are_counted():
 def test_values_beyond_the_range_count_at_its_ends():
     """Not seen by the first pass: the images have changed since."""
     ranges = RangeObserver("site", 1)
-    ranges.update(np.array([[-1.0, 1.0]], np.float32))
+    ranges.update(np.array([[-1e-6, 1e-6]], np.float32))
     histograms = [HistogramObserver(ranges, count) for count in (counting_of(LIBRARY), count_values)]
     for histogram in histograms:
-        histogram.update(np.array([[-5.0, 9.0, 0.0]], np.float32))
-        assert (histogram.result().counts[0, 0], histogram.result().counts[0, -1]) == (1, 1)
+        histogram.update(np.array([[-5e8, 9e9, np.inf, 0.0]], np.float32))
+        assert (histogram.result().counts[0, 0], histogram.result().counts[0, -1]) == (1, 2)
     assert_alike(*(histogram.result() for histogram in histograms))

@@ -3,7 +3,7 @@
 // No package registry carries onnxruntime's own headers, and an install must not fetch files from elsewhere. The C
 // interface is a stable ABI: the table of functions (OrtApi) only grows, so that a function keeps its position for
 // ever, and OrtCustomOp only grows at its end, guarded by its version field. This header declares those positions and
-// that layout; names and order are onnxruntime's (onnxruntime_c_api.h, version 20).
+// that layout; names and order are onnxruntime's (onnxruntime_c_api.h, version 20, and what is said to be of a later one).
 
 #ifndef PMSM_ORT_ABI_H
 #define PMSM_ORT_ABI_H
@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 
 #if defined(_WIN32)
 #define PMSM_ORT_CALL __stdcall
@@ -32,7 +33,7 @@ struct OrtTensorTypeAndShapeInfo;
 struct OrtValue;
 
 constexpr uint32_t kOrtApiVersion = 20;  // onnxruntime 1.20, the oldest that we ask for
-constexpr uint32_t kOrtApiOfShapes = 24;  // which gives a tensor's shape without making an object for it
+constexpr long kShowsShapes = 24;  // the 1.x from which on a tensor's shape is given without making an object for it
 
 struct OrtApiBase {
   const OrtApi*(PMSM_ORT_CALL* GetApi)(uint32_t version);  // null where this onnxruntime is older than the version
@@ -90,10 +91,13 @@ class Ort {
  public:
   explicit Ort(const OrtApi* table) : functions_(reinterpret_cast<const Function*>(table)) {}
 
-  // Finds out what this onnxruntime, whose tables are all beginnings of one, has beyond the oldest version.
+  // Finds out what this onnxruntime, whose tables are all beginnings of one, has beyond the oldest version: by its name,
+  // since it complains aloud when it is asked for a table that it does not have.
   static void Meet(const OrtApiBase* base) {
 #ifndef PMSM_PORTABLE
-    shows_shapes_ = base->GetApi(kOrtApiOfShapes) != nullptr;
+    char* rest = nullptr;
+    const long major = std::strtol(base->GetVersionString(), &rest, 10), minor = *rest == '.' ? std::strtol(rest + 1, nullptr, 10) : 0;
+    shows_shapes_ = major > 1 || (major == 1 && minor >= kShowsShapes);
 #endif
   }
 

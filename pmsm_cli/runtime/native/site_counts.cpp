@@ -29,7 +29,7 @@ namespace {
 
 // Codes of a part: fewer take less time than waking another thread; and for each channel, than adding up its counts.
 constexpr size_t kCodesOfPart = 65536, kCodesOfChannel = 8;
-constexpr size_t kMostParts = 8;
+constexpr size_t kMostParts = 16;  // each has counts of its own for every channel, which are added up afterwards
 constexpr size_t kLanes = 8;
 
 // What is known of a site beforehand.
