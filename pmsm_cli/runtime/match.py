@@ -23,6 +23,8 @@ from pmsm_cli.sources.images import Batch
 
 Doubles = npt.NDArray[np.float64]
 
+_LARGE = 2**30  # multiply-accumulates of an image
+
 
 def match_moments(
     network: Network,
@@ -46,7 +48,8 @@ def match_moments(
         return ()
     source = source or open_moments(network, plan, shapes, threads=threads)
     names = [name for reader in readers for name in reader.inputs]
-    session = open_tried(add_measuring(spiking, readers), subject=network.subject, threads=threads)
+    measuring, slices = add_measuring(spiking, readers), _pays_in_slices(network, plan)
+    session = open_tried(measuring, subject=network.subject, threads=threads, slices=slices)
     totals: dict[str, Doubles] = {}
     count = 0
     for batch in batches:
@@ -66,6 +69,19 @@ def match_moments(
     if not count:
         return ()
     return tuple(correction_of(reader.node, *(totals[reader.node] / count)) for reader in readers)
+
+
+def _pays_in_slices(network: Network, plan: SitePlan) -> bool:
+    """Whether weights are multiplied faster in slices where every synapse's output is normalised in floats.
+
+    Of convolutions these then are turned from channels last to channels first, which small ones do not make up for, nor
+    those of each channel by itself.
+    """
+    readers = {reader.node for site in plan.sites for reader in site.readers}
+    synapses = [node for node in network.model.graph if node.name in readers]
+    groups = [node.attributes.get_int("group", 1) for node in synapses if node.op_type in ("Conv", "ConvTranspose")]
+    macs = plan.total_macs // (network.image.batch or 1)
+    return not groups or (max(groups) == 1 and macs >= _LARGE)
 
 
 def correction_of(

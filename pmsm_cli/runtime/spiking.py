@@ -54,14 +54,16 @@ def _with_float_weights(model: ir.Model, library: Use | None, *, slices: bool) -
     return Form(model=tidied, integers=library is None or has_codes(tidied), native=bool(library))
 
 
-def open_tried(model: ir.Model, *, subject: str, threads: int | None = None) -> Session:
+def open_tried(model: ir.Model, *, subject: str, threads: int | None = None, slices: bool = True) -> Session:
     """A graph of one timestep with float weights that is no checkpoint yet, in the form that a checkpoint would have.
+
+    `slices` lets weights be multiplied in slices of bytes, where the processor does that fast.
 
     Raises:
         UnsupportedGraphError: onnxruntime has no kernel for an operator, or finds the graph invalid.
         SetupError: there is not enough memory.
     """
-    form = _with_float_weights(model, _library(1, {}), slices=True)  # as for any number of images
+    form = _with_float_weights(model, _library(1, {}), slices=slices)  # as for any number of images
     return open_session(form.model, subject=subject, threads=threads, native=form.native, integers=form.integers)
 
 

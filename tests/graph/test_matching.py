@@ -18,6 +18,7 @@ from pmsm_cli.graph.sites import SitePlan, find_sites
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.parameters import Correction, NeuronParameters
+from pmsm_cli.runtime import match
 from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.sources.images import Batch
 
@@ -117,6 +118,20 @@ def test_matched_channels_have_the_mean_and_deviation_of_the_source(name: str):
     axes = tuple(axis for axis in range(source.ndim) if axis != 1)
     np.testing.assert_allclose(matched.mean(axes), source.mean(axes), atol=1e-4)
     np.testing.assert_allclose(matched.std(axes), source.std(axes), rtol=1e-2)
+
+
+@pytest.mark.parametrize("name", SYNAPSES)
+def test_moments_are_matched_alike_with_weights_in_slices_and_in_floats(name: str, monkeypatch: pytest.MonkeyPatch):
+    network, plan, shapes = build(name)
+    spiking = insert_neurons(network, plan, neurons(plan, levels=10), shapes)
+    batch = Batch(inputs=IMAGES, labels=None, names=("",) * len(IMAGES))
+    found = []
+    for slices in (True, False):
+        monkeypatch.setattr(match, "_pays_in_slices", lambda *_, slices=slices: slices)
+        found.append(match_moments(network, plan, spiking, shapes, [batch]))
+    for in_slices, in_floats in zip(*found, strict=True):
+        np.testing.assert_allclose(in_slices.scale, in_floats.scale, rtol=1e-4)
+        np.testing.assert_allclose(in_slices.shift, in_floats.shift, atol=1e-4)
 
 
 def test_a_channel_that_lost_its_signal_gets_its_mean_back_and_is_not_made_larger():
