@@ -4,21 +4,11 @@ python benchmarks/memory.py ../shared/models/resnet20_cifar10_bn.onnx .cache/cif
 """
 
 import argparse
-import os
-import subprocess
 import tempfile
 from pathlib import Path
 
 from machine import describe
-
-
-def peak_megabytes(command: list[str]) -> float:
-    """The largest resident size of one command, as the operating system accounts it."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"failed: {' '.join(command)}")
-    return usage.ru_maxrss / 1024
+from resources import taken
 
 
 def main() -> None:
@@ -37,12 +27,12 @@ def main() -> None:
         peaks = []
         for samples in (arguments.few, arguments.many):
             command = ["pmsm", "convert", str(arguments.source), "--data", str(arguments.images), *common]
-            peaks.append(peak_megabytes([*command, "--samples", str(samples)]))
+            peaks.append(taken([*command, "--samples", str(samples)])[1])
             print(f"| convert | {samples} | {peaks[-1]:.0f} |", flush=True)
         print(f"| convert, ratio | | {peaks[1] / peaks[0]:.3f} |")
         for samples in (arguments.few, arguments.many):
             command = ["pmsm", "eval", checkpoint, str(arguments.images), "--samples", str(samples)]
-            print(f"| eval | {samples} | {peak_megabytes(command):.0f} |", flush=True)
+            print(f"| eval | {samples} | {taken(command)[1]:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

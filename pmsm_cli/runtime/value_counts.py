@@ -11,7 +11,7 @@ _ADDRESS, _SIZE = ctypes.c_void_p, ctypes.c_size_t
 
 
 def counting_of(library: NativeLibrary | None) -> CountValues:
-    """How values are counted fastest: by the library in a tenth of the time, and other threads run meanwhile."""
+    """How values are counted fastest: by the library, and other threads run meanwhile."""
     if library is None:
         return count_values
     function = ctypes.CDLL(str(library.path)).pmsm_count_values
