@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from machine import describe
-from resources import taken
+from resources import PMSM, taken
 
 
 def main() -> None:
@@ -26,12 +26,12 @@ def main() -> None:
         common = ["--preprocess", arguments.preprocess, "-o", checkpoint]
         peaks = []
         for samples in (arguments.few, arguments.many):
-            command = ["pmsm", "convert", str(arguments.source), "--data", str(arguments.images), *common]
+            command = [*PMSM, "convert", str(arguments.source), "--data", str(arguments.images), *common]
             peaks.append(taken([*command, "--samples", str(samples)])[1])
             print(f"| convert | {samples} | {peaks[-1]:.0f} |", flush=True)
         print(f"| convert, ratio | | {peaks[1] / peaks[0]:.3f} |")
         for samples in (arguments.few, arguments.many):
-            command = ["pmsm", "eval", checkpoint, str(arguments.images), "--samples", str(samples)]
+            command = [*PMSM, "eval", checkpoint, str(arguments.images), "--samples", str(samples)]
             print(f"| eval | {samples} | {taken(command)[1]:.0f} |", flush=True)
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from machine import describe
 
+PMSM = (sys.executable, "-m", "pmsm_cli")
+
 
 def taken(command: list[str]) -> tuple[float, float]:
     """Seconds, and the largest resident size in MB as the operating system accounts it."""
@@ -37,7 +39,7 @@ def main() -> None:
     for run in range(1, arguments.runs + 1):
         with tempfile.TemporaryDirectory() as folder:
             output = ["-o", str(Path(folder) / "written")]
-            seconds, megabytes = taken([sys.executable, "-m", "pmsm_cli", *arguments.command, *output])
+            seconds, megabytes = taken([*PMSM, *arguments.command, *output])
         print(f"| run {run} | {seconds:.1f} | {megabytes:.0f} |", flush=True)
 
 
