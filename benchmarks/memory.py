@@ -1,6 +1,8 @@
-"""Peak memory of `pmsm convert` with few and with many images, and of `pmsm eval`: it must not grow with their number.
+"""Peak memory of `pmsm calibrate`, `convert` and `eval` with few and with many images.
 
-python benchmarks/memory.py ../shared/models/resnet20_cifar10_bn.onnx .cache/cifar10/train --few 500 --many 5000
+    python benchmarks/memory.py ../shared/models/resnet20_cifar10_bn.onnx .cache/cifar10/train
+
+It must not grow with their number; but `convert` refits weights on images that it holds, as many as a bound allows.
 """
 
 import argparse
@@ -17,22 +19,22 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--preprocess", default="imagenet")
-    parser.add_argument("--few", type=int, default=500)
-    parser.add_argument("--many", type=int, default=5000)
+    parser.add_argument("--few", type=int, default=100)
+    parser.add_argument("--many", type=int, default=1000)
     arguments = parser.parse_args()
-    print(f"{describe()}\n\n| command | images | peak MB |\n|---|--:|--:|")
+    source, images, numbers = str(arguments.source), str(arguments.images), (arguments.few, arguments.many)
+    print(f"{describe()}\n\n| peak MB | {numbers[0]} images | {numbers[1]} images | ratio |\n|---|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = str(Path(folder) / "checkpoint.onnx")
-        common = ["--preprocess", arguments.preprocess, "-o", checkpoint]
-        peaks = []
-        for samples in (arguments.few, arguments.many):
-            command = [*PMSM, "convert", str(arguments.source), "--data", str(arguments.images), *common]
-            peaks.append(taken([*command, "--samples", str(samples)])[1])
-            print(f"| convert | {samples} | {peaks[-1]:.0f} |", flush=True)
-        print(f"| convert, ratio | | {peaks[1] / peaks[0]:.3f} |")
-        for samples in (arguments.few, arguments.many):
-            command = [*PMSM, "eval", checkpoint, str(arguments.images), "--samples", str(samples)]
-            print(f"| eval | {samples} | {taken(command)[1]:.0f} |", flush=True)
+        checkpoint, read = str(Path(folder) / "checkpoint.onnx"), ["--preprocess", arguments.preprocess]
+        commands = {
+            "calibrate": ["calibrate", source, images, *read, "-o", str(Path(folder) / "calibration.json")],
+            "convert, without refitting": ["convert", source, "--data", images, *read, "--no-refit", "-o", checkpoint],
+            "convert": ["convert", source, "--data", images, *read, "-o", checkpoint],
+            "eval": ["eval", checkpoint, images],
+        }
+        for name, command in commands.items():
+            few, many = (taken([*PMSM, *command, "--samples", str(number)])[1] for number in numbers)
+            print(f"| {name} | {few:.0f} | {many:.0f} | {many / few:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
