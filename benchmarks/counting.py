@@ -8,13 +8,11 @@ medians stands with its standard error.
 """
 
 import argparse
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 from machine import describe
-from steps import NETWORKS, add_options, converted
+from steps import add_options, converted, networks
 
 from pmsm_cli.checkpoint.file import Checkpoint
 from pmsm_cli.runtime.count import fan_out_a_position
@@ -36,19 +34,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12, help="at least 2")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long a round takes")
     arguments = parser.parse_args()
-    if arguments.folder:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
     print(
         f"{describe()}; {arguments.threads} thread(s), 7 levels, float weights, T = 1; "
         f"{arguments.rounds} rounds of {arguments.seconds:g} s\n"
     )
     print("| network | batch | not counted: ms | counting costs | rounds |\n|---|--:|--:|--:|--:|")
-    for name in NETWORKS:
-        if not arguments.only or name in arguments.only:
-            with tempfile.TemporaryDirectory() as temporary:
-                checkpoint = converted(name, 1, arguments.folder or Path(temporary), arguments)
-            for batch in arguments.batches:
-                _row(name, checkpoint, batch, arguments)
+    for name, folder in networks(arguments):
+        checkpoint = converted(name, 1, folder, arguments)
+        for batch in arguments.batches:
+            _row(name, checkpoint, batch, arguments)
 
 
 def _row(name: str, checkpoint: Checkpoint, batch: int, arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from machine import describe
@@ -37,8 +38,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--weights", default="float", choices=("float", "int8"))
     arguments = parser.parse_args()
-    if arguments.folder:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
     print(
         f"{describe()}; {arguments.threads} thread(s), batch 1, 7 levels, {arguments.weights} weights; "
         f"{arguments.runs} runs in turn\n"
@@ -46,10 +45,8 @@ def main() -> None:
     with_floats = arguments.weights == "int8"
     print("| network | T = 1: ms | T = 2 / T = 1 | T = 4 / T = 1 |", "T = 4 in floats / T = 1 |" * with_floats)
     print("|---|--:|--:|--:|", "--:|" * with_floats)
-    for name in NETWORKS:
-        if not arguments.only or name in arguments.only:
-            with tempfile.TemporaryDirectory() as temporary:
-                _row(name, arguments.folder or Path(temporary), arguments)
+    for name, folder in networks(arguments):
+        _row(name, folder, arguments)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -60,6 +57,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--samples", type=int, default=16)
     parser.add_argument("--only", nargs="*", default=())
     parser.add_argument("--folder", type=Path, help="keep the converted networks there for the next run")
+
+
+def networks(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """Those that were asked for, and where each may be converted to."""
+    for name in NETWORKS:
+        if not arguments.only or name in arguments.only:
+            with tempfile.TemporaryDirectory() as temporary:
+                folder = arguments.folder or Path(temporary)
+                folder.mkdir(parents=True, exist_ok=True)
+                yield name, folder
 
 
 def _row(name: str, folder: Path, arguments: argparse.Namespace) -> None:

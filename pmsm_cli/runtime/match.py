@@ -9,6 +9,7 @@ import onnx_ir as ir
 from pmsm_cli.graph.matching import (
     LARGEST_SCALE,
     SMALLEST_SCALE,
+    MatchedReader,
     add_measuring,
     matched_readers,
     with_moments,
@@ -48,7 +49,7 @@ def match_moments(
         return ()
     source = source or open_moments(network, plan, shapes, threads=threads)
     names = [name for reader in readers for name in reader.inputs]
-    measuring, slices = add_measuring(spiking, readers), _pays_in_slices(network, plan)
+    measuring, slices = add_measuring(spiking, readers), _pays_in_slices(network, plan, readers)
     session = open_tried(measuring, subject=network.subject, threads=threads, slices=slices)
     totals: dict[str, Doubles] = {}
     count = 0
@@ -71,14 +72,14 @@ def match_moments(
     return tuple(correction_of(reader.node, *(totals[reader.node] / count)) for reader in readers)
 
 
-def _pays_in_slices(network: Network, plan: SitePlan) -> bool:
+def _pays_in_slices(network: Network, plan: SitePlan, readers: list[MatchedReader]) -> bool:
     """Whether weights are multiplied faster in slices where every synapse's output is normalised in floats.
 
     Of convolutions these then are turned from channels last to channels first, which small ones do not make up for, nor
     those of each channel by itself.
     """
-    readers = {reader.node for site in plan.sites for reader in site.readers}
-    synapses = [node for node in network.model.graph if node.name in readers]
+    names = {reader.node for reader in readers}
+    synapses = [node for node in network.model.graph if node.name in names]
     groups = [node.attributes.get_int("group", 1) for node in synapses if node.op_type in ("Conv", "ConvTranspose")]
     macs = plan.total_macs // (network.image.batch or 1)
     return not groups or (max(groups) == 1 and macs >= _LARGE)

@@ -149,8 +149,7 @@ def _without_constants(model: ir.Model) -> tuple[bytes, dict[str, ort.OrtValue]]
         held[name] = ort.OrtValue.ortvalue_from_numpy(array)
         shape = ir.Shape(array.shape)
         value.const_value = ir.ExternalTensor("held", 0, array.nbytes, tensor.dtype, shape=shape, name=name)
-    proto: Any = ir.to_proto(model)  # protobuf's own methods carry no types
-    return proto.SerializeToString(), held
+    return _message(model), held
 
 
 def model_bytes(model: ir.Model, *, subject: str) -> bytes:
@@ -160,6 +159,10 @@ def model_bytes(model: ir.Model, *, subject: str) -> bytes:
         UnsupportedGraphError: it is above the 2 GB that a message can hold.
     """
     _refuse_too_large(model, subject)
+    return _message(model)
+
+
+def _message(model: ir.Model) -> bytes:
     proto: Any = ir.to_proto(model)  # protobuf's own methods carry no types
     data: bytes = proto.SerializeToString()
     return data

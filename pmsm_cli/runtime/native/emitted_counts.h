@@ -59,7 +59,7 @@ class EmittedCounts {
     }
     for (size_t image = 0; image < images; ++image) {
       counts = codes_.Put(all, counts);
-      all = {all.sums + 1, all.of_channels + 2 * codes_.Channels()};
+      all = all.Behind(1, codes_.Channels());
     }
   }
 

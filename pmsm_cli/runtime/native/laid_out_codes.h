@@ -17,6 +17,8 @@ namespace pmsm {
 struct Tally {
   RowSums* sums;          // [images]
   uint32_t* of_channels;  // [images, 2, channels]: how many neurons fire, and how many are at their limit
+
+  Tally Behind(size_t images, size_t channels) const { return {sums + images, of_channels + images * 2 * channels}; }
 };
 
 // Codes [images, places, channels], maybe with a run of neighbours to each channel. Whoever counts them gets, for each image, how

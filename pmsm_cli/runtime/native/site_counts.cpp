@@ -144,13 +144,13 @@ class Tallies {
     OfImage(Tallies& all, size_t image) : all_(all), at_(all.At(image * all.pieces_)) {}
 
     float* PutNext(const Site& site, float* to) {
-      const size_t channels = 2 * site.codes->Channels();
+      const size_t channels = site.codes->Channels();
       for (size_t piece = 1; piece < all_.pieces_; ++piece) {
         *at_.sums += at_.sums[piece * all_.of_image_.sums];
-        AddChannels(at_.of_channels + piece * all_.of_image_.channels, channels, at_.of_channels);
+        AddChannels(at_.of_channels + piece * all_.of_image_.channels, 2 * channels, at_.of_channels);
       }
       to = site.codes->Put(at_, to);
-      at_ = {at_.sums + 1, at_.of_channels + channels};
+      at_ = at_.Behind(1, channels);
       return to;
     }
 
@@ -170,7 +170,7 @@ class Tallies {
       const size_t step = site.codes->Step(), steps = site.codes->Steps() / images_, before = image * steps;
       const size_t begin = before + steps * piece / pieces_, end = before + steps * (piece + 1) / pieces_;
       site.codes->AddTo(at, image * site.rows, begin * step, end * step);
-      at = {at.sums + site.rows, at.of_channels + site.rows * 2 * site.codes->Channels()};
+      at = at.Behind(site.rows, site.codes->Channels());
     }
   }
 
