@@ -104,19 +104,20 @@ class Use:
     batch: int = 1  # images at a time
     firing: Mapping[str, float] = field(default_factory=dict)  # percent of the neurons of sites, by name
     multiplies_fast: bool = False  # the library has kernels for this processor's products of bytes
+    multiplies_slices: bool = False  # which are so fast that float weights, in three slices of bytes, gain by them
 
 
 def tidy(model: ir.Model, library: Use | None, *, slices: bool = False) -> tuple[ir.Model, bool]:
     """A one-timestep graph with fewer operators around its neurons, and whether there was anything to change.
 
     With the native library they stay neurons; without, those of up to 256 levels become onnxruntime's quantisers, which
-    take half the time of the functions in the file. With `slices`, where the library multiplies fast, spikes are codes,
+    take half the time of the functions in the file. With `slices`, where the library multiplies them, spikes are codes,
     and synapses compute with integers. Outputs are those of the model up to rounding in float32; spikes as well, apart
     from ties.
     """
     if library is None:
         return _applied(model, (neurons_to_codes, *IN_FLOATS), {})
-    sliced = sliced_weights(model.graph) if slices and library.multiplies_fast else {}
+    sliced = sliced_weights(model.graph) if slices and library.multiplies_slices else {}
     return _applied(model, (*_synapses(sliced), *_neurons(library)), sliced)
 
 
@@ -147,8 +148,9 @@ def tidy_steps(
 
     The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Where they
     are rows, and the library multiplies fast, synapses with int8 weights (as in `lower`) compute with integers, and
-    where there are no such weights, those with float weights do, in slices; without `weights` (None) all stay in
-    floats. Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
+    where there are no such weights, those with float weights do, in slices, if it multiplies these; without `weights`
+    (None) all stay in floats. Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is
+    there to run it.
     """
     copy = model.clone()
     side_by_side = steps_side_by_side(copy, image)
@@ -156,7 +158,7 @@ def tidy_steps(
         copy = model.clone()
     integers: Mapping[str, Int8Weights] = {}
     if weights is not None and side_by_side and library.multiplies_fast:
-        integers = weights or sliced_weights(copy.graph)
+        integers = weights or (sliced_weights(copy.graph) if library.multiplies_slices else {})
     changed = [pattern(copy.graph, integers) for pattern in (*_synapses(integers), *_neurons(library))]
     for node in copy.graph:
         if node.op_type == "Scan":
@@ -168,7 +170,7 @@ def tidy_steps(
 def tidy_counted(model: ir.Model, *, slices: bool) -> tuple[ir.Model, bool]:
     """A graph whose first timestep the native library counts (`pmsm_cli.runtime.native_counters`), as in `tidy`.
 
-    Preconditions: the library is there to run it; for `slices`, it multiplies fast, and there is one timestep.
+    Preconditions: the library is there to run it; for `slices`, it multiplies these, and there is one timestep.
     """
     sliced = sliced_weights(model.graph) if slices else {}
     return _applied(model, (*_synapses(sliced), counts_of_codes, rests_to_neurons, counts_to_neurons), sliced)

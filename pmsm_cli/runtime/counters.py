@@ -83,7 +83,7 @@ def add_counters(
             signs = _map(graph, ["Abs", "Sign"], end, name)
             graph.outputs.append(_sum_of(graph, signs, name, constants.first_axis(rank)))
     return Counting(
-        model=tidy_counted(model, slices=scan is None and library.multiplies_fast)[0] if library else model,
+        model=tidy_counted(model, slices=scan is None and library.multiplies_slices)[0] if library else model,
         outputs=own,
         stacked=frozenset(stacked),
         channels=channels,

@@ -24,7 +24,7 @@ class Form:
 def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, integers: bool = True) -> Form:
     """The fastest graph that a checkpoint has: where asked for and possible, on the library and on integers.
 
-    With int8 weights that is an integer graph, and with float weights too, where the library multiplies fast; else it
+    With int8 weights that is an integer graph, and with float weights too, where the library multiplies slices; else it
     is one of fewer operators. All are made here: the file stays one that any onnxruntime runs, and what is fast on this
     machine, for `batch` images at a time, is decided on this machine.
     """
@@ -46,7 +46,14 @@ def form_of(checkpoint: Checkpoint, *, batch: int = 1, native: bool = True, inte
 
 def _library(batch: int, firing: Mapping[str, float]) -> Use | None:
     found = find_library()
-    return Use(batch=batch, firing=firing, multiplies_fast=found.multiplies_fast) if found else None
+    if found is None:
+        return None
+    return Use(
+        batch=batch,
+        firing=firing,
+        multiplies_fast=found.multiplies_fast,
+        multiplies_slices=found.multiplies_slices,
+    )
 
 
 def _with_float_weights(model: ir.Model, library: Use | None, *, slices: bool) -> Form:

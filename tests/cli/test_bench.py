@@ -68,7 +68,9 @@ def with_fast_products(monkeypatch, fast: bool) -> None:
     if library is None:
         pytest.skip("no native library")
     for user in (racing, spiking):
-        monkeypatch.setattr(user, "find_library", lambda: replace(library, multiplies_fast=fast))
+        monkeypatch.setattr(
+            user, "find_library", lambda: replace(library, multiplies_fast=fast, multiplies_slices=fast)
+        )
 
 
 def test_several_timesteps_run_on_integers_where_their_spikes_fit_a_byte(
@@ -104,7 +106,7 @@ def test_why_int8_weights_are_run_in_floats_is_said(pmsm, network, pictures, tmp
 def test_without_a_source_there_is_no_speedup(pmsm, stepwise):
     record = pmsm("bench", stepwise, *FEW, "--batch", "4", "--json").record
     library = find_library()
-    in_slices = [INTEGERS_ON_LIBRARY] if library is not None and library.multiplies_fast else []
+    in_slices = [INTEGERS_ON_LIBRARY] if library is not None and library.multiplies_slices else []
     assert [each["name"] for each in record["contenders"]] == [PORTABLE, *NATIVE, *in_slices]
     assert (record["ann"], record["speedup"], record["batch"], record["timesteps"]) == (None, None, 4, 3)
     assert record["snn"]["images_per_second"] == pytest.approx(4000 / record["snn"]["median_ms"])

@@ -25,7 +25,7 @@ from pmsm_cli.runtime.workload import measure_shapes
 
 LIBRARY = find_library()
 needs_library = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
-FAST = Use(multiplies_fast=True)
+FAST = Use(multiplies_fast=True, multiplies_slices=True)
 
 
 def sliced(model: ir.Model, timesteps: int, library: Use = FAST) -> ir.Model:
@@ -35,9 +35,9 @@ def sliced(model: ir.Model, timesteps: int, library: Use = FAST) -> ir.Model:
     return tidy_steps(model, library, IMAGE, weights={})[0]
 
 
-def counted(checkpoint: Checkpoint, *, multiplies_fast: bool) -> ir.Model:
+def counted(checkpoint: Checkpoint, *, slices: bool) -> ir.Model:
     """A checkpoint's graph with the library's counters."""
-    shapes, library = measure_shapes(checkpoint), replace(LIBRARY, multiplies_fast=multiplies_fast)
+    shapes, library = measure_shapes(checkpoint), replace(LIBRARY, multiplies_slices=slices)
     return add_counters(checkpoint, shapes, fan_out_a_position(checkpoint, shapes), library=library).model
 
 
@@ -115,7 +115,7 @@ def test_neurons_of_one_step_stay_floats_where_no_byte_holds_their_counts():
 @pytest.mark.parametrize("body", [APART["relu"], APART["residual of the image"], APART["residual of spikes"]])
 def test_spikes_are_counted_from_codes(body, many, monkeypatch):
     monkeypatch.setattr(counted_codes, "_MANY", many)
-    in_floats, in_codes = (counted(checkpoint_of(body), multiplies_fast=fast) for fast in (False, True))
+    in_floats, in_codes = (counted(checkpoint_of(body), slices=fast) for fast in (False, True))
     assert not {"CountedNeuron", "SpikeCounts"} & integers.ops(in_codes).keys()
     emitters = [node for node in in_codes.graph if "counted" in node.attributes and node.attributes["counted"].as_int()]
     assert bool(emitters) == (many == 1)
@@ -127,7 +127,7 @@ def test_spikes_are_counted_from_codes(body, many, monkeypatch):
 def test_spikes_of_transformers_are_counted_from_codes(many, monkeypatch):
     monkeypatch.setattr(counted_codes, "_MANY", many)
     checkpoint = spiking.checkpoint_of(attention(), tiny.images(8))
-    in_floats, in_codes = (counted(checkpoint, multiplies_fast=fast) for fast in (False, True))
+    in_floats, in_codes = (counted(checkpoint, slices=fast) for fast in (False, True))
     emitters = {node.op_type for node in in_codes.graph if "counted_by" in node.attributes}
     assert emitters == ({"StepCodes", "SoftmaxStepCodes"} if many == 1 else set())
     assert_alike(in_codes, in_floats, tiny.images(4, seed=1))

@@ -32,7 +32,7 @@ def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     elif library is None:
         pytest.skip(f"no native library: {library_status().reason}")
     else:
-        fast = replace(library, multiplies_fast=request.param == "codes")
+        fast = replace(library, multiplies_slices=request.param == "codes")
         monkeypatch.setattr("pmsm_cli.runtime.count.find_library", lambda: fast)
 
 

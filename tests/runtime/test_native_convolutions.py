@@ -1,10 +1,5 @@
 """Convolutions of codes on the library against their definition, on every kind of shape, with and without what follows."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
@@ -114,25 +109,6 @@ def test_threads_make_no_difference(name):
     made = Made(LAYERS[name], images=5)
     one, three = (run(made, made.inputs(), threads=threads)[0] for threads in (1, 3))
     np.testing.assert_array_equal(one, three)
-
-
-_OTHERWISE = """
-import numpy as np
-from layers import LAYERS
-from test_native_convolutions import Made, run
-for name in LAYERS:
-    made = Made(LAYERS[name], images=3)
-    np.testing.assert_array_equal(run(made, made.inputs())[0], made.expected(), err_msg=name)
-"""
-
-
-def test_codes_are_the_same_where_tiles_are_not_used():
-    """On a processor with AMX the other kernels are tested here alone."""
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1]), *sys.path]
-    environment = {**os.environ, "PMSM_TILES": "0", "PYTHONPATH": os.pathsep.join(filter(None, folders))}
-    command = [sys.executable, "-c", _OTHERWISE]
-    done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cstring>
 
-#include "avx512.h"
+#include "targets.h"
 #include "convolution_anywhere.h"
+#include "convolution_on_avx2.h"
 #include "convolution_on_tiles.h"
+#include "processor.h"
 #include "sums_to_codes.h"
 #include "vectors.h"
 
@@ -161,9 +163,7 @@ PMSM_VNNI PMSM_INLINE void DepthwiseVnni(const DepthwiseTile& tile, const int32_
 
 PMSM_VNNI void DepthwiseVnni(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
   const BecomingOf here(becoming, results, tile.block, tile.place);
-  const bool side_by_side = tile.step == tile.block.channels && results.channels == tile.block.channels;
-  const size_t together = side_by_side ? PlacesOfBlock(tile.block) : 1;
-  DepthwiseVnni(tile, becoming.bias.data() + tile.block.slot, InterleavedToCodes{here}, together);
+  DepthwiseVnni(tile, becoming.bias.data() + tile.block.slot, InterleavedToCodes{here}, PlacesTogether(tile, results));
 }
 
 PMSM_VNNI void DepthwiseSumsVnni(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums) {
@@ -172,22 +172,19 @@ PMSM_VNNI void DepthwiseSumsVnni(const DepthwiseTile& tile, const int32_t* bias,
 
 #endif  // PMSM_VNNI
 
+bool HasAvx2() { return FastestKernels() == Kernels::kAvx2; }
+
 }  // namespace
 
-bool MultipliesFast() {
-#ifdef PMSM_VNNI
-  static const bool fast = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  return fast;
-#else
-  return false;
-#endif
+PMSM_WIDER_VECTORS uint8_t MostOf(const uint8_t* codes, size_t count, uint8_t most) {
+  for (size_t i = 0; i < count; ++i) most = std::max(most, codes[i]);
+  return most;
 }
 
 void Dense(const DenseTile& tile, const Becoming& becoming, const Results& results) {
   if (tile.panels) return DenseOnTiles(tile, becoming, results);
 #ifdef PMSM_VNNI
-  if (MultipliesFast() && becoming.tame) {
+  if (HasVnni() && becoming.tame) {
     switch (tile.block.Vectors()) {
       case 1: return DenseVnni<12, 1>(tile, becoming, results);
       case 2: return DenseVnni<8, 2>(tile, becoming, results);
@@ -196,22 +193,24 @@ void Dense(const DenseTile& tile, const Becoming& becoming, const Results& resul
     }
   }
 #endif
+  if (HasAvx2()) return DenseOnAvx2(tile, becoming, results);
   anywhere::Dense(tile, anywhere::ToCodes(tile, becoming, results));
 }
 
 void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Results& results) {
 #ifdef PMSM_VNNI
-  if (MultipliesFast() && becoming.tame) {
+  if (HasVnni() && becoming.tame) {
     return DepthwiseVnni(tile, becoming, results);
   }
 #endif
+  if (HasAvx2() && becoming.tame) return DepthwiseOnAvx2(tile, becoming, results);
   anywhere::Depthwise(tile, anywhere::ToCodes(tile, becoming, results));
 }
 
 void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
   if (tile.panels) return DenseSumsOnTiles(tile, bias, sums);
 #ifdef PMSM_VNNI
-  if (MultipliesFast()) {
+  if (HasVnni()) {
     switch (tile.block.Vectors()) {
       case 1: return SumsVnni<12, 1>(tile, bias, sums);
       case 2: return SumsVnni<8, 2>(tile, bias, sums);
@@ -220,13 +219,15 @@ void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
     }
   }
 #endif
+  if (HasAvx2()) return DenseSumsOnAvx2(tile, bias, sums);
   anywhere::Dense(tile, anywhere::ToSums(bias, sums));
 }
 
 void DepthwiseSums(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums) {
 #ifdef PMSM_VNNI
-  if (MultipliesFast()) return DepthwiseSumsVnni(tile, bias, sums);
+  if (HasVnni()) return DepthwiseSumsVnni(tile, bias, sums);
 #endif
+  if (HasAvx2()) return DepthwiseSumsOnAvx2(tile, bias, sums);
   anywhere::Depthwise(tile, anywhere::ToSums(bias, sums));
 }
 

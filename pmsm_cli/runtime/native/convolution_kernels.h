@@ -1,4 +1,4 @@
-// The sums of convolutions of codes, and what becomes of them, for processors that multiply bytes in words (VNNI), and for others.
+// The sums of convolutions of codes, and what becomes of them, by the fastest kernels that the processor has.
 
 #ifndef PMSM_CONVOLUTION_KERNELS_H
 #define PMSM_CONVOLUTION_KERNELS_H
@@ -14,7 +14,8 @@ struct DenseTile {
   size_t stride;               // from one run's pointers to the next one's
   size_t runs, words;
   const Panel* panels;    // of the first place, where tiles multiply them, else null
-  const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord], or in tiles
+  const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord], vector by vector or in tiles where kernels want it
+  size_t narrow;          // words of a run whose products fit 16 bits (`NarrowSums`), where kernels ask
   Block block;
   size_t place, count;  // the first one, and how many
 };
@@ -25,6 +26,7 @@ struct DepthwiseTile {
   const uint8_t* const* taps;  // of the first place
   size_t count_of_taps, step;  // step: bytes from one place to the next one
   const int8_t* weights;       // of the block: [taps / kWord up, vectors, lanes, kWord]
+  size_t narrow;
   Block block;
   size_t place, count;
 };
@@ -32,11 +34,13 @@ struct DepthwiseTile {
 // How many places a vector of codes holds where all channels are one block of few: what is kept for it is there once for each.
 inline size_t PlacesOfBlock(const Block& block) { return kBlock / block.channels; }
 
+// So many neighbouring places lie side by side, in what is read and in what is written.
+inline size_t PlacesTogether(const DepthwiseTile& tile, const Results& results) {
+  return tile.step == tile.block.channels && results.channels == tile.block.channels ? PlacesOfBlock(tile.block) : 1;
+}
+
 // Which channel of a block is in a lane of a vector once four taps of 64 channels are shuffled into words.
 inline size_t InterleavedChannel(size_t vector, size_t lane) { return lane / 4 * 16 + vector * 4 + lane % 4; }
-
-// Whether this processor multiplies fast what the kernels for it multiply.
-bool MultipliesFast();
 
 // Of dense sums: while `TilesInUse`.
 void Dense(const DenseTile& tile, const Becoming& becoming, const Results& results);

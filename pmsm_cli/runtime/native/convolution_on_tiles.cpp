@@ -1,10 +1,9 @@
 #include "convolution_on_tiles.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 
-#include "avx512.h"
+#include "targets.h"
 #include "convolution_anywhere.h"
 #include "convolution_tiles.h"
 #include "sums_to_codes.h"
@@ -184,23 +183,15 @@ PMSM_TILES void ToCodes(const DenseTile& tile, const Becoming& becoming, const R
   else OnTiles<kOfBlock>(tile, bias, VectorsToCodes<kOfBlock, false, false>{here});
 }
 
-// The environment may say no (PMSM_TILES=0), to see what tiles are worth.
+}  // namespace
+
 bool AskForTiles() {
-  const char* asked = std::getenv("PMSM_TILES");
-  if (asked && std::strcmp(asked, "0") == 0) return false;
   unsigned a = 0, b = 0, c = 0, d = 0;
   constexpr unsigned tiles = 1u << 24, of_bytes = 1u << 25;
-  if (!MultipliesFast() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & tiles) || !(d & of_bytes)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & tiles) || !(d & of_bytes)) return false;
   // Linux keeps registers of this size from processes that have not asked for them; threads have what their process has.
   constexpr long ask = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, ask, tile_data) == 0;
-}
-
-}  // namespace
-
-bool HasTiles() {
-  static const bool has = AskForTiles();
-  return has;
 }
 
 TilesInUse::TilesInUse(bool wanted) : wanted_(wanted) {
@@ -246,7 +237,7 @@ void DenseSumsOnTiles(const DenseTile& tile, const int32_t* bias, int32_t* sums)
 
 #else
 
-bool HasTiles() { return false; }
+bool AskForTiles() { return false; }
 TilesInUse::TilesInUse(bool wanted) : wanted_(wanted) {}
 TilesInUse::~TilesInUse() {}
 void Panels::Find(const uint8_t* const*, size_t, size_t, size_t, size_t) {}

@@ -10,6 +10,7 @@
 
 #include "convolution.h"
 #include "convolution_tiles.h"
+#include "processor.h"
 
 namespace pmsm {
 
@@ -37,8 +38,11 @@ struct Runs {
 
   size_t Padded() const { return UpTo(kWord, bytes); }
   // Whether tiles multiply them: few bytes leave most of a tile empty, and words of them are no more work.
-  bool OnTiles() const { return HasTiles() && bytes > kTileBytes / 2; }
+  bool OnTiles() const { return FastestKernels() == Kernels::kTiles && bytes > kTileBytes / 2; }
 };
+
+// The largest of some codes and one more.
+uint8_t MostOf(const uint8_t* codes, size_t count, uint8_t most);
 
 // Neighbouring places of an output row. `top` and `left` are where the first one's window begins in the padded input;
 // `inside`: no window reaches over an edge, nor does what kernels read beyond it reach past the input.
@@ -76,6 +80,19 @@ class Windows {
     const size_t x = stretch.left + tap % window_.width * window_.step_x;
     const bool beyond = y < window_.top || y - window_.top >= map_.height || x < window_.left || x - window_.left >= map_.width;
     return beyond ? nullptr : map_.At(stretch.image, y - window_.top, x - window_.left);
+  }
+
+  // The largest code that the places begin to end may read, or more: that of the rows in which their windows lie.
+  uint8_t MostRead(size_t begin, size_t end) const {
+    const size_t width = window_.OutputWidth(map_.width), height = window_.OutputHeight(map_.height);
+    if (begin >= end) return map_.padding;
+    const size_t first = begin / width, last = (end - 1) / width, reach = (window_.height - 1) * window_.step_y;
+    const size_t top = first % height * window_.stride_y, bottom = last % height * window_.stride_y + reach + 1;
+    const size_t from = std::min(map_.height, top - std::min(top, window_.top));
+    const size_t to = std::min(map_.height, bottom - std::min(bottom, window_.top));
+    const uint8_t* codes = map_.At(first / height, from, 0);
+    const uint8_t* behind = map_.At(last / height, to, 0);
+    return codes < behind ? MostOf(codes, static_cast<size_t>(behind - codes), map_.padding) : map_.padding;
   }
 
   // Bytes from one place of a stretch to the next one.
@@ -138,6 +155,18 @@ struct StepOrder {
     return steps;
   }
 
+  // The largest code that the places begin to end of all steps may read, or more, where kernels ask.
+  uint8_t MostRead(size_t begin, size_t end) const {
+    uint8_t most = 0;
+    if (FastestKernels() != Kernels::kAvx2) return 255;
+    for (size_t i = 0; i < count; ++i) {
+      for (size_t step = 0; step < inputs[i].steps; ++step) {
+        most = std::max(most, inputs[i].windows.MostRead(step * between + begin, step * between + end));
+      }
+    }
+    return most;
+  }
+
   // Calls visit(windows, begin, end) for neighbouring places, in order.
   template <typename Visit>
   void InTurn(size_t begin, size_t end, Visit&& visit) const {
@@ -191,6 +220,7 @@ class Rows {
       const uint8_t** row = pointers_.data() + run * stride_;
       std::fill(row + places, row + stride_, row[places - 1]);
     }
+    most_ = order.MostRead(begin, end);
     on_tiles_ = runs.OnTiles();
     if (on_tiles_) panels_.Find(Pointers(), stride_, runs.count, runs.Padded(), places);
     call_ = call;
@@ -201,6 +231,8 @@ class Rows {
   // Of the first run; those of the next one are `Stride` further on.
   const uint8_t* const* Pointers() const { return pointers_.data(); }
   size_t Stride() const { return stride_; }
+  // The largest code, where kernels ask.
+  uint8_t Most() const { return most_; }
   // Those of a place, which is a multiple of kPlacesTogether; null where tiles do not multiply them.
   const Panel* PanelsAt(size_t place) const { return on_tiles_ ? panels_.At(place) : nullptr; }
 
@@ -231,6 +263,7 @@ class Rows {
   std::vector<uint8_t> copies_, nothing_;
   Panels panels_;
   bool on_tiles_ = false;
+  uint8_t most_ = 255;
   Call call_;
   size_t stride_ = 0, begin_ = 0, end_ = 0;
 };

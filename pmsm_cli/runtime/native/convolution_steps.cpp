@@ -199,7 +199,7 @@ void WorkByRuns(const Task& task, const Part& part) {
           const size_t here = std::min(at_once, of_steps - at), row = steps * (place - begin) + at;
           FetchSteps(task, Quotient(at, count), Quotient(at + here, count), block, place, count);
           DenseSums({rows.Pointers() + row, rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(row),
-                     layer.weights.data() + layer.weights_at[i], block, 0, here},
+                     layer.weights.data() + layer.weights_at[i], layer.NarrowWords(i, rows.Most()), block, 0, here},
                     layer.nothing.data() + block.slot, sums.data() + at * kBlock);
         }
         FinishPasses(task, {sums.data(), count * kBlock, slices_apart, block, place, count});
@@ -216,8 +216,10 @@ void WorkByTaps(const Task& task, const Part& part) {
   taps.resize(std::max(taps.size(), steps));
   sums.resize(layer.slices * of_slice);
   auto found = taps.begin();
-  StepOrder{task.windows.data(), task.windows.size(), task.places, count}.InTurn(
-      part.begin, part.end, [&](const Windows& windows, size_t begin, size_t end) { (found++)->Find(windows, begin, end); });
+  const StepOrder order{task.windows.data(), task.windows.size(), task.places, count};
+  order.InTurn(part.begin, part.end,
+               [&](const Windows& windows, size_t begin, size_t end) { (found++)->Find(windows, begin, end); });
+  const uint8_t most = order.MostRead(part.begin, part.end);
   for (size_t i = part.first; i < part.last; ++i) {
     const Block& block = layer.blocks[i];
     for (size_t slice = 0; slice < layer.slices; ++slice) {
@@ -227,7 +229,8 @@ void WorkByTaps(const Task& task, const Part& part) {
         const uint8_t* const* pointers = taps[step].Pointers();
         int32_t* to = sums.data() + slice * of_slice + step * count * kBlock;
         for (const Stretch& stretch : taps[step].stretches()) {
-          DepthwiseSums({pointers, task.runs.count, task.windows.front().windows.Step(), weights, block, 0, stretch.count},
+          DepthwiseSums({pointers, task.runs.count, task.windows.front().windows.Step(), weights,
+                         layer.NarrowWords(i, most), block, 0, stretch.count},
                         nothing, to);
           pointers += task.runs.count;
           to += stretch.count * kBlock;

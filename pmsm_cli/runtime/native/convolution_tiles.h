@@ -17,8 +17,8 @@ constexpr size_t kTilePlaces = 16, kTileBytes = 64;  // the codes of a tile: so 
 constexpr size_t kTileWords = kTileBytes / kWord;
 constexpr size_t kPlacesTogether = 2 * kTilePlaces;
 
-// Whether the processor has tiles, and the operating system lets this process use them.
-bool HasTiles();
+// Whether the processor has tiles, and the operating system lets this process use them, now that it is asked.
+bool AskForTiles();
 
 // While there is one that is wanted, the thread may multiply tiles. Taking them up is not worth it for a few places.
 class TilesInUse {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "avx512.h"
-#include "convolution_kernels.h"
+#include "processor.h"
+#include "targets.h"
 #include "vectors.h"
 
 namespace pmsm {
@@ -209,7 +209,7 @@ PMSM_VNNI Counted CountRunOfVectors(const uint8_t* codes, size_t length, const L
 
 RowSums CountRows(const uint8_t* codes, size_t rows, size_t channels, size_t stride, const Limits& limits, const OfRows& of) {
 #ifdef PMSM_VNNI
-  if (MultipliesFast() && LimitsOf::Fits(limits)) {
+  if (HasVnni() && LimitsOf::Fits(limits)) {
     return of.map ? CountVectors<true>(codes, rows, channels, stride, limits, of)
                   : CountVectors<false>(codes, rows, channels, stride, limits, of);
   }
@@ -219,7 +219,7 @@ RowSums CountRows(const uint8_t* codes, size_t rows, size_t channels, size_t str
 
 Counted CountRun(const uint8_t* codes, size_t length, const Limits& limits) {
 #ifdef PMSM_VNNI
-  if (MultipliesFast() && LimitsOf::Fits(limits)) return CountRunOfVectors(codes, length, limits);
+  if (HasVnni() && LimitsOf::Fits(limits)) return CountRunOfVectors(codes, length, limits);
 #endif
   return CountRunAnywhere(codes, length, limits);
 }

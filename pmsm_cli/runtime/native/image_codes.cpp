@@ -13,16 +13,17 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
-#include "avx512.h"
 #include "codes.h"
 #include "convolution.h"
-#include "convolution_kernels.h"
 #include "convolution_layer.h"
 #include "convolution_rows.h"
 #include "operators.h"
+#include "processor.h"
+#include "targets.h"
 #include "tensors.h"
 #include "vectors.h"
 
@@ -100,19 +101,62 @@ struct Values {
   size_t step;  // from one place to the next
 };
 
+// The codes of kLanes outputs, or of as many as there are, of one place.
+PMSM_INLINE void StoreCodes(const ImageLayer& layer, const float* sums, size_t lane, uint8_t* codes) {
+  uint8_t bytes[kLanes];
+  for (size_t i = 0; i < kLanes; ++i) {
+    const float raised = sums[i] < layer.low ? layer.low : sums[i];  // what is not a number stays so
+    const float clipped = raised > layer.high ? layer.high : raised;
+    const float ratio = (clipped - layer.rest[lane + i]) / layer.threshold[lane + i];
+    const float number = ratio == ratio ? ratio : 0.0f;
+    bytes[i] = CodeOf(number, layer.lowest[lane + i], layer.highest[lane + i], layer.zero[lane + i]);
+  }
+  std::memcpy(codes + lane, bytes, std::min(kLanes, layer.outputs - lane));
+}
+
 void PlaceAnywhere(const ImageTask& task, const Values& values, uint8_t* codes) {
   const ImageLayer& layer = task.layer;
-  for (size_t output = 0; output < layer.outputs; ++output) {
-    float sum = layer.bias[output];
+  for (size_t lane = 0; lane < layer.lanes; lane += kLanes) {
+    float sums[kLanes];
+    std::copy_n(layer.bias.data() + lane, kLanes, sums);
     for (size_t i = 0; i < task.Values(); ++i) {
-      sum = std::fma(values.first[values.distances[i]], layer.weights[i * layer.lanes + output], sum);
+      const float value = values.first[values.distances[i]];
+      for (size_t n = 0; n < kLanes; ++n) sums[n] = std::fma(value, layer.weights[i * layer.lanes + lane + n], sums[n]);
     }
-    const float clipped = std::min(std::max(sum, layer.low), layer.high);
-    const float ratio = (clipped - layer.rest[output]) / layer.threshold[output];
-    const float number = ratio == ratio ? ratio : 0.0f;
-    codes[output] = CodeOf(number, layer.lowest[output], layer.highest[output], layer.zero[output]);
+    StoreCodes(layer, sums, lane, codes);
   }
 }
+
+#ifdef PMSM_AVX2
+
+template <size_t kPlaces>
+PMSM_AVX2 void AllSumsAvx2(const ImageTask& task, const Values& values, uint8_t* codes) {
+  constexpr size_t kHalf = kLanes / 2;
+  const ImageLayer& layer = task.layer;
+  const size_t lanes = layer.lanes, step = values.step, all = task.Values();
+  for (size_t lane = 0; lane < lanes; lane += kLanes) {
+    const float* weights = layer.weights.data() + lane;
+    __m256 sums[kPlaces][2];
+    for (size_t m = 0; m < kPlaces; ++m) {
+      for (size_t n = 0; n < 2; ++n) sums[m][n] = _mm256_loadu_ps(layer.bias.data() + lane + n * kHalf);
+    }
+    for (size_t i = 0; i < all; ++i, weights += lanes) {
+      const float* value = values.first + values.distances[i];
+      const __m256 weight[2] = {_mm256_loadu_ps(weights), _mm256_loadu_ps(weights + kHalf)};
+      for (size_t m = 0; m < kPlaces; ++m) {
+        const __m256 one = _mm256_set1_ps(value[m * step]);
+        for (size_t n = 0; n < 2; ++n) sums[m][n] = _mm256_fmadd_ps(one, weight[n], sums[m][n]);
+      }
+    }
+    for (size_t m = 0; m < kPlaces; ++m) {
+      float of_place[kLanes];
+      for (size_t n = 0; n < 2; ++n) _mm256_storeu_ps(of_place + n * kHalf, sums[m][n]);
+      StoreCodes(layer, of_place, lane, codes + m * layer.outputs);
+    }
+  }
+}
+
+#endif
 
 #ifdef PMSM_VNNI
 
@@ -166,20 +210,25 @@ PMSM_VNNI void AllSums(const ImageTask& task, const Values& values, uint8_t* cod
 
 #endif
 
-// Neighbouring places, whose values lie a step apart.
-void Places(const ImageTask& task, Values values, size_t count, uint8_t* codes) {
-#ifdef PMSM_VNNI
-  if (MultipliesFast()) {
-    constexpr size_t kAtOnce = 8;
-    for (; count >= kAtOnce; count -= kAtOnce, values.first += kAtOnce * values.step) {
-      AllSums<kAtOnce>(task, values, codes);
-      codes += kAtOnce * task.layer.outputs;
-    }
-    for (; count; --count, values.first += values.step, codes += task.layer.outputs) AllSums<1>(task, values, codes);
-    return;
+// So many places at a time, then one by one.
+template <size_t kAtOnce, typename Sums>
+void InTurn(const ImageTask& task, Values values, size_t count, uint8_t* codes, Sums several, Sums one) {
+  for (; count >= kAtOnce; count -= kAtOnce, values.first += kAtOnce * values.step) {
+    several(task, values, codes);
+    codes += kAtOnce * task.layer.outputs;
   }
+  for (; count; --count, values.first += values.step, codes += task.layer.outputs) one(task, values, codes);
+}
+
+// Neighbouring places, whose values lie a step apart.
+void Places(const ImageTask& task, const Values& values, size_t count, uint8_t* codes) {
+#ifdef PMSM_VNNI
+  if (HasVnni()) return InTurn<8>(task, values, count, codes, &AllSums<8>, &AllSums<1>);
 #endif
-  for (; count; --count, values.first += values.step, codes += task.layer.outputs) PlaceAnywhere(task, values, codes);
+#ifdef PMSM_AVX2
+  if (MultipliesFast()) return InTurn<4>(task, values, count, codes, &AllSumsAvx2<4>, &AllSumsAvx2<1>);
+#endif
+  InTurn<1>(task, values, count, codes, &PlaceAnywhere, &PlaceAnywhere);
 }
 
 void Work(const ImageTask& task, size_t begin, size_t end) {

@@ -1,8 +1,8 @@
 // What onnxruntime and Python look up in the library: its registration and its version.
 
-#include "convolution_kernels.h"
 #include "operators.h"
 #include "ort_abi.h"
+#include "processor.h"
 #include "tensors.h"
 
 namespace pmsm {
@@ -35,10 +35,11 @@ OrtStatus* PMSM_ORT_CALL InferShapes(const OrtCustomOp* op, OrtShapeInferContext
 }  // namespace pmsm
 
 // What Python asks for before it trusts the file; counted up whenever the operators or their meaning change.
-PMSM_EXPORT int pmsm_library_version() { return 12; }
+PMSM_EXPORT int pmsm_library_version() { return 13; }
 
-// Whether convolutions of codes are worth taking from onnxruntime on this processor.
-PMSM_EXPORT int pmsm_multiplies_fast() { return pmsm::MultipliesFast() ? 1 : 0; }
+// How fast products of bytes are on this processor: 0: not worth taking from onnxruntime; 1: they are; 2: three of them, of
+// weights in slices, take less time than one of floats.
+PMSM_EXPORT int pmsm_multiplies_fast() { return pmsm::HasVnni() ? 2 : pmsm::MultipliesFast() ? 1 : 0; }
 
 // onnxruntime calls this once for each SessionOptions that the library is registered on.
 PMSM_EXPORT OrtStatus* PMSM_ORT_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {

@@ -12,7 +12,9 @@
 #include "convolution.h"
 #include "convolution_kernels.h"
 #include "convolution_rows.h"
+#include "narrow_sums.h"
 #include "operators.h"
+#include "processor.h"
 #include "tensors.h"
 
 namespace pmsm {
@@ -97,13 +99,18 @@ class PackedWeights {
     if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
     CutIntoBlocks();
     AddUp(all);
+    const bool in_pairs = FastestKernels() == Kernels::kAvx2;
     for (const Block& block : blocks) {
       weights_at.push_back(weights.size());
       if (depthwise) PackByTap(all, block);  // slice by slice
       else if (RunsOfWindow().OnTiles()) PackByTile(all, block);
-      else PackByRun(all, block);
+      else PackByRun(all, block, in_pairs ? 1 : block.Vectors());
+      if (in_pairs) narrow_.push_back(NarrowSumsOf(block));
     }
   }
+
+  // How many words of a block's products fit 16 bits, where kernels ask.
+  size_t NarrowWords(size_t block, uint8_t most) const { return narrow_.empty() ? 0 : narrow_[block].Words(most); }
 
   Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
 
@@ -151,6 +158,14 @@ class PackedWeights {
     }
   }
 
+  // Of the block that was packed last.
+  NarrowSums NarrowSumsOf(const Block& block) const {
+    const int8_t* own = weights.data() + weights_at.back();
+    if (depthwise) return NarrowSums(own, slices, SliceOfTaps() / kBlock / kWord, kBlock);
+    const Runs runs = RunsOfWindow();
+    return NarrowSums(own, block.Vectors() * runs.count, runs.Padded() / kWord, kLanes);
+  }
+
   void AddUp(const GivenWeights& all) {
     for (size_t output = 0; output < all.outputs; ++output) {
       const int8_t* own = all.values + output * all.inputs * all.taps;
@@ -180,12 +195,14 @@ class PackedWeights {
     }
   }
 
-  // [runs, words, vectors, lanes, kWord]
-  void PackByRun(const GivenWeights& all, const Block& block) {
+  // [runs, words, vectors, lanes, kWord] of so many vectors at a time.
+  void PackByRun(const GivenWeights& all, const Block& block, size_t together) {
     const Runs runs = RunsOfWindow();
-    for (size_t run = 0; run < runs.count; ++run) {
-      for (size_t word = 0; word < runs.Padded() / kWord; ++word) {
-        for (size_t vector = 0; vector < block.Vectors(); ++vector) PackWord(all, block, runs, run, word, vector);
+    for (size_t first = 0; first < block.Vectors(); first += together) {
+      for (size_t run = 0; run < runs.count; ++run) {
+        for (size_t word = 0; word < runs.Padded() / kWord; ++word) {
+          for (size_t vector = first; vector < first + together; ++vector) PackWord(all, block, runs, run, word, vector);
+        }
       }
     }
   }
@@ -218,6 +235,8 @@ class PackedWeights {
       }
     }
   }
+
+  std::vector<NarrowSums> narrow_;  // of each block
 };
 
 }  // namespace pmsm

@@ -4,7 +4,7 @@
 #ifndef PMSM_SUMS_TO_CODES_H
 #define PMSM_SUMS_TO_CODES_H
 
-#include "avx512.h"
+#include "targets.h"
 #include "convolution.h"
 #include "vectors.h"
 

@@ -39,6 +39,15 @@ static_assert(FLT_EVAL_METHOD == 0, "the neuron needs float arithmetic in float3
 #define PMSM_INDEPENDENT
 #endif
 
+// A loop of a few turns, a constant number, becomes so many copies of its body.
+#if defined(__clang__)
+#define PMSM_UNROLLED _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define PMSM_UNROLLED _Pragma("GCC unroll 8")
+#else
+#define PMSM_UNROLLED
+#endif
+
 #if defined(_MSC_VER)
 #define PMSM_INLINE __forceinline
 #else
