@@ -40,7 +40,7 @@ from pmsm_cli.lowering.side_by_side import steps_side_by_side
 from pmsm_cli.lowering.slices import sliced_weights
 from pmsm_cli.lowering.step_codes import steps_to_codes
 from pmsm_cli.lowering.step_convolutions import convolutions_of_steps
-from pmsm_cli.lowering.step_products import products_of_steps
+from pmsm_cli.lowering.step_products import products_of_steps, products_to_native
 from pmsm_cli.lowering.steps_together import steps_together
 
 # In this order: each finds what those before it have left.
@@ -93,7 +93,6 @@ IN_CODES: tuple[Pattern, ...] = (
     averages_scaled_before,
     attention_weights_of_steps_to_native,
     neurons_before_moves,
-    steps_together,
 )
 
 
@@ -105,6 +104,11 @@ class Use:
     firing: Mapping[str, float] = field(default_factory=dict)  # percent of the neurons of sites, by name
     multiplies_fast: bool = False  # the library has kernels for this processor's products of bytes
     multiplies_slices: bool = False  # which are so fast that float weights, in three slices of bytes, gain by them
+
+    @property
+    def products(self) -> tuple[Pattern, ...]:
+        """What is done for matrix products: where there is no VNNI, onnxruntime's exact ones are slower than ours."""
+        return (products_to_native,) if self.multiplies_fast and not self.multiplies_slices else ()
 
 
 def tidy(model: ir.Model, library: Use | None, *, slices: bool = False) -> tuple[ir.Model, bool]:
@@ -118,7 +122,7 @@ def tidy(model: ir.Model, library: Use | None, *, slices: bool = False) -> tuple
     if library is None:
         return _applied(model, (neurons_to_codes, *IN_FLOATS), {})
     sliced = sliced_weights(model.graph) if slices and library.multiplies_slices else {}
-    return _applied(model, (*_synapses(sliced), *_neurons(library)), sliced)
+    return _applied(model, (*_synapses(sliced, library), *_neurons(library)), sliced)
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
@@ -137,7 +141,8 @@ def lower_further(model: ir.Model, library: Use) -> tuple[ir.Model, bool]:
     Codes and outputs are those of the model, apart from ties. Precondition: the library is there to run it.
     """
     convolutions = CONVOLUTIONS if library.multiplies_fast else ()
-    patterns = (*ON_THE_LIBRARY, *convolutions, products_by_events(library.firing, batch=library.batch))
+    events = products_by_events(library.firing, batch=library.batch)
+    patterns = (*ON_THE_LIBRARY, *convolutions, *library.products, events)
     return _applied(model, patterns, {})
 
 
@@ -159,7 +164,7 @@ def tidy_steps(
     integers: Mapping[str, Int8Weights] = {}
     if weights is not None and side_by_side and library.multiplies_fast:
         integers = weights or (sliced_weights(copy.graph) if library.multiplies_slices else {})
-    changed = [pattern(copy.graph, integers) for pattern in (*_synapses(integers), *_neurons(library))]
+    changed = [pattern(copy.graph, integers) for pattern in (*_synapses(integers, library), *_neurons(library))]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()
@@ -173,12 +178,13 @@ def tidy_counted(model: ir.Model, *, slices: bool) -> tuple[ir.Model, bool]:
     Preconditions: the library is there to run it; for `slices`, it multiplies these, and there is one timestep.
     """
     sliced = sliced_weights(model.graph) if slices else {}
-    return _applied(model, (*_synapses(sliced), counts_of_codes, rests_to_neurons, counts_to_neurons), sliced)
+    synapses = _synapses(sliced, Use())
+    return _applied(model, (*synapses, counts_of_codes, rests_to_neurons, counts_to_neurons), sliced)
 
 
-def _synapses(weights: Mapping[str, Int8Weights]) -> tuple[Pattern, ...]:
+def _synapses(weights: Mapping[str, Int8Weights], library: Use) -> tuple[Pattern, ...]:
     """What is done for synapses, and what lies between them: where some have whole weights, spikes are codes."""
-    return IN_CODES if weights else IN_FLOATS
+    return (*IN_CODES, *library.products, steps_together) if weights else IN_FLOATS
 
 
 def _neurons(library: Use) -> tuple[Pattern, ...]:

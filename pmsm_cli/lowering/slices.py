@@ -43,11 +43,11 @@ def _weights_of_layer(node: ir.Node) -> Floats | None:
     if array is None:
         return None
     if node.op_type == "MatMul":
-        return array.T[:, :, None, None] if array.ndim == 2 and _has_rows(read(node, 0)) else None
+        return array.T[:, :, None, None] if array.ndim == 2 and has_rows(read(node, 0)) else None
     return array if may_be_layer(node, array.shape) else None
 
 
-def _has_rows(spikes: ir.Value) -> bool:
+def has_rows(spikes: ir.Value) -> bool:
     """Whether a matrix product of spikes has so many rows an image that its weights are read for something."""
     sizes = [] if spikes.shape is None else list(spikes.shape)[1:-1]
     return bool(sizes) and (not isinstance(sizes[-1], int) or sizes[-1] >= _FEWEST_ROWS)

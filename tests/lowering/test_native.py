@@ -46,6 +46,32 @@ def test_residual_sums_and_the_neurons_behind_them_give_the_same(last, levels):
     assert integers.ops(further)["AffineCodes"] >= 1
 
 
+@pytest.mark.parametrize(
+    "after", ["scores = Identity (c)", "scores = Add (c, bias)", "d = Add (c, bias)\n scores = Add (d, b)"]
+)
+def test_products_of_many_rows_are_layers_of_one_place_where_onnxruntime_has_no_fast_ones(after):
+    proto = tiny.model(
+        f"""
+        g (float[N, 3, 8, 8] image) => (float[N, 64, 4] scores) {{
+            i = Conv (image, w0)
+            r = Relu (i)
+            f = Reshape (r, shape)
+            b = Transpose <perm = [0, 2, 1]> (f)
+            c = MatMul (b, w1)
+            {after}
+        }}""",
+        w0=integers.whole(4, 3, 1, 1),
+        w1=integers.whole(4, 4),
+        bias=integers.whole(4, most=99),
+        shape=np.array([0, 4, 64]),
+    )
+    further, got, expected = both(integers.definition(proto), Use(multiplies_fast=True))
+    np.testing.assert_allclose(got[0], expected[0], rtol=1e-6)  # a bias is added in another place
+    ops = integers.ops(further)
+    assert ops["ConvolutionSteps"] == 1
+    assert not {"MatMulIntegerToFloat", "Add"} & ops.keys()
+
+
 def test_between_convolutions_nothing_changes_the_layout(tmp_path):
     made = integers.definition(test_lower.residual(), ranges=(0.0, 255.0))
     further, _ = lower_further(lower(made.model, made.weights)[0], Use())

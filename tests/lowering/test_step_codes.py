@@ -29,7 +29,7 @@ from pmsm_cli.runtime.session import open_session
 LIBRARY = find_library()
 pytestmark = pytest.mark.skipif(LIBRARY is None, reason=f"no native library: {library_status().reason}")
 
-FAST = Use(multiplies_fast=True)
+FAST = Use(multiplies_fast=True, multiplies_slices=True)
 LAYERS = {
     "clip": f"{A} d = Clip (a, nought, six)",
     "each channel": f"{A} b = Relu (a) d = Conv <group = 4, pads = [1, 1, 1, 1]> (b, wd, b1)",
@@ -308,3 +308,14 @@ def test_a_batch_of_any_size_is_several_images():
     together = session.run(images)[0]
     apart = np.concatenate([session.run(images[index : index + 1])[0] for index in range(5)])
     np.testing.assert_array_equal(together, apart)
+
+
+def test_products_of_constant_weights_are_layers_where_onnxruntime_has_no_fast_ones():
+    checkpoint = spiking.checkpoint_of(attention(), tiny.images(8), timesteps=3)
+    _, _, shapes = spiking.read(attention(), IMAGE)
+    before, weights = settle_weights(checkpoint.model, shapes)
+    after, _ = tidy_steps(before, Use(multiplies_fast=True), IMAGE, weights)
+    ops = integers.ops(after)
+    assert ops["MatMulIntegerToFloat"] == 2 * 3  # of two spiking tensors: the first step, and two for the later ones
+    assert ops["ConvolutionSteps"] == 5  # of all steps
+    assert_alike(after, before, tiny.images(4))
