@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -21,6 +20,7 @@
 #include "convolution.h"
 #include "convolution_layer.h"
 #include "convolution_rows.h"
+#include "lanes_avx2.h"
 #include "operators.h"
 #include "processor.h"
 #include "targets.h"
@@ -101,29 +101,17 @@ struct Values {
   size_t step;  // from one place to the next
 };
 
-// The codes of kLanes outputs, or of as many as there are, of one place.
-PMSM_INLINE void StoreCodes(const ImageLayer& layer, const float* sums, size_t lane, uint8_t* codes) {
-  uint8_t bytes[kLanes];
-  for (size_t i = 0; i < kLanes; ++i) {
-    const float raised = sums[i] < layer.low ? layer.low : sums[i];  // what is not a number stays so
-    const float clipped = raised > layer.high ? layer.high : raised;
-    const float ratio = (clipped - layer.rest[lane + i]) / layer.threshold[lane + i];
-    const float number = ratio == ratio ? ratio : 0.0f;
-    bytes[i] = CodeOf(number, layer.lowest[lane + i], layer.highest[lane + i], layer.zero[lane + i]);
-  }
-  std::memcpy(codes + lane, bytes, std::min(kLanes, layer.outputs - lane));
-}
-
 void PlaceAnywhere(const ImageTask& task, const Values& values, uint8_t* codes) {
   const ImageLayer& layer = task.layer;
-  for (size_t lane = 0; lane < layer.lanes; lane += kLanes) {
-    float sums[kLanes];
-    std::copy_n(layer.bias.data() + lane, kLanes, sums);
+  for (size_t output = 0; output < layer.outputs; ++output) {
+    float sum = layer.bias[output];
     for (size_t i = 0; i < task.Values(); ++i) {
-      const float value = values.first[values.distances[i]];
-      for (size_t n = 0; n < kLanes; ++n) sums[n] = std::fma(value, layer.weights[i * layer.lanes + lane + n], sums[n]);
+      sum = std::fma(values.first[values.distances[i]], layer.weights[i * layer.lanes + output], sum);
     }
-    StoreCodes(layer, sums, lane, codes);
+    const float clipped = std::min(std::max(sum, layer.low), layer.high);
+    const float ratio = (clipped - layer.rest[output]) / layer.threshold[output];
+    const float number = ratio == ratio ? ratio : 0.0f;
+    codes[output] = CodeOf(number, layer.lowest[output], layer.highest[output], layer.zero[output]);
   }
 }
 
@@ -131,27 +119,30 @@ void PlaceAnywhere(const ImageTask& task, const Values& values, uint8_t* codes) 
 
 template <size_t kPlaces>
 PMSM_AVX2 void AllSumsAvx2(const ImageTask& task, const Values& values, uint8_t* codes) {
-  constexpr size_t kHalf = kLanes / 2;
+  using namespace avx2;
+  const Lanes<true> lanes(kLanes);
   const ImageLayer& layer = task.layer;
-  const size_t lanes = layer.lanes, step = values.step, all = task.Values();
-  for (size_t lane = 0; lane < lanes; lane += kLanes) {
+  const size_t next = layer.lanes, outputs = layer.outputs, step = values.step, all = task.Values();
+  const Floats low = Spread(layer.low), high = Spread(layer.high);
+  for (size_t lane = 0; lane < next; lane += kLanes) {
     const float* weights = layer.weights.data() + lane;
-    __m256 sums[kPlaces][2];
-    for (size_t m = 0; m < kPlaces; ++m) {
-      for (size_t n = 0; n < 2; ++n) sums[m][n] = _mm256_loadu_ps(layer.bias.data() + lane + n * kHalf);
-    }
-    for (size_t i = 0; i < all; ++i, weights += lanes) {
+    Floats sums[kPlaces];
+    for (size_t m = 0; m < kPlaces; ++m) sums[m] = lanes.Load(layer.bias.data() + lane);
+    for (size_t i = 0; i < all; ++i, weights += next) {
       const float* value = values.first + values.distances[i];
-      const __m256 weight[2] = {_mm256_loadu_ps(weights), _mm256_loadu_ps(weights + kHalf)};
-      for (size_t m = 0; m < kPlaces; ++m) {
-        const __m256 one = _mm256_set1_ps(value[m * step]);
-        for (size_t n = 0; n < 2; ++n) sums[m][n] = _mm256_fmadd_ps(one, weight[n], sums[m][n]);
-      }
+      const Floats weight = lanes.Load(weights);
+      for (size_t m = 0; m < kPlaces; ++m) sums[m] = MultiplyAdd(Spread(value[m * step]), weight, sums[m]);
     }
+    const Floats rest = lanes.Load(layer.rest.data() + lane), threshold = lanes.Load(layer.threshold.data() + lane);
+    const Floats lowest = lanes.Load(layer.lowest.data() + lane), highest = lanes.Load(layer.highest.data() + lane);
+    const Floats zero = lanes.LoadCodes(layer.zero.data() + lane);
+    const Lanes<false> last(outputs - lane);
     for (size_t m = 0; m < kPlaces; ++m) {
-      float of_place[kLanes];
-      for (size_t n = 0; n < 2; ++n) _mm256_storeu_ps(of_place + n * kHalf, sums[m][n]);
-      StoreCodes(layer, of_place, lane, codes + m * layer.outputs);
+      const Floats ratio = Divide(Subtract(Least(high, Most(low, sums[m])), rest), threshold);
+      const Floats counts = Least(Most(RoundWhereNumbers(ratio, ratio), lowest), highest);
+      uint8_t* to = codes + m * outputs + lane;
+      if (outputs - lane >= kLanes) lanes.StoreCodes(to, Add(counts, zero), 0);
+      else last.StoreCodes(to, Add(counts, zero), 0);
     }
   }
 }
@@ -226,7 +217,7 @@ void Places(const ImageTask& task, const Values& values, size_t count, uint8_t* 
   if (HasVnni()) return InTurn<8>(task, values, count, codes, &AllSums<8>, &AllSums<1>);
 #endif
 #ifdef PMSM_AVX2
-  if (MultipliesFast()) return InTurn<4>(task, values, count, codes, &AllSumsAvx2<4>, &AllSumsAvx2<1>);
+  if (MultipliesFast()) return InTurn<6>(task, values, count, codes, &AllSumsAvx2<6>, &AllSumsAvx2<1>);
 #endif
   InTurn<1>(task, values, count, codes, &PlaceAnywhere, &PlaceAnywhere);
 }

@@ -30,6 +30,9 @@ PMSM_AVX2 PMSM_INLINE Floats Subtract(const Floats& a, const Floats& b) {
 PMSM_AVX2 PMSM_INLINE Floats Multiply(const Floats& a, const Floats& b) {
   return {_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high)};
 }
+PMSM_AVX2 PMSM_INLINE Floats Divide(const Floats& a, const Floats& b) {
+  return {_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high)};
+}
 PMSM_AVX2 PMSM_INLINE Floats MultiplyAdd(const Floats& a, const Floats& b, const Floats& c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
