@@ -48,7 +48,7 @@ void WorkByRuns(const Task& task, const Part& part) {
     rows.Find({&input, 1, 0, most}, begin, end, task.call);
     for (size_t i = part.first; i < part.last; ++i) {
       Dense({rows.Pointers(), rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(0),
-             layer.weights.data() + layer.weights_at[i], layer.NarrowWords(i, rows.Most()), layer.blocks[i], begin, end - begin},
+             layer.weights.data() + layer.weights_at[i], layer.NarrowOf(i, rows.Most()), layer.blocks[i], begin, end - begin},
             layer.becoming, task.results);
     }
   }
@@ -65,7 +65,7 @@ void WorkByTaps(const Task& task, const Part& part) {
     const uint8_t* const* pointers = taps.Pointers();
     for (const Stretch& stretch : taps.stretches()) {
       Depthwise({pointers, task.runs.count, windows.Step(), layer.weights.data() + layer.weights_at[i],
-                 layer.NarrowWords(i, most), layer.blocks[i], stretch.place, stretch.count},
+                 layer.NarrowOf(i, most), layer.blocks[i], stretch.place, stretch.count},
                 layer.becoming, task.results);
       pointers += task.runs.count;
     }

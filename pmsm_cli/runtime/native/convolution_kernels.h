@@ -5,8 +5,18 @@
 
 #include "convolution.h"
 #include "convolution_tiles.h"
+#include "narrow_sums.h"
 
 namespace pmsm {
+
+// How many words of a run's products fit 16 bits, where kernels ask: by the weights of each of a block's vectors, for codes
+// up to `most`.
+struct Narrow {
+  const NarrowSums* of_vectors;
+  uint8_t most;
+
+  size_t Words(size_t vector) const { return of_vectors[vector].Words(most); }
+};
 
 // Neighbouring places of one block of output channels, each of which reads all the bytes of a run.
 struct DenseTile {
@@ -15,7 +25,7 @@ struct DenseTile {
   size_t runs, words;
   const Panel* panels;    // of the first place, where tiles multiply them, else null
   const int8_t* weights;  // of the block: [runs, words, vectors, lanes, kWord], vector by vector or in tiles where kernels want it
-  size_t narrow;          // words of a run whose products fit 16 bits (`NarrowSums`), where kernels ask
+  Narrow narrow;
   Block block;
   size_t place, count;  // the first one, and how many
 };
@@ -26,7 +36,7 @@ struct DepthwiseTile {
   const uint8_t* const* taps;  // of the first place
   size_t count_of_taps, step;  // step: bytes from one place to the next one
   const int8_t* weights;       // of the block: [taps / kWord up, vectors, lanes, kWord]
-  size_t narrow;
+  Narrow narrow;
   Block block;
   size_t place, count;
 };

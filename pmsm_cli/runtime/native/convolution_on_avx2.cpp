@@ -30,7 +30,7 @@ PMSM_AVX2 PMSM_INLINE __m256i FourCodes(const uint8_t* codes) {
 // GCC would add up many products at once, in an order of its own, and run out of registers.
 PMSM_AVX2 PMSM_INLINE void KeepInRegister([[maybe_unused]] __m256i& vector) {
 #if defined(__GNUC__)
-  __asm__("" : "+x"(vector));
+  __asm__ volatile("" : "+x"(vector));
 #endif
 }
 
@@ -57,7 +57,7 @@ struct Sums {
 
 // So many words' products, whose sums fit 16 bits.
 template <size_t kWords>
-PMSM_AVX2 PMSM_INLINE void AddWords(const uint8_t* const* codes, size_t at, const int8_t* weights, Sums& sums) {
+PMSM_AVX2 PMSM_INLINE void AddWordsOfSmallCodes(const uint8_t* const* codes, size_t at, const int8_t* weights, Sums& sums) {
   __m256i pairs[kPlaces][kHalves];
   PMSM_UNROLLED
   for (size_t i = 0; i < kWords; ++i, at += kWord, weights += kOfWord) {
@@ -77,8 +77,46 @@ PMSM_AVX2 PMSM_INLINE void AddWords(const uint8_t* const* codes, size_t at, cons
   }
 }
 
-// All words of the tile, so many of a run at a time.
+// Half of each code, four bits: eight words of their products fit, whatever the weights.
+template <bool kHigh>
+PMSM_AVX2 PMSM_INLINE __m256i FourBits(__m256i codes) {
+  return _mm256_and_si256(kHigh ? _mm256_srli_epi16(codes, 4) : codes, _mm256_set1_epi8(15));
+}
+
+// So many words' products of large codes, their low bits and their high ones each on its own.
 template <size_t kWords>
+PMSM_AVX2 PMSM_INLINE void AddWordsOfLargeCodes(const uint8_t* const* codes, size_t at, const int8_t* weights, Sums& sums) {
+  const __m256i once = _mm256_set1_epi16(1), sixteen_times = _mm256_set1_epi16(16);
+  for (size_t n = 0; n < kHalves; ++n) {
+    __m256i low[kPlaces], high[kPlaces];
+    PMSM_UNROLLED
+    for (size_t i = 0; i < kWords; ++i) {
+      const __m256i word = Load(weights + i * kOfWord + n * kHalf);
+      for (size_t m = 0; m < kPlaces; ++m) {
+        __m256i four = FourCodes(codes[m] + at + i * kWord);
+        KeepInRegister(four);  // for this half alone
+        const __m256i of_low = _mm256_maddubs_epi16(FourBits<false>(four), word);
+        const __m256i of_high = _mm256_maddubs_epi16(FourBits<true>(four), word);
+        low[m] = i ? _mm256_add_epi16(low[m], of_low) : of_low;
+        high[m] = i ? _mm256_add_epi16(high[m], of_high) : of_high;
+        KeepInRegister(low[m]);
+        KeepInRegister(high[m]);
+      }
+    }
+    for (size_t m = 0; m < kPlaces; ++m) {
+      sums.all[m][n] = AddPairs(AddPairs(sums.all[m][n], low[m], once), high[m], sixteen_times);
+    }
+  }
+}
+
+template <size_t kWords, bool kLarge>
+PMSM_AVX2 PMSM_INLINE void AddWords(const uint8_t* const* codes, size_t at, const int8_t* weights, Sums& sums) {
+  if (kLarge) AddWordsOfLargeCodes<kWords>(codes, at, weights, sums);
+  else AddWordsOfSmallCodes<kWords>(codes, at, weights, sums);
+}
+
+// All words of the tile, so many of a run at a time.
+template <size_t kWords, bool kLarge>
 PMSM_AVX2 PMSM_INLINE void AddRuns(const DenseTile& tile, const uint8_t* const* rows, const int8_t* weights, Sums& sums) {
   const size_t bytes = tile.words * kWord;
   for (size_t run = 0; run < tile.runs; ++run, rows += tile.stride) {
@@ -86,54 +124,31 @@ PMSM_AVX2 PMSM_INLINE void AddRuns(const DenseTile& tile, const uint8_t* const* 
     for (size_t m = 0; m < kPlaces; ++m) codes[m] = rows[m];
     size_t at = 0;
     for (; at + kWords * kWord <= bytes; at += kWords * kWord, weights += kWords * kOfWord) {
-      AddWords<kWords>(codes, at, weights, sums);
+      AddWords<kWords, kLarge>(codes, at, weights, sums);
     }
-    for (; at < bytes; at += kWord, weights += kOfWord) AddWords<1>(codes, at, weights, sums);
+    for (; at < bytes; at += kWord, weights += kOfWord) AddWords<1, kLarge>(codes, at, weights, sums);
   }
 }
 
-// Where not even the products of one word fit 16 bits: those of the codes' low seven bits do, and those of the highest bit.
-PMSM_AVX2 PMSM_INLINE void AddRunsOfLargeCodes(const DenseTile& tile, const uint8_t* const* rows, const int8_t* weights,
-                                               Sums& sums) {
-  constexpr size_t kFit = 64;  // words of products of a bit and a weight
-  const __m256i low_bits = _mm256_set1_epi8(127), bit = _mm256_set1_epi8(1);
-  const __m256i once = _mm256_set1_epi16(1), of_highest = _mm256_set1_epi16(128);
-  for (size_t run = 0; run < tile.runs; ++run, rows += tile.stride) {
-    for (size_t first = 0; first < tile.words; first += kFit) {
-      __m256i high[kPlaces][kHalves];
-      for (size_t m = 0; m < kPlaces; ++m) {
-        for (size_t n = 0; n < kHalves; ++n) high[m][n] = _mm256_setzero_si256();
-      }
-      for (size_t at = first; at < std::min(first + kFit, tile.words); ++at, weights += kOfWord) {
-        for (size_t m = 0; m < kPlaces; ++m) {
-          const __m256i four = FourCodes(rows[m] + at * kWord), low = _mm256_and_si256(four, low_bits);
-          const __m256i highest = _mm256_and_si256(_mm256_srli_epi16(four, 7), bit);
-          for (size_t n = 0; n < kHalves; ++n) {
-            const __m256i word = Load(weights + n * kHalf);
-            sums.all[m][n] = AddPairs(sums.all[m][n], _mm256_maddubs_epi16(low, word), once);
-            high[m][n] = _mm256_add_epi16(high[m][n], _mm256_maddubs_epi16(highest, word));
-          }
-        }
-      }
-      for (size_t m = 0; m < kPlaces; ++m) {
-        for (size_t n = 0; n < kHalves; ++n) sums.all[m][n] = AddPairs(sums.all[m][n], high[m][n], of_highest);
-      }
-    }
-  }
-}
-
-// `kWords` of 0: codes are large.
-template <size_t kWords>
-PMSM_AVX2 void SumUp(const DenseTile& given, const int32_t* bias, int32_t* to) {
+// A vector of output channels at all places.
+template <size_t kWords, bool kLarge = false>
+PMSM_AVX2 void SumUp(const DenseTile& given, const int8_t* weights, const int32_t* bias, int32_t* to) {
   const DenseTile tile = given;
-  const int8_t* weights = tile.weights;
-  for (size_t vector = 0; vector < tile.block.Vectors(); ++vector, weights += tile.runs * tile.words * kOfWord) {
-    for (size_t place = 0; place < tile.count; place += kPlaces) {
-      Sums sums(bias + vector * kLanes);
-      if constexpr (kWords > 0) AddRuns<kWords>(tile, tile.rows + place, weights, sums);
-      else AddRunsOfLargeCodes(tile, tile.rows + place, weights, sums);
-      sums.StoreAt(to + place * kBlock + vector * kLanes);
-    }
+  for (size_t place = 0; place < tile.count; place += kPlaces) {
+    Sums sums(bias);
+    AddRuns<kWords, kLarge>(tile, tile.rows + place, weights, sums);
+    sums.StoreAt(to + place * kBlock);
+  }
+}
+
+void SumUpVector(const DenseTile& tile, size_t vector, const int32_t* bias, int32_t* sums) {
+  const int8_t* weights = tile.weights + vector * tile.runs * tile.words * kOfWord;
+  switch (tile.narrow.Words(vector)) {
+    case 8: return SumUp<8>(tile, weights, bias, sums);
+    case 4: return SumUp<4>(tile, weights, bias, sums);
+    case 2: return SumUp<2>(tile, weights, bias, sums);
+    case 1: return SumUp<1>(tile, weights, bias, sums);
+    default: return SumUp<8, true>(tile, weights, bias, sums);
   }
 }
 
@@ -282,10 +297,8 @@ template <bool kFits>
 PMSM_AVX2 PMSM_INLINE __m256i AddWord(__m256i sums, __m256i codes, __m256i weights) {
   const __m256i once = _mm256_set1_epi16(1);
   if (kFits) return AddPairs(sums, _mm256_maddubs_epi16(codes, weights), once);
-  const __m256i low = _mm256_and_si256(codes, _mm256_set1_epi8(127));
-  const __m256i highest = _mm256_and_si256(_mm256_srli_epi16(codes, 7), _mm256_set1_epi8(1));
-  sums = AddPairs(sums, _mm256_maddubs_epi16(low, weights), once);
-  return AddPairs(sums, _mm256_maddubs_epi16(highest, weights), _mm256_set1_epi16(128));
+  sums = AddPairs(sums, _mm256_maddubs_epi16(FourBits<false>(codes), weights), once);
+  return AddPairs(sums, _mm256_maddubs_epi16(FourBits<true>(codes), weights), _mm256_set1_epi16(16));
 }
 
 // The sums of half a block at all places, `together` of them at a time, which lie side by side; `take` gets a vector of each
@@ -318,7 +331,7 @@ template <typename Taker>
 PMSM_AVX2 void SumUpEach(const DepthwiseTile& given, const int32_t* bias, size_t together, const Taker& take) {
   const DepthwiseTile tile = given;
   for (size_t first = 0; first < kBlock; first += kHalfBlock) {
-    if (tile.narrow) SumUpHalf<true>(tile, bias, first, together, take);
+    if (tile.narrow.Words(0)) SumUpHalf<true>(tile, bias, first, together, take);
     else SumUpHalf<false>(tile, bias, first, together, take);
   }
 }
@@ -356,12 +369,8 @@ struct EachToCodes {
 }  // namespace
 
 void DenseSumsOnAvx2(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
-  switch (tile.narrow) {
-    case 8: return SumUp<8>(tile, bias, sums);
-    case 4: return SumUp<4>(tile, bias, sums);
-    case 2: return SumUp<2>(tile, bias, sums);
-    case 1: return SumUp<1>(tile, bias, sums);
-    default: return SumUp<0>(tile, bias, sums);
+  for (size_t vector = 0; vector < tile.block.Vectors(); ++vector) {
+    SumUpVector(tile, vector, bias + vector * kLanes, sums + vector * kLanes);
   }
 }
 

@@ -199,7 +199,7 @@ void WorkByRuns(const Task& task, const Part& part) {
           const size_t here = std::min(at_once, of_steps - at), row = steps * (place - begin) + at;
           FetchSteps(task, Quotient(at, count), Quotient(at + here, count), block, place, count);
           DenseSums({rows.Pointers() + row, rows.Stride(), task.runs.count, task.runs.Padded() / kWord, rows.PanelsAt(row),
-                     layer.weights.data() + layer.weights_at[i], layer.NarrowWords(i, rows.Most()), block, 0, here},
+                     layer.weights.data() + layer.weights_at[i], layer.NarrowOf(i, rows.Most()), block, 0, here},
                     layer.nothing.data() + block.slot, sums.data() + at * kBlock);
         }
         FinishPasses(task, {sums.data(), count * kBlock, slices_apart, block, place, count});
@@ -230,7 +230,7 @@ void WorkByTaps(const Task& task, const Part& part) {
         int32_t* to = sums.data() + slice * of_slice + step * count * kBlock;
         for (const Stretch& stretch : taps[step].stretches()) {
           DepthwiseSums({pointers, task.runs.count, task.windows.front().windows.Step(), weights,
-                         layer.NarrowWords(i, most), block, 0, stretch.count},
+                         layer.NarrowOf(i, most), block, 0, stretch.count},
                         nothing, to);
           pointers += task.runs.count;
           to += stretch.count * kBlock;

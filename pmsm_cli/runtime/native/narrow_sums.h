@@ -15,7 +15,9 @@ namespace pmsm {
 
 class NarrowSums {
  public:
-  // Of the weights of a block, [runs, words, lanes, kWord]: for each number of words, the largest codes whose products fit.
+  NarrowSums() = default;  // of nothing
+
+  // Of weights [runs, words, lanes, kWord]: for each number of words, the largest codes whose products fit.
   NarrowSums(const int8_t* weights, size_t runs, size_t words, size_t lanes) {
     for (size_t i = 0; i < kSizes.size(); ++i) largest_[i] = LargestCode(weights, runs, words, lanes, kSizes[i]);
   }
@@ -52,7 +54,7 @@ class NarrowSums {
     return static_cast<uint8_t>(std::min(kHighest / most, 255));
   }
 
-  std::array<uint8_t, kSizes.size()> largest_;
+  std::array<uint8_t, kSizes.size()> largest_{};
 };
 
 }  // namespace pmsm

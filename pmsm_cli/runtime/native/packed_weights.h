@@ -105,12 +105,14 @@ class PackedWeights {
       if (depthwise) PackByTap(all, block);  // slice by slice
       else if (RunsOfWindow().OnTiles()) PackByTile(all, block);
       else PackByRun(all, block, in_pairs ? 1 : block.Vectors());
-      if (in_pairs) narrow_.push_back(NarrowSumsOf(block));
+      if (in_pairs) AddNarrowSums(block);
     }
   }
 
-  // How many words of a block's products fit 16 bits, where kernels ask.
-  size_t NarrowWords(size_t block, uint8_t most) const { return narrow_.empty() ? 0 : narrow_[block].Words(most); }
+  // What kernels that add up in 16 bits ask of a block.
+  Narrow NarrowOf(size_t block, uint8_t most) const {
+    return {narrow_.empty() ? nullptr : narrow_.data() + block * kVectors, most};
+  }
 
   Runs RunsOfWindow() const { return Runs(window, inputs, !depthwise); }
 
@@ -159,11 +161,19 @@ class PackedWeights {
   }
 
   // Of the block that was packed last.
-  NarrowSums NarrowSumsOf(const Block& block) const {
+  void AddNarrowSums(const Block& block) {
     const int8_t* own = weights.data() + weights_at.back();
-    if (depthwise) return NarrowSums(own, slices, SliceOfTaps() / kBlock / kWord, kBlock);
+    const size_t first = narrow_.size();
+    narrow_.resize(first + kVectors);
+    if (depthwise) {  // whose vectors are multiplied together
+      narrow_[first] = NarrowSums(own, slices, SliceOfTaps() / kBlock / kWord, kBlock);
+      return;
+    }
     const Runs runs = RunsOfWindow();
-    return NarrowSums(own, block.Vectors() * runs.count, runs.Padded() / kWord, kLanes);
+    const size_t words = runs.Padded() / kWord;
+    for (size_t vector = 0; vector < block.Vectors(); ++vector, own += runs.count * words * kLanes * kWord) {
+      narrow_[first + vector] = NarrowSums(own, runs.count, words, kLanes);
+    }
   }
 
   void AddUp(const GivenWeights& all) {
@@ -236,7 +246,7 @@ class PackedWeights {
     }
   }
 
-  std::vector<NarrowSums> narrow_;  // of each block
+  std::vector<NarrowSums> narrow_;  // of each block, kVectors apart
 };
 
 }  // namespace pmsm
