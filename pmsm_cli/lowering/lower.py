@@ -21,7 +21,7 @@ from pmsm_cli.lowering.convolutions import (
 )
 from pmsm_cli.lowering.counted_codes import counts_of_codes
 from pmsm_cli.lowering.events import later_products_by_events, products_by_events
-from pmsm_cli.lowering.int8 import Int8Weights, Pattern
+from pmsm_cli.lowering.int8 import Int8Weights, Pattern, weights_of
 from pmsm_cli.lowering.moves import neurons_before_moves
 from pmsm_cli.lowering.native import bounds_to_native, layers_of_one_input_to_native, quantisers_to_native
 from pmsm_cli.lowering.native_convolutions import (
@@ -93,6 +93,7 @@ IN_CODES: tuple[Pattern, ...] = (
     averages_scaled_before,
     attention_weights_of_steps_to_native,
     neurons_before_moves,
+    steps_together,
 )
 
 
@@ -122,7 +123,7 @@ def tidy(model: ir.Model, library: Use | None, *, slices: bool = False) -> tuple
     if library is None:
         return _applied(model, (neurons_to_codes, *IN_FLOATS), {})
     sliced = sliced_weights(model.graph) if slices and library.multiplies_slices else {}
-    return _applied(model, (*_synapses(sliced, library), *_neurons(library)), sliced)
+    return _applied(model, (*_synapses(sliced), *_neurons(library)), sliced)
 
 
 def lower(model: ir.Model, weights: Mapping[str, Int8Weights]) -> tuple[ir.Model, bool]:
@@ -152,19 +153,18 @@ def tidy_steps(
     """A graph of several timesteps on the native library, with fewer operators, and whether it changed.
 
     The later timesteps are rows of one batch where they can be, else a Scan; `image` is the shape of one. Where they
-    are rows, and the library multiplies fast, synapses with int8 weights (as in `lower`) compute with integers, and
-    where there are no such weights, those with float weights do, in slices, if it multiplies these; without `weights`
-    (None) all stay in floats. Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is
-    there to run it.
+    are rows, synapses with int8 weights (as in `lower`) compute with integers where the library does that faster, and
+    where there are no such weights, those with float weights do, in slices; without `weights` (None) all stay in
+    floats. Spikes and outputs are those of the model, as in `tidy`. Precondition: the library is there to run it.
     """
     copy = model.clone()
     side_by_side = steps_side_by_side(copy, image)
     if not side_by_side:  # what was tried leaves nothing behind
         copy = model.clone()
     integers: Mapping[str, Int8Weights] = {}
-    if weights is not None and side_by_side and library.multiplies_fast:
-        integers = weights or (sliced_weights(copy.graph) if library.multiplies_slices else {})
-    changed = [pattern(copy.graph, integers) for pattern in (*_synapses(integers, library), *_neurons(library))]
+    if weights is not None and side_by_side:
+        integers = _of_steps(copy.graph, weights, library)
+    changed = [pattern(copy.graph, integers) for pattern in (*_synapses(integers), *_neurons(library))]
     for node in copy.graph:
         if node.op_type == "Scan":
             body = node.attributes["body"].as_graph()
@@ -178,13 +178,23 @@ def tidy_counted(model: ir.Model, *, slices: bool) -> tuple[ir.Model, bool]:
     Preconditions: the library is there to run it; for `slices`, it multiplies these, and there is one timestep.
     """
     sliced = sliced_weights(model.graph) if slices else {}
-    synapses = _synapses(sliced, Use())
-    return _applied(model, (*synapses, counts_of_codes, rests_to_neurons, counts_to_neurons), sliced)
+    return _applied(model, (*_synapses(sliced), counts_of_codes, rests_to_neurons, counts_to_neurons), sliced)
 
 
-def _synapses(weights: Mapping[str, Int8Weights], library: Use) -> tuple[Pattern, ...]:
+def _synapses(weights: Mapping[str, Int8Weights]) -> tuple[Pattern, ...]:
     """What is done for synapses, and what lies between them: where some have whole weights, spikes are codes."""
-    return (*IN_CODES, *library.products, steps_together) if weights else IN_FLOATS
+    return IN_CODES if weights else IN_FLOATS
+
+
+def _of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights], library: Use) -> Mapping[str, Int8Weights]:
+    """The weights by which running counts are multiplied faster than by floats.
+
+    Without VNNI large counts take twice as long as small ones: convolutions gain all the same, matrix products do not.
+    """
+    if library.multiplies_slices:
+        return weights or sliced_weights(graph)
+    has_products = any(node.op_type == "MatMul" and weights_of(node, weights) is not None for node in graph)
+    return weights if library.multiplies_fast and not has_products else {}
 
 
 def _neurons(library: Use) -> tuple[Pattern, ...]:

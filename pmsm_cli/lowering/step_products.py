@@ -50,7 +50,6 @@ def products_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> b
 
     Precondition: the native library, on a processor where onnxruntime's exact products of bytes are slower.
     """
-    known: list[tuple[npt.NDArray[Any], ir.Value]] = []  # first and later timesteps have the same array
     changed = False
     for node in list(graph):
         numbers = _numbers_of_product(node)
@@ -60,11 +59,8 @@ def products_to_native(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> b
         others = _added(reader, node.outputs[0])
         replaced = [node] if reader is None or others is None else [reader, node]
         name = f"{node.name}/native"
-        columns = constant(read(node, 1))
-        whole = next((value for array, value in known if array is columns), None)
-        if whole is None:
-            whole = add_constant(graph, f"{name}/weights", np.ascontiguousarray(columns.T)[:, :, None, None])
-            known.append((columns, whole))
+        rows = np.ascontiguousarray(constant(read(node, 1)).T)[:, :, None, None]
+        whole = add_constant(graph, f"{name}/weights", rows)
         constants = [add_constant(graph, f"{name}/{kind}", array) for kind, array in numbers.items()]
         _replace(graph, replaced, [read(node, 0), whole, *constants, None, others], name=name, sliced=False)
         changed = True

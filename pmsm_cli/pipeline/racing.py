@@ -135,6 +135,8 @@ def _why_in_floats(checkpoint: Checkpoint, form: Form) -> str:
         return "the timesteps of `rate` have no unit in common"
     if library is None or not library.multiplies_fast:
         return f"on this processor only one timestep runs on integers, and it has {timesteps}"
+    if not library.multiplies_slices and any(node.op_type == "MatMul" for node in form.model.graph):
+        return "on this processor matrix products of several timesteps are no faster on integers"
     if any(node.op_type == "Scan" for node in form.model.graph):
         return "its timesteps run one by one: they are more than eight, or some operator mixes the images of a batch"
     return f"at T = {timesteps} no tensor's spikes add up to what a byte holds; fewer levels or timesteps would"
