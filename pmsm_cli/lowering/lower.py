@@ -32,12 +32,13 @@ from pmsm_cli.lowering.native_convolutions import (
     sums_into_convolutions,
 )
 from pmsm_cli.lowering.neurons import neurons_to_codes
+from pmsm_cli.lowering.parts import read
 from pmsm_cli.lowering.pointwise import gelus_together, steps_into_norms, terms_together
 from pmsm_cli.lowering.products import factors_into_products, products_of_codes_to_integers, products_to_integers
 from pmsm_cli.lowering.resting import counts_to_neurons, rests_to_neurons
 from pmsm_cli.lowering.shortcuts import shortcuts_to_integers
 from pmsm_cli.lowering.side_by_side import steps_side_by_side
-from pmsm_cli.lowering.slices import sliced_weights
+from pmsm_cli.lowering.slices import has_rows, sliced_weights
 from pmsm_cli.lowering.step_codes import steps_to_codes
 from pmsm_cli.lowering.step_convolutions import convolutions_of_steps
 from pmsm_cli.lowering.step_products import products_of_steps, products_to_native
@@ -69,7 +70,7 @@ ON_THE_LIBRARY: tuple[Pattern, ...] = (
     integers_channels_last,
 )
 
-# Behind those, where the processor multiplies bytes as fast as onnxruntime does.
+# Behind those, where the library has kernels that are at least as fast as onnxruntime's.
 CONVOLUTIONS: tuple[Pattern, ...] = (
     bounds_before_pools,
     convolutions_to_native,
@@ -186,6 +187,12 @@ def _synapses(weights: Mapping[str, Int8Weights]) -> tuple[Pattern, ...]:
     return IN_CODES if weights else IN_FLOATS
 
 
+def has_products(graph: ir.Graph, weights: Mapping[str, Int8Weights]) -> bool:
+    """Whether there are matrix products of many rows with these weights, as in a transformer."""
+    products = (node for node in graph if node.op_type == "MatMul" and weights_of(node, weights) is not None)
+    return any(has_rows(read(node, 0)) for node in products)
+
+
 def _of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights], library: Use) -> Mapping[str, Int8Weights]:
     """The weights by which running counts are multiplied faster than by floats.
 
@@ -193,8 +200,7 @@ def _of_steps(graph: ir.Graph, weights: Mapping[str, Int8Weights], library: Use)
     """
     if library.multiplies_slices:
         return weights or sliced_weights(graph)
-    has_products = any(node.op_type == "MatMul" and weights_of(node, weights) is not None for node in graph)
-    return weights if library.multiplies_fast and not has_products else {}
+    return weights if library.multiplies_fast and not has_products(graph, weights) else {}
 
 
 def _neurons(library: Use) -> tuple[Pattern, ...]:

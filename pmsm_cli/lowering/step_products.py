@@ -73,7 +73,7 @@ def _numbers_of_product(node: ir.Node) -> dict[str, npt.NDArray[Any]] | None:
         return None
     right, step, scale, offset = (constant(read(node, index)) for index in range(1, 5))
     bias = constant(node.inputs[6]) if len(node.inputs) > 6 else None
-    if right is None or right.ndim != 2:
+    if right is None or right.ndim != 2 or right.dtype != np.int8:
         return None
     return {
         "padding": offset.reshape(1),

@@ -9,6 +9,7 @@ from pmsm_cli.checkpoint.file import Checkpoint, write_file
 from pmsm_cli.errors import PmsmError, UsageError
 from pmsm_cli.graph.ingest import ingest
 from pmsm_cli.graph.network import Network
+from pmsm_cli.lowering.lower import has_products
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.pipeline import data_free
 from pmsm_cli.pipeline.inputs import Progress, batch_size, open_sample, source_remarks
@@ -135,10 +136,10 @@ def _why_in_floats(checkpoint: Checkpoint, form: Form) -> str:
         return "the timesteps of `rate` have no unit in common"
     if library is None or not library.multiplies_fast:
         return f"on this processor only one timestep runs on integers, and it has {timesteps}"
-    if not library.multiplies_slices and any(node.op_type == "MatMul" for node in form.model.graph):
-        return "on this processor matrix products of several timesteps are no faster on integers"
     if any(node.op_type == "Scan" for node in form.model.graph):
         return "its timesteps run one by one: they are more than eight, or some operator mixes the images of a batch"
+    if not library.multiplies_slices and has_products(form.model.graph, checkpoint.int8_weights):
+        return "on this processor matrix products of several timesteps are no faster on integers"
     return f"at T = {timesteps} no tensor's spikes add up to what a byte holds; fewer levels or timesteps would"
 
 

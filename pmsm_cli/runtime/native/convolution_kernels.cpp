@@ -7,6 +7,7 @@
 #include "convolution_anywhere.h"
 #include "convolution_on_avx2.h"
 #include "convolution_on_tiles.h"
+#include "convolution_rows.h"
 #include "processor.h"
 #include "sums_to_codes.h"
 #include "vectors.h"
@@ -172,8 +173,6 @@ PMSM_VNNI void DepthwiseSumsVnni(const DepthwiseTile& tile, const int32_t* bias,
 
 #endif  // PMSM_VNNI
 
-bool HasAvx2() { return FastestKernels() == Kernels::kAvx2; }
-
 }  // namespace
 
 PMSM_WIDER_VECTORS uint8_t MostOf(const uint8_t* codes, size_t count, uint8_t most) {
@@ -193,7 +192,7 @@ void Dense(const DenseTile& tile, const Becoming& becoming, const Results& resul
     }
   }
 #endif
-  if (HasAvx2()) return DenseOnAvx2(tile, becoming, results);
+  if (AddsInPairs()) return DenseOnAvx2(tile, becoming, results);
   anywhere::Dense(tile, anywhere::ToCodes(tile, becoming, results));
 }
 
@@ -203,7 +202,7 @@ void Depthwise(const DepthwiseTile& tile, const Becoming& becoming, const Result
     return DepthwiseVnni(tile, becoming, results);
   }
 #endif
-  if (HasAvx2() && becoming.tame) return DepthwiseOnAvx2(tile, becoming, results);
+  if (AddsInPairs() && becoming.tame) return DepthwiseOnAvx2(tile, becoming, results);
   anywhere::Depthwise(tile, anywhere::ToCodes(tile, becoming, results));
 }
 
@@ -219,7 +218,7 @@ void DenseSums(const DenseTile& tile, const int32_t* bias, int32_t* sums) {
     }
   }
 #endif
-  if (HasAvx2()) return DenseSumsOnAvx2(tile, bias, sums);
+  if (AddsInPairs()) return DenseSumsOnAvx2(tile, bias, sums);
   anywhere::Dense(tile, anywhere::ToSums(bias, sums));
 }
 
@@ -227,7 +226,7 @@ void DepthwiseSums(const DepthwiseTile& tile, const int32_t* bias, int32_t* sums
 #ifdef PMSM_VNNI
   if (HasVnni()) return DepthwiseSumsVnni(tile, bias, sums);
 #endif
-  if (HasAvx2()) return DepthwiseSumsOnAvx2(tile, bias, sums);
+  if (AddsInPairs()) return DepthwiseSumsOnAvx2(tile, bias, sums);
   anywhere::Depthwise(tile, anywhere::ToSums(bias, sums));
 }
 

@@ -17,6 +17,7 @@ constexpr size_t kHalfLanes = kLanes / 2;  // its sums
 constexpr size_t kHalves = 2;
 constexpr size_t kOfWord = kHalves * kHalf;
 constexpr size_t kPlaces = 3;  // whose sums, in 16 bits and in 32, are in registers together
+static_assert(kPlaces <= kMostPlaces, "pointers behind the last place are read");
 
 PMSM_AVX2 PMSM_INLINE __m256i Load(const void* at) { return _mm256_loadu_si256(static_cast<const __m256i*>(at)); }
 PMSM_AVX2 PMSM_INLINE void Store(void* at, __m256i vector) { _mm256_storeu_si256(static_cast<__m256i*>(at), vector); }

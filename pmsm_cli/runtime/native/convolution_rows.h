@@ -84,8 +84,9 @@ class Windows {
 
   // The largest code that the places begin to end may read, or more: that of the rows in which their windows lie.
   uint8_t MostRead(size_t begin, size_t end) const {
-    const size_t width = window_.OutputWidth(map_.width), height = window_.OutputHeight(map_.height);
     if (begin >= end) return map_.padding;
+    if (window_.IsOnePlace()) return MostOf(map_.codes + begin * map_.channels, (end - begin) * map_.channels, map_.padding);
+    const size_t width = window_.OutputWidth(map_.width), height = window_.OutputHeight(map_.height);
     const size_t first = begin / width, last = (end - 1) / width, reach = (window_.height - 1) * window_.step_y;
     const size_t top = first % height * window_.stride_y, bottom = last % height * window_.stride_y + reach + 1;
     const size_t from = std::min(map_.height, top - std::min(top, window_.top));
@@ -158,7 +159,7 @@ struct StepOrder {
   // The largest code that the places begin to end of all steps may read, or more, where kernels ask.
   uint8_t MostRead(size_t begin, size_t end) const {
     uint8_t most = 0;
-    if (FastestKernels() != Kernels::kAvx2) return 255;
+    if (!AddsInPairs()) return 255;
     for (size_t i = 0; i < count; ++i) {
       for (size_t step = 0; step < inputs[i].steps; ++step) {
         most = std::max(most, inputs[i].windows.MostRead(step * between + begin, step * between + end));

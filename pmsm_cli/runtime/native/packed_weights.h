@@ -99,7 +99,7 @@ class PackedWeights {
     if (depthwise && (group != outputs || all.inputs != 1)) throw Failure("groups of more than one channel");
     CutIntoBlocks();
     AddUp(all);
-    const bool in_pairs = FastestKernels() == Kernels::kAvx2;
+    const bool in_pairs = AddsInPairs();
     for (const Block& block : blocks) {
       weights_at.push_back(weights.size());
       if (depthwise) PackByTap(all, block);  // slice by slice

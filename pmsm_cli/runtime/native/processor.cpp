@@ -6,6 +6,10 @@
 #include "convolution_tiles.h"
 #include "targets.h"
 
+#ifdef PMSM_VNNI
+#include <cpuid.h>
+#endif
+
 namespace pmsm {
 namespace {
 
@@ -18,6 +22,16 @@ Kernels Allowed() {
   return Kernels::kTiles;
 }
 
+#ifdef PMSM_VNNI
+
+// VNNI without AVX-512, as Intel's desktops have it since 2021: onnxruntime has kernels for that, and we have none.
+bool HasVnniOfAvx2() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4));
+}
+
+#endif
+
 Kernels Fastest([[maybe_unused]] Kernels allowed) {
 #ifdef PMSM_VNNI
   const auto may = [&](Kernels kernels, bool has) { return has && allowed >= kernels; };
@@ -25,7 +39,7 @@ Kernels Fastest([[maybe_unused]] Kernels allowed) {
   const bool vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   if (may(Kernels::kVnni, vnni)) return allowed >= Kernels::kTiles && AskForTiles() ? Kernels::kTiles : Kernels::kVnni;
-  if (may(Kernels::kAvx2, avx2)) return Kernels::kAvx2;
+  if (may(Kernels::kAvx2, avx2 && (allowed == Kernels::kAvx2 || !HasVnniOfAvx2()))) return Kernels::kAvx2;
 #endif
   return Kernels::kAnywhere;
 }

@@ -8,7 +8,7 @@ namespace pmsm {
 // What products of bytes are made with, the slowest first.
 enum class Kernels {
   kAnywhere,  // loops for any processor
-  kAvx2,      // pairs of products in 16 bits: x86-64 since 2013
+  kAvx2,      // pairs of products in 16 bits, where onnxruntime has nothing better either: AMD before Zen 4, Intel's servers before 2019
   kVnni,      // words of products in 32 bits, in AVX-512
   kTiles,     // Intel's AMX, of servers since 2023
 };
@@ -18,6 +18,9 @@ enum class Kernels {
 Kernels FastestKernels();
 
 inline bool HasVnni() { return FastestKernels() >= Kernels::kVnni; }
+
+// Whether products of bytes are added up in pairs of 16 bits.
+inline bool AddsInPairs() { return FastestKernels() == Kernels::kAvx2; }
 
 // Whether convolutions of codes are worth taking from onnxruntime.
 inline bool MultipliesFast() { return FastestKernels() > Kernels::kAnywhere; }
