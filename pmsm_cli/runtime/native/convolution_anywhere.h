@@ -85,6 +85,15 @@ auto ToCodes(const Tile& tile, const Becoming& becoming, const Results& results)
   };
 }
 
+// Without a bias: sums that it is added to afterwards, since they may become numbers which 32 bits do not hold.
+constexpr int32_t kNoBias[kBlock] = {};
+
+// The codes of a block's sums, without their bias, at a place of the tile.
+inline void BecomeAll(const DenseTile& tile, const Becoming& becoming, const Results& results, const int32_t* sums, size_t place) {
+  const auto become = ToCodes(tile, becoming, results);
+  for (size_t i = 0; i < tile.block.channels; ++i) become(static_cast<uint32_t>(sums[i]), place, i, i);
+}
+
 inline auto ToSums(const int32_t* bias, int32_t* sums) {
   return [=](uint32_t products, size_t place, size_t slot, size_t channel) {
     sums[place * kBlock + channel] = static_cast<int32_t>(products + static_cast<uint32_t>(bias[slot]));

@@ -57,9 +57,8 @@ void WorkByRuns(const Task& task, const Part& part) {
 void WorkByTaps(const Task& task, const Part& part) {
   static thread_local Taps taps;
   const Layer& layer = task.layer;
-  const StepWindows input{Windows(task.map, layer.window, task.runs), 1};
-  const Windows& windows = input.windows;
-  const uint8_t most = StepOrder{&input, 1, 0, part.end}.MostRead(part.begin, part.end);
+  const Windows windows(task.map, layer.window, task.runs);
+  const uint8_t most = windows.MostRead(part.begin, part.end);
   taps.Find(windows, part.begin, part.end);
   for (size_t i = part.first; i < part.last; ++i) {
     const uint8_t* const* pointers = taps.Pointers();

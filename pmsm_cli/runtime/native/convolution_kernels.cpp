@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cstring>
 
-#include "targets.h"
 #include "convolution_anywhere.h"
 #include "convolution_on_avx2.h"
 #include "convolution_on_tiles.h"
 #include "convolution_rows.h"
 #include "processor.h"
 #include "sums_to_codes.h"
+#include "targets.h"
 #include "vectors.h"
 
 namespace pmsm {

@@ -271,12 +271,9 @@ void Fetch(const DenseTile& tile, const Results& results) {
   }
 }
 
-// Sums without their bias, that may become numbers which 32 bits do not hold.
+// What is not tame.
 void BecomeAnyCodes(const DenseTile& tile, const int32_t* sums, const Becoming& becoming, const Results& results) {
-  const auto become = anywhere::ToCodes(tile, becoming, results);
-  for (size_t m = 0; m < tile.count; ++m) {
-    for (size_t i = 0; i < tile.block.channels; ++i) become(static_cast<uint32_t>(sums[m * kBlock + i]), m, i, i);
-  }
+  for (size_t m = 0; m < tile.count; ++m) anywhere::BecomeAll(tile, becoming, results, sums + m * kBlock, m);
 }
 
 // ---------------------------------------------------------------------------------------------------- each channel
@@ -379,9 +376,8 @@ void DenseSumsOnAvx2(const DenseTile& tile, const int32_t* bias, int32_t* sums) 
 void DenseOnAvx2(const DenseTile& all, const Becoming& becoming, const Results& results) {
   constexpr size_t kAtOnce = 24;
   static_assert(kAtOnce % kPlaces == 0, "there is room for places that are nobody's");
-  static constexpr int32_t kNothing[kBlock] = {};
   alignas(kCacheLine) int32_t sums[kAtOnce * kBlock];
-  const int32_t* bias = becoming.tame ? becoming.bias.data() + all.block.slot : kNothing;
+  const int32_t* bias = becoming.tame ? becoming.bias.data() + all.block.slot : anywhere::kNoBias;
   DenseTile tile = all;
   for (const size_t end = all.place + all.count; tile.place < end; tile.place += kAtOnce, tile.rows += kAtOnce) {
     tile.count = std::min(kAtOnce, end - tile.place);

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "targets.h"
 #include "convolution_anywhere.h"
 #include "convolution_tiles.h"
 #include "sums_to_codes.h"
+#include "targets.h"
 #include "vectors.h"
 
 #if defined(PMSM_VNNI) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
@@ -154,9 +154,7 @@ PMSM_TILES void OnTiles(const DenseTile& tile, const int32_t* bias, const Taker&
   }
 }
 
-constexpr int32_t nothing[kBlock] = {};
-
-// Sums without their bias, that may become numbers which 32 bits do not hold.
+// What is not tame.
 template <size_t kOfBlock>
 struct VectorsToAnyCodes {
   const DenseTile& tile;
@@ -164,10 +162,9 @@ struct VectorsToAnyCodes {
   const Results& results;
 
   void operator()(const __m512i* sums, size_t place) const {
-    const auto become = anywhere::ToCodes(tile, becoming, results);
-    alignas(kCacheLine) uint32_t each[kOfBlock * kLanes];
+    alignas(kCacheLine) int32_t each[kOfBlock * kLanes];
     std::memcpy(each, sums, sizeof each);
-    for (size_t i = 0; i < tile.block.channels; ++i) become(each[i], place, i, i);
+    anywhere::BecomeAll(tile, becoming, results, each, place);
   }
   void Expect(size_t, size_t) const {}
 };
@@ -176,7 +173,7 @@ template <size_t kOfBlock>
 PMSM_TILES void ToCodes(const DenseTile& tile, const Becoming& becoming, const Results& results) {
   const BecomingOf here(becoming, results, tile.block, tile.place);
   const int32_t* bias = becoming.bias.data() + tile.block.slot;
-  if (!becoming.tame) OnTiles<kOfBlock>(tile, nothing, VectorsToAnyCodes<kOfBlock>{tile, becoming, results});
+  if (!becoming.tame) OnTiles<kOfBlock>(tile, anywhere::kNoBias, VectorsToAnyCodes<kOfBlock>{tile, becoming, results});
   else if (becoming.adds && becoming.fires) OnTiles<kOfBlock>(tile, bias, VectorsToCodes<kOfBlock, true, true>{here});
   else if (becoming.adds) OnTiles<kOfBlock>(tile, bias, VectorsToCodes<kOfBlock, true, false>{here});
   else if (becoming.fires) OnTiles<kOfBlock>(tile, bias, VectorsToCodes<kOfBlock, false, true>{here});

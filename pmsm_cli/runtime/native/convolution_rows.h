@@ -82,8 +82,9 @@ class Windows {
     return beyond ? nullptr : map_.At(stretch.image, y - window_.top, x - window_.left);
   }
 
-  // The largest code that the places begin to end may read, or more: that of the rows in which their windows lie.
+  // The largest code that the places begin to end may read, or more: that of the rows in which their windows lie, where kernels ask.
   uint8_t MostRead(size_t begin, size_t end) const {
+    if (!AddsInPairs()) return 255;
     if (begin >= end) return map_.padding;
     if (window_.IsOnePlace()) return MostOf(map_.codes + begin * map_.channels, (end - begin) * map_.channels, map_.padding);
     const size_t width = window_.OutputWidth(map_.width), height = window_.OutputHeight(map_.height);
@@ -159,7 +160,6 @@ struct StepOrder {
   // The largest code that the places begin to end of all steps may read, or more, where kernels ask.
   uint8_t MostRead(size_t begin, size_t end) const {
     uint8_t most = 0;
-    if (!AddsInPairs()) return 255;
     for (size_t i = 0; i < count; ++i) {
       for (size_t step = 0; step < inputs[i].steps; ++step) {
         most = std::max(most, inputs[i].windows.MostRead(step * between + begin, step * between + end));

@@ -1,4 +1,4 @@
-// Sixteen floats in two vectors of 256 bits, with the operations of lanes_avx512.h.
+// Sixteen floats in two vectors of 256 bits, with the operations of lanes_avx512.h and a division.
 
 #ifndef PMSM_LANES_AVX2_H
 #define PMSM_LANES_AVX2_H

@@ -34,12 +34,14 @@ bool HasVnniOfAvx2() {
 
 Kernels Fastest([[maybe_unused]] Kernels allowed) {
 #ifdef PMSM_VNNI
-  const auto may = [&](Kernels kernels, bool has) { return has && allowed >= kernels; };
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool vnni = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-  if (may(Kernels::kVnni, vnni)) return allowed >= Kernels::kTiles && AskForTiles() ? Kernels::kTiles : Kernels::kVnni;
-  if (may(Kernels::kAvx2, avx2 && (allowed == Kernels::kAvx2 || !HasVnniOfAvx2()))) return Kernels::kAvx2;
+  if (vnni && allowed >= Kernels::kVnni) {
+    return allowed == Kernels::kTiles && AskForTiles() ? Kernels::kTiles : Kernels::kVnni;
+  }
+  const bool asked_for = allowed == Kernels::kAvx2, faster = allowed > Kernels::kAvx2 && !HasVnniOfAvx2();
+  if (avx2 && (asked_for || faster)) return Kernels::kAvx2;
 #endif
   return Kernels::kAnywhere;
 }

@@ -8,7 +8,7 @@ namespace pmsm {
 // What products of bytes are made with, the slowest first.
 enum class Kernels {
   kAnywhere,  // loops for any processor
-  kAvx2,      // pairs of products in 16 bits, where onnxruntime has nothing better either: AMD before Zen 4, Intel's servers before 2019
+  kAvx2,      // pairs of products in 16 bits, where there is no VNNI: AMD before Zen 4, Intel's servers before 2019
   kVnni,      // words of products in 32 bits, in AVX-512
   kTiles,     // Intel's AMX, of servers since 2023
 };

@@ -4,8 +4,8 @@
 #ifndef PMSM_SUMS_TO_CODES_H
 #define PMSM_SUMS_TO_CODES_H
 
-#include "targets.h"
 #include "convolution.h"
+#include "targets.h"
 #include "vectors.h"
 
 #ifdef PMSM_VNNI
