@@ -16,7 +16,7 @@ from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
 from pmsm_cli.graph.insert import neuron_name
 from pmsm_cli.graph.scan import PER_STEP, SCAN_NAME
 from pmsm_cli.lowering.int8 import Int8Weights, read_int8, store_as_int8
-from pmsm_cli.neuron.onnx_function import NEURON_OPS
+from pmsm_cli.neuron.onnx_function import LEVELS, NEURON, NEURON_OPS
 from pmsm_cli.sources.onnx_file import open_onnx
 
 _CONVERT_AGAIN = "convert the source again"
@@ -74,10 +74,23 @@ def _refuse_contradictions(checkpoint: Checkpoint) -> None:
         problem = f"its outputs are not those of {timesteps} timestep(s)"
     elif neurons not in (0, sites):  # 0: its functions are inlined, and it runs
         problem = f"it has {neurons} tensors of spikes, its metadata speak of {sites}"
+    else:
+        problem = _contradicting_levels(checkpoint)
     if problem:
         raise CheckpointError(
             f"was changed by another program: {problem}", subject=checkpoint.subject, hint=_CONVERT_AGAIN
         )
+
+
+def _contradicting_levels(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with the levels of a neuron, where graph and metadata know it by the same name."""
+    nodes = {node.name: node for node in checkpoint.model.graph if node.op_type == NEURON}
+    for name, stated in checkpoint.manifest.calibration.parameters.items():
+        if node := nodes.get(neuron_name(name)):
+            own = tuple(node.attributes.get_int(level, 0) for level in LEVELS)
+            if own != (stated.negative_levels, stated.positive_levels):
+                return f"the neurons of {name} have N, P = {own[0]}, {own[1]}, its metadata speak of others"
+    return None
 
 
 def check_names(checkpoint: Checkpoint, *, neurons: bool = False) -> None:

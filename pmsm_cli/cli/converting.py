@@ -43,7 +43,7 @@ def convert(
     target_drop: options.TargetDrop = None,
     method: options.ThresholdMethod = Method.ENTROPY,
     match_moments: options.MatchMoments = True,
-    refit: options.Refit = True,
+    refit: options.Refit = None,
     coding: Annotated[
         Coding, typer.Option(help="How values spread over timesteps: ever finer corrections, or a rate.")
     ] = Coding.REFINE,
@@ -94,6 +94,7 @@ def convert(
     initial = check_weights(source, file=weights_file, random=random_weights, seed=seed)
     check_tuning(finetune, data, timesteps)
     options.check_samples(samples, data)
+    refit = options.refits(refit, data)
     if calibration:
         # Images beside it are for its weights, for training, or for the range of what int8 carries.
         images_serve = refit or bool(finetune) or weights is Precision.INT8

@@ -42,6 +42,17 @@ def check_samples(samples: int | None, data: Path | None) -> None:
         )
 
 
+def refits(refit: bool | None, data: Path | None) -> bool:
+    """Whether weights are refitted where there are images; unless stated otherwise they are.
+
+    Raises:
+        UsageError: it is asked for, and there are no images.
+    """
+    if refit and data is None:
+        raise UsageError("--refit needs images to refit weights on", hint="pass --data IMAGES as well")
+    return refit is None or refit
+
+
 def preset_file(preprocess: str | None) -> Path | None:
     """The file that `--preprocess` names; None: it names a preset, or nothing."""
     return Path(preprocess) if preprocess and preprocess.endswith(".json") else None
@@ -140,10 +151,11 @@ MatchMoments = Annotated[
     ),
 ]
 Refit = Annotated[
-    bool,
+    bool | None,
     typer.Option(
         "--refit/--no-refit",
-        help="Refit each layer's weights on --data to what its spikes carry (least squares).",
+        help="Refit each layer's weights on --data to what its spikes carry (least squares).  [default: refit]",
+        show_default=False,
     ),
 ]
 Profile = Annotated[

@@ -70,6 +70,21 @@ def test_a_checkpoint_whose_metadata_lack_a_site_is_refused(pmsm, checkpoint, pi
     fails(pmsm("report", path), 3, f"{path}: was changed by another program: {message}")
 
 
+@pytest.mark.parametrize("name", ["checkpoint", "stepwise"])
+def test_a_checkpoint_whose_neurons_have_other_levels_than_its_metadata_say_is_refused(
+    pmsm, request, pictures, tmp_path: Path, name
+):
+    proto = onnx.load(request.getfixturevalue(name))
+    neuron = next(node for node in proto.graph.node if node.op_type == "PolarityNeuron")
+    levels = next(attribute for attribute in neuron.attribute if attribute.name == "positive_levels")
+    levels.i += 1
+    path = tiny.save(proto, tmp_path / "x.onnx")
+    shown = pmsm("eval", path, pictures)
+    assert shown.code == 3
+    site = neuron.name.removesuffix("/neuron")
+    assert f"was changed by another program: the neurons of {site} have N, P = " in shown.err
+
+
 def test_a_checkpoint_with_an_output_from_nowhere_is_refused(pmsm, checkpoint, pictures, tmp_path: Path):
     proto = onnx.load(checkpoint)
     proto.graph.output[0].name = "nowhere"

@@ -197,6 +197,10 @@ CONTRADICTIONS = {
         "convert {network} --samples 9",
         "--samples 9 draws from --data, which is not given\nhint: pass --data IMAGES as well",
     ),
+    "weights to be refitted on no images": (
+        "convert {network} --refit",
+        "--refit needs images to refit weights on\nhint: pass --data IMAGES as well",
+    ),
     "a number of images of none to report on": (
         "report {checkpoint} --samples 9",
         "--samples 9 draws from --data, which is not given\nhint: pass --data IMAGES as well",
