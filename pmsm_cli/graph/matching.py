@@ -6,7 +6,7 @@ are found in one pass: a graph that normalises each synapse's output, batch by b
 shows on the same batch, so that every layer is corrected behind layers that are corrected already.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,18 +85,22 @@ def add_measuring(spiking: ir.Model, readers: list[MatchedReader]) -> ir.Model:
     return model
 
 
-def with_moments(source: ir.Model, readers: list[MatchedReader]) -> ir.Model:
+def with_moments(source: ir.Model, readers: Sequence[MatchedReader]) -> ir.Model:
     """A copy of the source network that puts out the moments which the measuring graph reads, and nothing else."""
     model = source.clone()
-    graph = model.graph
+    model.graph.outputs.clear()
+    add_moments(model.graph, readers)
+    common_passes.RemoveUnusedNodesPass()(model)  # what is behind the last of them
+    return model
+
+
+def add_moments(graph: ir.Graph, readers: Iterable[MatchedReader]) -> None:
+    """Let the source network put out, beside what it does, the moments which the measuring graph reads."""
     nodes = {node.name: node for node in graph}
-    graph.outputs.clear()
     for reader in readers:
         moments = _Moments(graph, nodes[reader.node].outputs[0], reader, reader.inputs)
         graph.insert_after(nodes[reader.node], moments.nodes)
         graph.outputs.extend((moments.mean, moments.deviation))
-    common_passes.RemoveUnusedNodesPass()(model)  # what is behind the last of them
-    return model
 
 
 def apply_corrections(spiking: ir.Model, corrections: tuple[Correction, ...], *, fold: bool) -> ir.Model:

@@ -107,7 +107,7 @@ class Bench:
         self.source = self.open(loaded.network.model)
         for images in (self.images, self.calibration):
             check_labels(images, loaded.network.model)
-        self.remembered = Remembered(self.source)
+        self.remembered = Remembered(lambda: self.source)
 
     @property
     def assumptions(self) -> tuple[str, ...]:

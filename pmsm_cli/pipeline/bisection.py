@@ -16,7 +16,7 @@ from pmsm_cli.neuron.parameters import MOST_LEVELS, NeuronParameters
 from pmsm_cli.pipeline.inputs import Progress, batch_size
 from pmsm_cli.report.difference import Bisection
 from pmsm_cli.runtime.evaluate import Evaluation, evaluate
-from pmsm_cli.runtime.match import match_moments, open_moments
+from pmsm_cli.runtime.match import SourceMoments, match_moments
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.remembered import Remembered
 from pmsm_cli.runtime.session import Session
@@ -126,8 +126,8 @@ class Trial:
         image_shape = network.image.shape(height=preprocessing.height, width=preprocessing.width)
         self._shapes = infer_shapes(network.model, image_shape)
         self._size = batch_size(self.manifest.plan, network.image.batch)
-        self._source = Remembered(source)
-        self._moments = Remembered(open_moments(network, self.manifest.plan, self._shapes, threads=threads))
+        self._source = Remembered(lambda: source)
+        self._moments = SourceMoments(network, self.manifest.plan, self._shapes, threads=threads)
         batch = network.image.batch or 1
         self._matched = sample_images(images, max(_MOST_MATCHED // batch, 1) * batch, seed)
         self._finer: dict[str, NeuronParameters] = {}

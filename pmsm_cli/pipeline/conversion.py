@@ -37,12 +37,11 @@ from pmsm_cli.pipeline.remarks import remarks
 from pmsm_cli.pipeline.site_costs import Setting
 from pmsm_cli.pipeline.tuning import Tuned, summarise_tuning
 from pmsm_cli.report.summary import ConversionSummary, summary_of
-from pmsm_cli.runtime.centre import mean_keys
-from pmsm_cli.runtime.match import match_moments
+from pmsm_cli.runtime.match import SourceMoments, match_moments
 from pmsm_cli.runtime.normalise import normalise_source
 from pmsm_cli.runtime.observe import PASSES, observe
 from pmsm_cli.runtime.refit import Refitted, can_refit
-from pmsm_cli.runtime.session import Array, model_bytes, open_session
+from pmsm_cli.runtime.session import model_bytes, open_session
 from pmsm_cli.runtime.shapes import known_shapes
 from pmsm_cli.sources.images import (
     ImageSet,
@@ -51,12 +50,10 @@ from pmsm_cli.sources.images import (
     open_images,
     read_batches,
     sample_images,
-    shuffled,
 )
 from pmsm_cli.sources.preprocessing import InputShape, Layout, Preprocessing, resolve_preprocessing
 from pmsm_cli.sources.records import PRETRAINED, Source, Weights
 
-_CENTRED_BY = 64  # images that the mean of attention's keys is taken from: any constant would do
 UNIFORM_LEVELS = 15  # where levels are neither stated nor found: without images, and by the methods for comparison
 
 
@@ -173,20 +170,20 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         progress.start("Following batch norm statistics", len(images))
         teacher, shapes = normalise_source(teacher, shapes, read(), threads=settings.threads, on_batch=progress.advance)
     keys = keys_of(teacher, loaded.plan, shapes) if settings.method is Method.ENTROPY else ()
-    centres: dict[str, Array] = {}
-    if keys:
-        progress.start("Centring attention's keys", min(_CENTRED_BY, len(images)))
-        centres = mean_keys(
-            teacher,
-            keys,
-            read_batches(shuffled(images, settings.seed), loaded.preprocessing, size),
-            images=_CENTRED_BY,
-            threads=settings.threads,
-            on_batch=progress.advance,
-        )
-        teacher, shapes = with_centred_keys(teacher, loaded.plan, centres, shapes)
     progress.start("Observing the source network", PASSES * len(images))
-    seen = observe(teacher, loaded.plan, read, threads=settings.threads, on_batch=progress.advance)
+    moments = SourceMoments(teacher, loaded.plan, shapes, threads=settings.threads)
+    matches = settings.match_moments and not will_refit(loaded, settings, len(images))
+    seen = observe(
+        teacher,
+        loaded.plan,
+        read,
+        keys=keys,
+        shapes=shapes,
+        moments=moments if matches or (settings.match_moments and finds_levels) else None,
+        threads=settings.threads,
+        on_batch=progress.advance,
+    )
+    teacher, shapes = with_centred_keys(teacher, loaded.plan, seen.centres, shapes)
     statistics = data_free.widened(seen.statistics) if settings.data is None else seen.statistics
     expected = dict(statistics)
     if settings.data is not None and settings.method is Method.ENTROPY and seen.images >= FEWEST_IMAGES:
@@ -209,6 +206,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             images=whole,
             preprocessing=loaded.preprocessing,
             match_moments=settings.match_moments,
+            moments=moments,
             threads=settings.threads,
             seed=settings.seed,
         )
@@ -221,7 +219,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
         resting_sites=resting,
         found=found,
         expected=expected,
-        centres=centres,
+        centres=seen.centres,
         threads=settings.threads,
         method=settings.method,
         source_sha256=loaded.source.sha256,
@@ -235,7 +233,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
     )
     calibration = replace(calibration, allocation=allocation)
     warnings += remarks(calibration, synthetic=settings.data is None)
-    if settings.match_moments and not will_refit(loaded, settings, len(images)):
+    if matches:
         progress.start("Matching moments", len(images))
         spiking = insert_neurons(teacher, loaded.plan, calibration.parameters, shapes)
         corrections = match_moments(
@@ -244,6 +242,7 @@ def calibrate_source(loaded: Loaded, settings: CalibrationSettings, progress: Pr
             spiking,
             shapes,
             read(),
+            source=moments,
             threads=settings.threads,
             on_batch=progress.advance,
         )

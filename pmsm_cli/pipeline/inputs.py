@@ -18,7 +18,7 @@ from pmsm_cli.sources.source import open_source
 from pmsm_cli.sources.timm_names import is_timm
 
 _LARGEST_BATCH = 64
-_VALUES_AT_ONCE = 2**24  # activations of all sites that are held at a time, which bounds the batch of large networks
+_VALUES_AT_ONCE = 2**25  # activations of all sites that are held at a time, which bounds the batch of large networks
 
 
 class Progress(Protocol):

@@ -26,9 +26,9 @@ from pmsm_cli.pipeline.inputs import Progress
 from pmsm_cli.pipeline.site_costs import Setting, site_costs
 from pmsm_cli.runtime.evaluate import Evaluation, beats_chance, evaluate
 from pmsm_cli.runtime.fit import check_labels
-from pmsm_cli.runtime.match import match_moments, open_moments
+from pmsm_cli.runtime.match import match_moments
 from pmsm_cli.runtime.remembered import Remembered
-from pmsm_cli.runtime.session import open_session
+from pmsm_cli.runtime.session import Session, open_session
 from pmsm_cli.runtime.spiking import open_tried
 from pmsm_cli.sources.images import ImageSet, sample_images
 
@@ -135,11 +135,9 @@ class _Search:
             most = max(most, min(int(_IMAGES_A_TARGET * 100 / target_drop), _MOST_A_POINT))
         self._images = sample_images(setting.images, most // batch * batch, setting.seed)
         self._matched = sample_images(self._images, min(most, _MOST_MATCHED) // batch * batch, setting.seed)
-        source = open_session(setting.network.model, subject=setting.network.subject, threads=setting.threads)
         if setting.images.labels is not None:
             check_labels(self._images, setting.network.model)
-        self._source = Remembered(source)
-        self._moments = Remembered(open_moments(setting.network, setting.plan, setting.shapes, threads=setting.threads))
+        self._source = Remembered(self._opened_source)
         self._classes = class_count(setting.network.model)
         if target_drop is not None and self._classes is None:
             raise UsageError(
@@ -152,6 +150,10 @@ class _Search:
         self.target = target_drop if target_drop is not None else DEFAULT_ERROR if self.by_error else DEFAULT_DROP
         self._tried: dict[float, _Tried] = {}
         self._measure = "output error"
+
+    def _opened_source(self) -> Session:
+        setting = self._setting
+        return open_session(setting.network.model, subject=setting.network.subject, threads=setting.threads)
 
     def probed_images(self) -> ImageSet:
         macs, sites = max(self._setting.plan.total_macs, 1), len(self._setting.plan.sites)
@@ -235,7 +237,7 @@ class _Search:
                 spiking,
                 setting.shapes,
                 setting.batches(self._matched),
-                source=self._moments,
+                source=setting.moments,
                 threads=setting.threads,
                 on_batch=self._progress.advance,
             )

@@ -15,6 +15,7 @@ from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import NeuronParameters
 from pmsm_cli.pipeline.inputs import Progress, batch_size
+from pmsm_cli.runtime.match import SourceMoments
 from pmsm_cli.runtime.sensitivity import output_errors
 from pmsm_cli.sources.images import Batch, ImageSet, read_batches
 from pmsm_cli.sources.preprocessing import Preprocessing
@@ -36,6 +37,7 @@ class Setting:
     images: ImageSet  # all that there are: accuracy is measured on more of them than thresholds are set from
     preprocessing: Preprocessing
     match_moments: bool
+    moments: SourceMoments
     threads: int | None
     seed: int
 

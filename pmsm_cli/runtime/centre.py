@@ -1,49 +1,37 @@
-"""Finding what all keys of an attention have in common."""
-
-from collections.abc import Callable, Iterable, Sequence
+"""What all keys of an attention have in common, and how far they lie from it."""
 
 import numpy as np
 
+from pmsm_cli.calibration.statistics import Doubles, Floats
 from pmsm_cli.graph.keys import Keys
-from pmsm_cli.graph.network import Network
-from pmsm_cli.graph.outputs import with_outputs
-from pmsm_cli.runtime.session import Array, open_session
-from pmsm_cli.sources.images import Batch
 
 
-def mean_keys(
-    network: Network,
-    keys: Sequence[Keys],
-    batches: Iterable[Batch],
-    *,
-    images: int,
-    threads: int | None = None,
-    on_batch: Callable[[int], None] = lambda images: None,
-) -> dict[str, Array]:
-    """The mean of each site of keys over its first images, their windows and the keys themselves, by the site's name.
+class KeyObserver:
+    """The mean of one site of keys over images, their windows and the keys themselves, and their range about it."""
 
-    It stops behind the batch with which it has seen so many `images`.
+    def __init__(self, keys: Keys) -> None:
+        """An observer before any value."""
+        self._shape = keys.shape
+        self._total: Doubles = np.zeros(keys.shape)
+        self._images = 0
+        self._lowest = np.full(keys.shape, np.inf, np.float32)
+        self._highest = np.full(keys.shape, -np.inf, np.float32)
 
-    Raises:
-        UnsupportedGraphError: onnxruntime cannot run the network.
-    """
-    session = open_session(
-        with_outputs(network.model, (each.site for each in keys)), subject=network.subject, threads=threads
-    )
-    totals = {each.site: np.zeros(each.shape) for each in keys}
-    seen = 0
-    for batch in batches:
-        if len(batch.inputs):
-            seen += len(batch.inputs)
-            for each, values in zip(keys, session.run(batch.inputs), strict=True):
-                totals[each.site] += len(batch.inputs) * _mean(values, each)
-        on_batch(len(batch.inputs) + len(batch.skipped))
-        if seen >= images:
-            break
-    return {site: np.asarray(total / max(seen, 1), np.float32) for site, total in totals.items()}
+    def update(self, values: Floats, images: int) -> None:
+        """Take in keys of so many images, [images (x windows), ..., channels, keys]."""
+        others = (*range(values.ndim - len(self._shape)), -1)
+        mean = values.mean(axis=others, dtype=np.float64)
+        self._total += images * mean.reshape(self._shape)
+        self._images += images
+        np.minimum(self._lowest, values.min(axis=others).reshape(self._shape), out=self._lowest)
+        np.maximum(self._highest, values.max(axis=others).reshape(self._shape), out=self._highest)
 
+    @property
+    def centre(self) -> Floats:
+        """The mean, in the shape that broadcasts against the keys."""
+        return np.asarray(self._total / max(self._images, 1), np.float32)
 
-def _mean(values: Array, keys: Keys) -> np.typing.NDArray[np.float64]:
-    leading = tuple(range(values.ndim - len(keys.shape)))
-    mean = values.mean(axis=(*leading, -1), dtype=np.float64)
-    return np.asarray(mean.reshape(keys.shape))
+    @property
+    def limits(self) -> tuple[Floats, Floats]:
+        """The lowest and the highest key about the mean, in its shape."""
+        return self._lowest - self.centre, self._highest - self.centre

@@ -17,8 +17,8 @@ from pmsm_cli.graph.matching import (
 from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.sites import SitePlan
 from pmsm_cli.neuron.parameters import Correction
-from pmsm_cli.runtime.remembered import Runs
-from pmsm_cli.runtime.session import Session, open_session
+from pmsm_cli.runtime.remembered import Remembered
+from pmsm_cli.runtime.session import Array, Session, open_session
 from pmsm_cli.runtime.spiking import open_tried
 from pmsm_cli.sources.images import Batch
 
@@ -34,21 +34,20 @@ def match_moments(
     shapes: Mapping[str, Shape],
     batches: Iterable[Batch],
     *,
-    source: Runs | None = None,
+    source: "SourceMoments | None" = None,
     threads: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> tuple[Correction, ...]:
     """One pass: the source on each batch, then the spiking network matched to it; means over images.
 
-    `spiking` is the one-timestep graph without corrections; `source` is `open_moments` of the same network, where it
-    serves several passes. Where the graph fixes the batch, an incomplete last one is left out: padding would count as
+    `spiking` is the one-timestep graph without corrections; `source` are moments of the same network, where they
+    serve several passes. Where the graph fixes the batch, an incomplete last one is left out: padding would count as
     images.
     """
-    readers = matched_readers(network.model, plan, shapes)
+    source = source or SourceMoments(network, plan, shapes, threads=threads)
+    readers = source.readers
     if not readers:
         return ()
-    source = source or open_moments(network, plan, shapes, threads=threads)
-    names = [name for reader in readers for name in reader.inputs]
     measuring, slices = add_measuring(spiking, readers), _pays_in_slices(network, plan, readers)
     session = open_tried(measuring, subject=network.subject, threads=threads, slices=slices)
     totals: dict[str, Doubles] = {}
@@ -57,7 +56,7 @@ def match_moments(
         usable = len(batch.inputs) - len(batch.inputs) % (network.image.batch or 1)
         if usable:
             inputs = batch.inputs[:usable]
-            moments = dict(zip(names, source.run(inputs), strict=True))
+            moments = source.run(inputs)
             measured = session.run(inputs, moments)
             named = dict(zip(session.output_names, measured, strict=True))
             for reader in readers:
@@ -98,9 +97,26 @@ def correction_of(
     )
 
 
-def open_moments(
-    network: Network, plan: SitePlan, shapes: Mapping[str, Shape], *, threads: int | None = None
-) -> Session:
-    """The source network as the mean and deviation of every synapse's output over a batch."""
-    model = with_moments(network.model, matched_readers(network.model, plan, shapes))
-    return open_session(model, subject=network.subject, threads=threads)
+class SourceMoments:
+    """The mean and deviation of every matched synapse's output in the source over a batch, found once for each."""
+
+    def __init__(
+        self, network: Network, plan: SitePlan, shapes: Mapping[str, Shape], *, threads: int | None = None
+    ) -> None:
+        """Nothing runs yet."""
+        self.readers = matched_readers(network.model, plan, shapes)
+        self.names = tuple(name for reader in self.readers for name in reader.inputs)
+        self._network, self._threads = network, threads
+        self._remembered = Remembered(self._opened)
+
+    def run(self, inputs: Array) -> dict[str, Array]:
+        """The moments of a batch by name."""
+        return dict(zip(self.names, self._remembered.run(inputs), strict=True))
+
+    def remember(self, inputs: Array, moments: Mapping[str, Array]) -> None:
+        """Take in the moments of a batch by name, from where the source has run already."""
+        self._remembered.remember(inputs, [moments[name] for name in self.names])
+
+    def _opened(self) -> Session:
+        model = with_moments(self._network.model, self.readers)
+        return open_session(model, subject=self._network.subject, threads=self._threads)

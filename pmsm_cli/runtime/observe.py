@@ -1,16 +1,21 @@
 """Running the source network over images to see what its sites carry."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pmsm_cli.calibration.by_site import by_site
 from pmsm_cli.calibration.statistics import Floats, HistogramObserver, RangeObserver, SiteStatistics
-from pmsm_cli.graph.network import Network
+from pmsm_cli.graph.keys import Keys, with_centred_keys
+from pmsm_cli.graph.matching import add_moments
+from pmsm_cli.graph.network import Network, Shape
 from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.sites import Site, SitePlan
+from pmsm_cli.runtime.centre import KeyObserver
 from pmsm_cli.runtime.library import find_library
+from pmsm_cli.runtime.match import SourceMoments
 from pmsm_cli.runtime.session import open_session
 from pmsm_cli.runtime.value_counts import counting_of
 from pmsm_cli.sources.images import Batch, SkippedImage
@@ -24,17 +29,15 @@ _VALUES_A_CHANNEL_AND_IMAGE = 4096
 _STRIDES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Observation:
     """What was seen: the statistics of every site, and which images they come from."""
 
-    def __init__(
-        self, statistics: dict[str, SiteStatistics], images: int, skipped: tuple[SkippedImage, ...], digest: str
-    ) -> None:
-        """`digest` is the sha256 of the preprocessed inputs, in order."""
-        self.statistics = statistics
-        self.images = images
-        self.skipped = skipped
-        self.digest = digest
+    statistics: dict[str, SiteStatistics]
+    images: int
+    skipped: tuple[SkippedImage, ...]
+    digest: str  # sha256 of the preprocessed inputs, in order
+    centres: Mapping[str, Floats] = field(default_factory=dict)  # of keys, whose statistics are about them
 
 
 def observe(
@@ -42,49 +45,96 @@ def observe(
     plan: SitePlan,
     batches: Callable[[], Iterator[Batch]],
     *,
+    keys: Sequence[Keys] = (),
+    shapes: Mapping[str, Shape] | None = None,
+    moments: SourceMoments | None = None,
     threads: int | None = None,
     on_batch: Callable[[int], None] = lambda images: None,
 ) -> Observation:
     """Statistics of every site over two passes of the images; `on_batch` is told how many images each batch had.
 
+    Sites of `keys` are seen about the mean that the first pass finds; with any, `shapes` are those of one image.
+    `moments`, of the same network, are told what they are on each batch.
+
     Raises:
         UnsupportedGraphError: onnxruntime cannot run the network.
         CalibrationError: a site carries infinite values or values that are not numbers.
     """
-    image_name = network.image.name
-    model = with_outputs(network.model, (site.name for site in plan.sites if site.name != image_name))
-    session = open_session(model, subject=network.subject, threads=threads)
-
-    def activations(batch: Batch) -> Iterator[tuple[Site, Floats]]:
-        results = (
-            dict(zip(session.output_names, session.run(batch.inputs), strict=True)) if session.output_names else {}
-        )
-        for site in plan.sites:
-            values = batch.inputs if site.name == image_name else results.pop(site.name)
-            yield site, _rows_first(_as_read(values, site), site)
-
-    ranges = {site.name: RangeObserver(site.name, _rows(site)) for site in plan.sites}
+    first = _Limits(plan, keys)
     digest, images, skipped = hashlib.sha256(), 0, list[SkippedImage]()
+    activations = _Activations(network, plan, threads)
     for batch in batches():
         skipped += batch.skipped
         if len(batch.inputs):
             digest.update(batch.inputs.data)
             images += len(batch.inputs)
-            for site, values in activations(batch):
-                ranges[site.name].update(values)
+            for site, values in activations.of(batch):
+                first.update(site, values, len(batch.inputs))
         on_batch(len(batch.inputs) + len(batch.skipped))
+    centres, ranges = first.result()
+    if centres:
+        network, _ = with_centred_keys(network, plan, centres, shapes or {})
+    if centres or moments:
+        activations = _Activations(network, plan, threads, moments)
     counting = counting_of(find_library())
     histograms = {site.name: HistogramObserver(ranges[site.name], counting) for site in plan.sites}
-    first = 0  # the number of a batch's first image in the stream
+    seen = 0
     for batch in batches():
         if count := len(batch.inputs):
-            carried = {site.name: values for site, values in activations(batch)}
-            _count(histograms, carried, images=count, first=first, threads=threads)
+            carried = {site.name: _rows_first(values, site) for site, values in activations.of(batch)}
+            _count(histograms, carried, images=count, first=seen, threads=threads)
             del carried  # before the next batch has its own
-            first += count
+            seen += count
         on_batch(len(batch.inputs) + len(batch.skipped))
     statistics = {name: histogram.result() for name, histogram in histograms.items()}
-    return Observation(statistics, images, tuple(skipped), digest.hexdigest())
+    return Observation(
+        statistics=statistics, images=images, skipped=tuple(skipped), digest=digest.hexdigest(), centres=centres
+    )
+
+
+class _Activations:
+    """What the sites of a network carry, batch by batch."""
+
+    def __init__(
+        self, network: Network, plan: SitePlan, threads: int | None, moments: SourceMoments | None = None
+    ) -> None:
+        self._plan, self._image, self._moments = plan, network.image.name, moments
+        model = with_outputs(network.model, (site.name for site in plan.sites if site.name != self._image))
+        if moments:
+            add_moments(model.graph, moments.readers)
+        self._session = open_session(model, subject=network.subject, threads=threads)
+
+    def of(self, batch: Batch) -> Iterator[tuple[Site, Floats]]:
+        """Each site with its values, as its neurons read them; they are let go one by one."""
+        names = self._session.output_names
+        results = dict(zip(names, self._session.run(batch.inputs), strict=True)) if names else {}
+        if self._moments:
+            self._moments.remember(batch.inputs, results)
+        for site in self._plan.sites:
+            values = batch.inputs if site.name == self._image else results.pop(site.name)
+            yield site, _as_read(values, site)
+
+
+class _Limits:
+    """The first pass: the range of every site, that of keys about their mean."""
+
+    def __init__(self, plan: SitePlan, keys: Sequence[Keys]) -> None:
+        self._sites = {site.name: site for site in plan.sites}
+        self._ranges = {site.name: RangeObserver(site.name, _rows(site)) for site in plan.sites}
+        self._keys = {each.site: KeyObserver(each) for each in keys}
+
+    def update(self, site: Site, values: Floats, images: int) -> None:
+        if site.name in self._keys:
+            self._keys[site.name].update(values, images)
+        else:
+            self._ranges[site.name].update(_rows_first(values, site))
+
+    def result(self) -> tuple[dict[str, Floats], dict[str, RangeObserver]]:
+        """The means of keys, and the ranges, by the sites' names."""
+        for name, seen in self._keys.items():
+            for limit in seen.limits:
+                self._ranges[name].update(_rows_first(limit, self._sites[name]))
+        return {name: seen.centre for name, seen in self._keys.items()}, self._ranges
 
 
 def _count(

@@ -215,11 +215,6 @@ def sample_images(images: ImageSet, samples: int | None, seed: int) -> ImageSet:
     return Subset(whole=images, indices=tuple(int(index) for index in np.sort(drawn)))
 
 
-def shuffled(images: ImageSet, seed: int) -> ImageSet:
-    """All images in another order, so that the first of them are as varied as the set."""
-    return Subset(whole=images, indices=tuple(np.random.default_rng(seed).permutation(len(images)).tolist()))
-
-
 def without_images(images: ImageSet, names: Collection[str]) -> ImageSet:
     """The images that do not have one of these names, in the set's own order."""
     left = tuple(index for index in range(len(images)) if images.name(index) not in names)

@@ -1,5 +1,7 @@
 """Keys less what all of them have in common: which sites hold keys, and that nothing else changes."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -13,7 +15,7 @@ from pmsm_cli.graph.outputs import with_outputs
 from pmsm_cli.graph.unroll import unroll_timesteps
 from pmsm_cli.neuron.coding import Coding
 from pmsm_cli.neuron.parameters import NeuronParameters
-from pmsm_cli.runtime.centre import mean_keys
+from pmsm_cli.runtime.observe import observe
 from pmsm_cli.runtime.session import open_session
 
 IMAGES = tiny.images(6)
@@ -127,13 +129,33 @@ def test_keys_without_heads_have_one_centre_a_channel():
     assert keys_of(network, plan, shapes) == (Keys(site="kt", shape=(8, 1)),)
 
 
+def observed(network, plan, shapes, size: int = 6):
+    keys = keys_of(network, plan, shapes)
+    return observe(network, plan, lambda: spiking.batches_of(IMAGES, size), keys=keys, shapes=shapes)
+
+
 def test_the_mean_is_that_of_all_keys_of_all_images():
     network, plan, shapes = spiking.read(attending(SEEN[0]), (3, 8, 8))
-    keys = keys_of(network, plan, shapes)
-    found = mean_keys(network, keys, spiking.batches_of(IMAGES, 4), images=6)
+    found = observed(network, plan, shapes, 4).centres
     (values,) = open_session(with_outputs(network.model, ["k"]), subject="net").run(IMAGES)
     np.testing.assert_allclose(found["k"], values.mean(axis=(0, 3))[:, :, None], rtol=1e-5)
     assert np.abs(found["k"]).mean() > 1  # a bias that all keys have
+
+
+@pytest.mark.parametrize("channels", ["apart", "together"])
+def test_statistics_of_keys_are_those_of_a_network_that_has_them_about_their_mean(channels):
+    network, plan, shapes = spiking.read(attending(SEEN[0]), (3, 8, 8))
+    if channels == "together":
+        sites = (replace(site, channel_axis=None) if site.name == "k" else site for site in plan.sites)
+        plan = replace(plan, sites=tuple(sites))
+    found = observed(network, plan, shapes)
+    centred, _ = with_centred_keys(network, plan, found.centres, shapes)
+    again = observe(centred, plan, lambda: spiking.batches_of(IMAGES, 6)).statistics
+    for name, expected in again.items():
+        np.testing.assert_allclose(found.statistics[name].lowest, expected.lowest, rtol=1e-5)
+        np.testing.assert_allclose(found.statistics[name].highest, expected.highest, rtol=1e-5)
+        np.testing.assert_array_equal(found.statistics[name].counts.sum(axis=1), expected.counts.sum(axis=1))
+    assert (found.statistics["k"].lowest < 0).all()  # above it all, with a bias that keys have in common
 
 
 def neurons(levels: int, *, reach: float = 4.0) -> dict[str, NeuronParameters]:
@@ -146,7 +168,7 @@ def neurons(levels: int, *, reach: float = 4.0) -> dict[str, NeuronParameters]:
 def test_at_few_levels_keys_about_their_mean_are_nearer_to_the_source():
     network, plan, shapes = spiking.read(attending("e = Mul (d, root)  a = Softmax (e)"), (3, 8, 8))
     (expected,) = open_session(network.model, subject="net").run(IMAGES)
-    centres = mean_keys(network, keys_of(network, plan, shapes), spiking.batches_of(IMAGES, 6), images=6)
+    centres = observed(network, plan, shapes).centres
     errors = []
     for each in ({}, centres):
         centred, known = with_centred_keys(network, plan, each, shapes)
@@ -160,7 +182,7 @@ def test_at_few_levels_keys_about_their_mean_are_nearer_to_the_source():
 def test_the_output_tends_to_the_source_s_with_the_timesteps(coding):
     network, plan, shapes = spiking.read(attending("e = Mul (d, root)  a = Softmax (e)"), (3, 8, 8))
     (expected,) = open_session(network.model, subject="net").run(IMAGES)
-    centres = mean_keys(network, keys_of(network, plan, shapes), spiking.batches_of(IMAGES, 6), images=6)
+    centres = observed(network, plan, shapes).centres
     centred, known = with_centred_keys(network, plan, centres, shapes)
     made = insert_neurons(centred, plan, neurons(15, reach=8), known)
     counted = with_outputs(made, [spikes_name("k")])
