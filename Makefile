@@ -21,7 +21,7 @@ demo: $(VENV)/.core
 	$(VENV)/bin/pmsm report $(DEMO)/digits.snn.onnx --data sample_models/digits/test
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

@@ -46,6 +46,17 @@ def pmsm(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     return call
 
 
+def shows(out: str, text: str) -> bool:
+    """Whether a text is printed, wherever lines and cells of a table wrap: paths of tests are of any length."""
+    squeezed = ("".join(each.split()).replace("│", "") for each in (text, out))
+    return next(squeezed) in next(squeezed)
+
+
+def first_column(out: str) -> str:
+    """What stands in the first column of tables, whose cells wrap where others are wide."""
+    return " ".join(line.split("│")[1] for line in out.splitlines() if line.startswith("│"))
+
+
 def fails(outcome: Outcome, code: int, message: str) -> None:
     """The command failed with this message as the last thing on stderr, and gave no result."""
     assert outcome.err.endswith(f"error: {message}\n"), outcome.err

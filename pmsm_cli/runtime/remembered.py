@@ -8,7 +8,7 @@ import numpy as np
 
 from pmsm_cli.runtime.session import Array
 
-_MOST_HELD = 2**28  # bytes; outputs beyond are computed again when they are asked for, so that memory stays flat
+_MOST_HELD = 2**27  # bytes; outputs beyond are computed again when they are asked for, so that memory stays flat
 
 
 class Runs(Protocol):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import fails
+from conftest import fails, first_column, shows
 
 from pmsm_cli.errors import SetupError, UnsupportedGraphError
 from pmsm_cli.pipeline import racing
@@ -114,7 +114,7 @@ def test_without_a_source_there_is_no_speedup(pmsm, stepwise):
 
 def test_the_table_names_every_contender_and_the_circumstances(pmsm, rounded, network):
     out = pmsm("bench", rounded, "--against", network, *FEW).out
-    assert all(name in out for name in (SOURCE, STATIC, PORTABLE, INTEGERS))
+    assert all(shows(first_column(out), name) for name in (SOURCE, STATIC, PORTABLE, INTEGERS))
     assert "3 runs of 1 image(s) each, in turn, 1 thread(s)" in out
 
 

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tiny
-from conftest import CLASSES, fails, write_images
+from conftest import CLASSES, fails, shows, write_images
 
 from pmsm_cli import __version__
 from pmsm_cli.checkpoint.file import open_checkpoint
@@ -29,7 +29,7 @@ def test_convert_prints_one_table_and_writes_a_file_that_runs(pmsm, network, pic
     assert made.code == 0
     assert made.err == ""
     for text in ("convolutional as a spiking network", str(target), f"{pictures} (40 images)", "reads the image"):
-        assert text in made.out.replace("\n", "")
+        assert shows(made.out, text)
     stock = ort.InferenceSession(target.read_bytes(), providers=["CPUExecutionProvider"])
     (scores,) = stock.run(None, {"image": tiny.images(3)})
     assert scores.shape == (3, tiny.CLASSES)
