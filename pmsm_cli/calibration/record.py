@@ -10,6 +10,7 @@ from pmsm_cli.calibration.adequacy import Adequacy, SiteAdequacy
 from pmsm_cli.calibration.allocation import Allocation, Point
 from pmsm_cli.calibration.calibrate import Calibration, Images, SiteCalibration
 from pmsm_cli.calibration.method import Method
+from pmsm_cli.calibration.plain import plain_record
 from pmsm_cli.calibration.quality import ChannelQuality, SiteQuality
 from pmsm_cli.errors import CalibrationError
 from pmsm_cli.neuron.parameters import Correction, NeuronParameters
@@ -54,7 +55,7 @@ def calibration_from_json(record: Any) -> Calibration:
             source_sha256=str(record["source_sha256"]),
             method=Method(record["method"]),
             levels=int(record["levels"]),
-            images=Images(**record["images"]),
+            images=plain_record(Images, record["images"]),
             sites=tuple(
                 dataclasses.replace(site_from_json(site), channels=_channels_from_json(site.get("channels")))
                 for site in record["sites"]
@@ -91,14 +92,14 @@ def site_to_json(site: SiteCalibration) -> dict[str, Any]:
 def site_from_json(record: dict[str, Any]) -> SiteCalibration:
     """The inverse of `site_to_json`; raises what a damaged record makes it trip over."""
     return SiteCalibration(
-        name=record["name"],
+        name=str(record["name"]),
         parameters=NeuronParameters(
             threshold=np.asarray(record["threshold"], np.float32),
             negative_levels=index(record["negative_levels"]),
             positive_levels=index(record["positive_levels"]),
             rest=np.asarray(record.get("rest", 0), np.float32),  # unknown to older files, whose neurons rest at 0
         ),
-        quality=SiteQuality(**record["statistics"]),
+        quality=plain_record(SiteQuality, record["statistics"]),
         centre=np.asarray(record["centre"], np.float32) if "centre" in record else None,
     )
 

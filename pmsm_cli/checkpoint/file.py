@@ -13,8 +13,8 @@ import onnx_ir as ir
 
 from pmsm_cli.checkpoint.manifest import Manifest, manifest_from_metadata, manifest_to_metadata
 from pmsm_cli.errors import CheckpointError, ModelFileError, SetupError
-from pmsm_cli.graph.insert import neuron_name
-from pmsm_cli.graph.scan import PER_STEP, SCAN_NAME
+from pmsm_cli.graph.insert import neuron_name, spikes_name
+from pmsm_cli.graph.scan import PER_STEP, SCAN_NAME, timesteps_of
 from pmsm_cli.lowering.int8 import Int8Weights, read_int8, store_as_int8
 from pmsm_cli.neuron.onnx_function import LEVELS, NEURON, NEURON_OPS
 from pmsm_cli.sources.onnx_file import open_onnx
@@ -63,7 +63,7 @@ def _refuse_contradictions(checkpoint: Checkpoint) -> None:
     names = [value.name or "" for value in graph.outputs]
     given = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
     if timesteps > 1:
-        fits = any(f"{name}{PER_STEP}" in names for name in names)
+        fits = any(f"{name}{PER_STEP}" in names for name in names) and timesteps_of(graph) in (None, timesteps)
     else:  # a source's outputs may be called like that
         fits = all(node.name != SCAN_NAME for node in graph)
     neurons, sites = sum(node.op_type in NEURON_OPS for node in graph), len(checkpoint.manifest.plan.sites)
@@ -102,7 +102,11 @@ def check_names(checkpoint: Checkpoint, *, neurons: bool = False) -> None:
     sites = checkpoint.manifest.plan.sites
     named = {reader.node for site in sites for reader in site.readers}
     named |= {neuron_name(site.name) for site in sites if neurons}
-    missing = sorted(named - {node.name for node in checkpoint.model.graph})
+    graph = checkpoint.model.graph
+    missing = sorted(named - {node.name for node in graph})
+    missing += sorted(
+        {spikes_name(site.name) for site in sites} - {value.name for node in graph for value in node.outputs}
+    )
     if missing:
         raise CheckpointError(
             "was changed by another program: operators that it speaks of are gone, or have other names",

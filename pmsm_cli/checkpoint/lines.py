@@ -11,6 +11,7 @@ from pmsm_cli.errors import DataError, SetupError
 KEY = "image"  # what every line names
 CHECKPOINT = "checkpoint"  # and by what it was made: the first digits of the file's sha256
 _DIGITS = 12
+_BEGINNING = f'{{"{KEY}": '.encode()  # of every line
 
 
 class LineFile:
@@ -30,6 +31,7 @@ class LineFile:
             raise SetupError(
                 "is there already", subject=str(path), hint="pass --resume to go on with it, or name another file"
             )
+        self._new = not path.exists()
         try:
             self.done = _whole_lines(path, self.checkpoint) if path.exists() else frozenset()
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
@@ -51,9 +53,11 @@ class LineFile:
             ) from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file; a new one without any result is taken away again."""
         with contextlib.suppress(OSError):
             self._file.close()
+            if self._new and not self.path.stat().st_size:
+                self.path.unlink()
 
 
 @contextlib.contextmanager
@@ -71,7 +75,7 @@ def _whole_lines(path: Path, checkpoint: str) -> frozenset[str]:
     names, end = set(), 0
     with path.open("r+b") as file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") and line.startswith(_BEGINNING[: len(line)]):
                 break
             try:
                 record = json.loads(line)

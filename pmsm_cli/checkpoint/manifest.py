@@ -21,10 +21,12 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import index  # whole numbers as they are
 from typing import Any
 
 from pmsm_cli.calibration.calibrate import Calibration, Images
 from pmsm_cli.calibration.method import Method
+from pmsm_cli.calibration.plain import plain_record
 from pmsm_cli.calibration.record import allocation_from_json, site_from_json, site_to_json
 from pmsm_cli.errors import CheckpointError, PmsmError
 from pmsm_cli.graph.sites import AnalogLayer, Reader, Site, SitePlan
@@ -133,30 +135,30 @@ def _from_records(records: dict[str, Any]) -> Manifest:
     if not sites:
         raise ValueError("they name no site")
     source, calibration, analog = records["pmsm.source"], records["pmsm.calibration"], records["pmsm.analog"]
-    timesteps = int(records["pmsm.timesteps"])
+    timesteps = index(records["pmsm.timesteps"])
     if timesteps < 1:
         raise ValueError(f"{timesteps} timesteps")
     return Manifest(
         tool_version=records["pmsm.tool_version"],
         timesteps=timesteps,
         coding=Coding(records["pmsm.coding"]),
-        source_name=source["name"],
+        source_name=_text(source["name"]),
         source_sha256=source["sha256"],
         preprocessing=Preprocessing.from_json(records["pmsm.preprocessing"]),
         plan=SitePlan(
             sites=tuple(_site_from_json(site) for site in sites),
-            analog_layers=tuple(AnalogLayer(**layer) for layer in analog["layers"]),
+            analog_layers=tuple(plain_record(AnalogLayer, layer) for layer in analog["layers"]),
             other_ops=analog["other_ops"],
         ),
         calibration=Calibration(
             source_sha256=source["sha256"],
             method=Method(calibration["method"]),
             levels=int(calibration["levels"]),
-            images=Images(**calibration["images"]),
+            images=plain_record(Images, calibration["images"]),
             sites=tuple(site_from_json(site) for site in sites),
             allocation=allocation_from_json(calibration.get("allocation")),
         ),
-        labels=tuple(records["pmsm.labels"]),
+        labels=tuple(map(_text, records["pmsm.labels"])),
         moments_matched=bool(calibration["moments_matched"]),
         synapses_refitted=int(calibration.get("synapses_refitted", 0)),
         finetuning=tuple(TuningRun(**run) for run in records.get("pmsm.finetuning", ())),
@@ -166,6 +168,12 @@ def _from_records(records: dict[str, Any]) -> Manifest:
 
 def _site_from_json(record: dict[str, Any]) -> Site:
     own = {field.name: record[field.name] for field in dataclasses.fields(Site) if field.name in record}  # else default
-    own["readers"] = tuple(Reader(**reader) for reader in record["readers"])
+    own["readers"] = tuple(plain_record(Reader, reader) for reader in record["readers"])
     own["analog_readers"] = tuple(record["analog_readers"])
-    return Site(**own)
+    return plain_record(Site, own)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value

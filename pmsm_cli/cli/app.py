@@ -10,7 +10,7 @@ import typer
 
 from pmsm_cli import __version__
 from pmsm_cli.cli import commands, comparing, console, converting, diffing, racing, running, tuning
-from pmsm_cli.errors import PmsmError, SetupError
+from pmsm_cli.errors import PmsmError, SetupError, UsageError
 from pmsm_cli.runtime.library import unusable_library
 
 INTERRUPTED = 130
@@ -81,6 +81,8 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
+        if "" in arguments:  # a path of that name would be the folder that one is in
+            raise UsageError("an argument is empty", hint="is a variable of the shell not set?")
         code = app(arguments, prog_name="pmsm", standalone_mode=False)
     except PmsmError as error:
         console.print_error(str(error))

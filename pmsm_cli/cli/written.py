@@ -31,14 +31,33 @@ def check_outputs(outputs: Sequence[Path | None], *, inputs: Sequence[Path | Non
     """Refuse outputs that cannot be written, or that would take the place of an input or of each other."""
     from pmsm_cli.checkpoint.file import check_writable
 
-    read, written = {realpath(path) for path in inputs if path}, set[str]()
+    given = [path for path in inputs if path]
+    read, written = {realpath(path) for path in given}, set[str]()
     for path in outputs:
         if path:
             check_writable(path)
+            if path.exists() and (realpath(path) not in read) and _is_part_of(path, given):
+                raise UsageError("is part of what the command reads", subject=str(path), hint="name another file")
             for others, what in ((read, "is written and read by one command"), (written, "is written twice")):
                 if realpath(path) in others:
                     raise UsageError(what, subject=str(path), hint="name another file")
             written.add(realpath(path))
+
+
+def _is_part_of(path: Path, inputs: Sequence[Path]) -> bool:
+    """Whether a file is an image in one of the folders, or holds weights of one of the networks."""
+    from pmsm_cli.sources.images import IMAGE_SUFFIXES
+    from pmsm_cli.sources.onnx_file import external_files
+
+    target = Path(realpath(path))
+    for each in inputs:
+        own = Path(realpath(each))
+        if own.is_dir() and target.suffix.lower() in IMAGE_SUFFIXES and target.is_relative_to(own):
+            return True
+        beside = own.suffix == ".onnx" and target.is_relative_to(own.parent)
+        if beside and any(realpath(file) == str(target) for file in external_files(own)):
+            return True
+    return False
 
 
 def report_form(path: Path | None, *, stated: ReportFormat = ReportFormat.TABLE) -> ReportFormat:

@@ -19,6 +19,7 @@ from pmsm_cli.graph.constants import add_constant
 PER_STEP = "_per_step"
 FIRST_STEP = "/first_step"  # in the names of an output's first values, where the output is all steps'
 SCAN_NAME = "pmsm/timesteps"
+_LAST = "pmsm/last"  # the constant that picks the last step
 
 
 @dataclass(kw_only=True)
@@ -145,7 +146,7 @@ def _replace_outputs(
             hint="give the output another name, or convert it for a single timestep",
         )
     axes = add_constant(graph, "pmsm/axis", np.array([0], np.int64))
-    last_index = add_constant(graph, "pmsm/last", np.array(timesteps - 1, np.int64))
+    last_index = add_constant(graph, _LAST, np.array(timesteps - 1, np.int64))
     lasts, all_steps = [], []
     for first in firsts:
         name, shape, dtype = first.name, first.shape, first.dtype
@@ -183,3 +184,9 @@ def like(value: ir.Value, suffix: str) -> ir.Value:
 def scalar(name: str) -> ir.Value:
     """A new value that holds one number."""
     return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
+
+
+def timesteps_of(graph: ir.Graph) -> int | None:
+    """How many timesteps a graph runs; None where that is not to be seen any more."""
+    last = graph.initializers.get(_LAST)
+    return None if last is None or last.const_value is None else int(last.const_value.numpy()) + 1

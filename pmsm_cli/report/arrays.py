@@ -1,6 +1,7 @@
 """Raw outputs as an .npz file."""
 
 import io
+import zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,10 @@ class OutputCollector:
         """Every output of all images, by its name."""
         buffer = io.BytesIO()
         images_first = source_outputs(list(self._batches))  # the others hold the timesteps before the images
-        joined = {
-            name: np.concatenate(values, axis=0 if name in images_first else 1)
-            for name, values in self._batches.items()
-        }
-        np.savez(buffer, **joined)  # type: ignore[arg-type]  # numpy's stub takes the names for its own options
+        with zipfile.ZipFile(buffer, "w") as archive:  # numpy's own function takes some names for its options
+            for name, values in self._batches.items():
+                axis = 0 if name in images_first else 1
+                joined = np.concatenate([np.atleast_1d(value) for value in values], axis=axis)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, joined, allow_pickle=False)
         return buffer.getvalue()

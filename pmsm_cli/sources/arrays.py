@@ -65,7 +65,7 @@ def open_array(path: Path) -> ImageArray:
         DataError: it cannot be read, or what it holds are no images or no labels of them.
     """
     values, labels = _read_arrays(path)
-    if values.ndim == 4 and len(values) == 0:
+    if values.ndim == 4 and values.size == 0:
         raise DataError("holds no images", subject=str(path))
     if values.ndim != 4:
         raise DataError(

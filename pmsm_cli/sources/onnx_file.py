@@ -38,6 +38,15 @@ def open_onnx(path: Path) -> Source:
     return Source(name=name, path=path, sha256=digest.hexdigest(), proto=proto)
 
 
+def external_files(path: Path) -> list[Path]:
+    """The files that an ONNX file keeps weights in; none where it cannot be read."""
+    try:
+        proto = parse_model(path.read_bytes(), subject=str(path))
+    except (OSError, ModelFileError):
+        return []
+    return [path.parent / name for name in _external_files(proto)]
+
+
 def parse_model(data: bytes, *, subject: str) -> onnx.ModelProto:
     """Bytes to a model; external data stays where it is.
 
@@ -60,7 +69,7 @@ def parse_model(data: bytes, *, subject: str) -> onnx.ModelProto:
 def _external_files(proto: onnx.ModelProto) -> Iterator[str]:
     for tensor in proto.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield next(entry.value for entry in tensor.external_data if entry.key == "location")
+            yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
 
 
 def _load_external(proto: onnx.ModelProto, path: Path, names: list[str]) -> None:

@@ -22,6 +22,7 @@ Floats = npt.NDArray[np.float32]
 
 SMALL_NETWORK = 64  # networks of this size and less are trained on whole images, not on centre crops
 CROP_FRACTION = 0.875  # the field's convention for larger ones: 224 cropped from 256
+_LARGEST_SIZE = 65535  # pixels
 SMALLEST_FRACTION = 0.05  # below, an image would be scaled up to gigabytes for the middle of it
 LARGEST_FRACTION = 2  # above 1 the image is smaller than the network's input, and gets a border (volo, in timm)
 
@@ -80,6 +81,8 @@ class Preprocessing:
         """Refuse what would only fail, or silently do nothing sensible, on the first image."""
         if self.height < 1 or self.width < 1:
             raise PreprocessingError(f"height and width must be 1 or more, not {self.height}x{self.width}")
+        if max(self.height, self.width) > _LARGEST_SIZE:
+            raise PreprocessingError(f"height and width must be {_LARGEST_SIZE} or less")
         if self.interpolation not in _FILTERS:
             raise PreprocessingError(f"unknown interpolation {self.interpolation!r}; known: {', '.join(_FILTERS)}")
         if not SMALLEST_FRACTION <= self.crop_fraction <= LARGEST_FRACTION:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import tiny
-from conftest import fails
+from conftest import fails, write_images
 from onnx import inliner
 
 PMSM = (sys.executable, "-m", "pmsm_cli")
@@ -152,3 +152,104 @@ def test_links_in_a_circle_are_refused_as_a_source(pmsm, tmp_path: Path):
     shown = pmsm("convert", one)
     assert (shown.code, "Traceback" in shown.err) == (3, False)
     assert "symbolic links" in shown.err
+
+
+def test_a_checkpoint_of_fewer_timesteps_than_its_graph_runs_is_refused(pmsm, stepwise, pictures, tmp_path: Path):
+    proto = onnx.load(stepwise)
+    entry = next(entry for entry in proto.metadata_props if entry.key == "pmsm.timesteps")
+    entry.value = str(int(entry.value) + 1)
+    shown = pmsm("eval", tiny.save(proto, tmp_path / "x.onnx"), pictures)
+    assert shown.code == 3
+    assert f"its outputs are not those of {entry.value} timestep(s)" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "value"),
+    [
+        ("sites", (0, "statistics", "mean_spikes"), "abc"),
+        ("sites", (0, "statistics", "firing"), None),
+        ("sites", (0, "statistics", "information_bits"), float("nan")),
+        ("sites", (0, "neurons"), "abc"),
+        ("sites", (0, "readers", 0, "macs"), 1e308),
+        ("analog", ("layers", 0, "node"), 3),
+        ("source", ("name",), 2.5),
+        ("preprocessing", ("height",), 10**30),
+        ("timesteps", (), 1.5),
+    ],
+)
+def test_metadata_of_another_type_are_damaged(pmsm, checkpoint, tmp_path: Path, key, path, value):
+    proto = onnx.load(checkpoint)
+    entry = next(entry for entry in proto.metadata_props if entry.key == f"pmsm.{key}")
+    whole = [json.loads(entry.value)]
+    place, last = whole, 0
+    for step in path:
+        place, last = place[last], step
+    place[last] = value
+    entry.value = json.dumps(whole[0])
+    shown = pmsm("report", tiny.save(proto, tmp_path / "x.onnx"))
+    assert (shown.code, "Traceback" in shown.err) == (3, False)
+    assert "its metadata are damaged" in shown.err
+
+
+def test_a_report_on_a_site_of_another_name_says_that_it_is_gone(pmsm, checkpoint, pictures, tmp_path: Path):
+    proto = onnx.load(checkpoint)
+    entry = next(entry for entry in proto.metadata_props if entry.key == "pmsm.sites")
+    sites = json.loads(entry.value)
+    sites[0]["name"] = "elsewhere"
+    entry.value = json.dumps(sites)
+    shown = pmsm("report", tiny.save(proto, tmp_path / "x.onnx"), "--data", pictures)
+    assert shown.code == 3
+    assert "elsewhere/spikes" in shown.err
+
+
+# What is read is not written over
+
+
+def test_an_image_of_the_folder_is_not_written_over(pmsm, network, tmp_path: Path):
+    write_images(tmp_path / "in", 10)
+    before = (tmp_path / "in" / "003.png").read_bytes()
+    target = tmp_path / "in" / "003.png"
+    shown = pmsm("convert", network, "--data", tmp_path / "in", "--preprocess", "none", "--levels", 3, "-o", target)
+    fails(shown, 2, f"{target}: is part of what the command reads\nhint: name another file")
+    assert target.read_bytes() == before
+
+
+def test_the_weights_beside_a_source_are_not_written_over(pmsm, network, tmp_path: Path):
+    source, target = tmp_path / "net.onnx", tmp_path / "net.weights"
+    onnx.save(onnx.load(network), source, save_as_external_data=True, location=target.name, size_threshold=0)
+    before = target.read_bytes()
+    shown = pmsm("convert", source, "--levels", 3, "-o", target)
+    fails(shown, 2, f"{target}: is part of what the command reads\nhint: name another file")
+    assert target.read_bytes() == before
+
+
+def test_external_data_without_a_place_is_missing(pmsm, network, tmp_path: Path):
+    source = tmp_path / "net.onnx"
+    onnx.save(onnx.load(network), source, save_as_external_data=True, location="weights", size_threshold=0)
+    proto = onnx.load(source, load_external_data=False)
+    del proto.graph.initializer[0].external_data[:]
+    source.write_bytes(proto.SerializeToString())
+    shown = pmsm("inspect", source)
+    assert (shown.code, "its external data is missing" in shown.err) == (3, True)
+
+
+def test_an_empty_argument_is_not_the_folder_that_one_is_in(pmsm, network):
+    fails(pmsm("convert", network, "--data", ""), 2, "an argument is empty\nhint: is a variable of the shell not set?")
+
+
+def test_an_output_may_be_called_like_an_option_of_numpy(pmsm, pictures, tmp_path: Path):
+    proto = tiny.convolutional()
+    old = proto.graph.output[0].name
+    for node in proto.graph.node:
+        node.output[:] = ["file" if name == old else name for name in node.output]
+    proto.graph.output[0].name = "file"
+    source, target, raw = (tmp_path / name for name in ("x.onnx", "s.onnx", "raw.npz"))
+    options = ["--data", pictures, "--preprocess", "none", "--levels", 3, "-o", target]
+    assert pmsm("convert", tiny.save(proto, source), *options).code == 0
+    assert pmsm("run", target, pictures, "--outputs", raw).code == 0
+    assert list(np.load(raw)) == ["file"]
+
+
+def test_arrays_of_images_without_pixels_hold_none(pmsm, checkpoint, tmp_path: Path):
+    np.save(tmp_path / "none.npy", np.zeros((6, 0, 0, 3), np.uint8))
+    fails(pmsm("eval", checkpoint, tmp_path / "none.npy"), 3, f"{tmp_path / 'none.npy'}: holds no images")

@@ -114,3 +114,18 @@ def test_a_folder_that_is_missing_is_named(pmsm, checkpoint, pictures, tmp_path,
     shown = pmsm("run", checkpoint, pictures, "--lines", target, *resume)
     assert shown.code == 4
     assert "the folder to write to does not exist" in shown.err
+
+
+def test_a_file_of_something_else_without_an_end_of_line_is_refused_too(pmsm, checkpoint, pictures, tmp_path):
+    target = tmp_path / "notes.txt"
+    target.write_text("precious notes without an end")
+    shown = pmsm("run", checkpoint, pictures, "--lines", target, "--resume")
+    message = f"{target}: its line 1 is no result of `pmsm run --lines`\nhint: name another file"
+    fails(shown, 3, message)
+    assert target.read_text() == "precious notes without an end"
+
+
+def test_a_run_that_fails_before_its_first_result_leaves_no_file(pmsm, checkpoint, tmp_path):
+    target = tmp_path / "out.jsonl"
+    assert pmsm("run", checkpoint, tmp_path / "nowhere", "--lines", target).code == 3
+    assert not target.exists()
