@@ -241,7 +241,7 @@ def test_baselines_of_a_fixed_batch_give_the_figures_of_an_open_one(pmsm, compar
             assert {key: pytest.approx(value, rel=1e-5) for key, value in mine.items()} == theirs
 
 
-@pytest.mark.parametrize("steps", ["", "0,1", "2,1", "1,1", "1,two", "1,,2", "1.5", "1,4096"])
+@pytest.mark.parametrize("steps", ["0,1", "2,1", "1,1", "1,two", "1,,2", "1.5", "1,4096"])
 def test_numbers_of_timesteps_that_are_no_rising_list_are_refused(pmsm, network, pictures, steps):
     message = f"{steps!r} is not a rising list of numbers from 1 to 1024\nhint: pmsm compare --help"
     fails(pmsm("compare", network, "--data", pictures, "-T", steps), 2, f"Invalid value: {message}")
